@@ -1,0 +1,38 @@
+"""A laboratory for one question: what does sparsity cost a neural network, and why?
+
+The modules, from the notebook's side to the machine's:
+
+``plots`` ``claims`` ``notebook``   what a figure notebook shows and concludes
+``sweep`` ``store``                 carry a list of runs out; keep what is finished
+``training`` ``cohort`` ``starts``  train K networks of one architecture in lock-step
+``runs`` ``presets``                what is to be trained, frozen and hashed
+``criteria`` ``masks`` ``init``     which weights live, and where they start
+``networks`` ``data`` ``metrics``   architectures, image sets, estimators
+``draws``                           every random number, by seed and name
+
+Submodules load when they are first used, so that ``import lib`` costs nothing beside ``import torch``.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_MODULES = {
+    "claims", "cohort", "criteria", "data", "draws", "init", "masks", "metrics", "networks",
+    "notebook", "plots", "presets", "runs", "starts", "store", "sweep", "training",
+}  # fmt: skip
+_HOMES = {"Run": "runs", "Setup": "runs", "finetune": "runs", "scratch": "runs", "carry_out": "sweep"}
+
+__all__ = sorted(_MODULES | set(_HOMES))
+
+
+def __getattr__(name):
+    if name in _MODULES:
+        return importlib.import_module(f"lib.{name}")
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"lib.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'lib' has no attribute {name!r}")
+
+
+def __dir__():
+    return __all__

@@ -1,0 +1,69 @@
+"""What networks predict: loss, accuracy, entropy, and the correct and memorised shares of mislabelled examples.
+
+All functions work on logits [..., n, C] and labels int64 [..., n]; leading dimensions are members of a cohort.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy per example in nats, [..., n] (price study, section 2)."""
+    return -torch.log_softmax(logits, -1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+
+
+def entropy(logits: torch.Tensor) -> torch.Tensor:
+    """Entropy of the predicted distribution per example in nats, [..., n] (price study, Figure 1c)."""
+    log_p = torch.log_softmax(logits, -1)
+    return -(log_p.exp() * log_p).sum(-1)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Examples to measure on: x [n, ...], the labels given [c, n] or [n], and for noisy sets which are flipped.
+
+    ``true`` [n] and ``flipped`` bool [c, n] are None where every label is true.
+    """
+
+    x: torch.Tensor
+    given: torch.Tensor
+    true: torch.Tensor | None = None
+    flipped: torch.Tensor | None = None
+
+
+def measure(logits_of, part: Part, name: str, chunk: int) -> dict[str, torch.Tensor]:
+    """The measures of one part for all members of a group, as float64 CPU tensors [c] by column name.
+
+    ``logits_of(x)`` gives [c, n, C] for x [n, ...]; it is called on ``chunk`` examples at a time. The columns are
+    ``{name}_loss``, ``{name}_accuracy``, ``{name}_entropy`` against the given labels and, where some are flipped,
+    ``clean_loss``, ``clean_accuracy`` on the rest, and on the flipped ones ``flipped_loss``, ``flipped_correct``
+    (prediction is the true label) and ``flipped_memorised`` (prediction is the given, wrong one): price study,
+    Figure 6. A share over no examples is NaN.
+    """
+    pieces = []
+    for start in range(0, len(part.x), chunk):
+        logits = logits_of(part.x[start : start + chunk])
+        given = part.given[..., start : start + chunk].expand(logits.shape[:-1])
+        predicted = logits.argmax(-1)
+        values = [cross_entropy(logits, given), predicted == given, entropy(logits)]
+        if part.flipped is not None:
+            values.append(predicted == part.true[start : start + chunk])
+        pieces.append([value.double() for value in values])
+    loss, hit, spread, *right = (torch.cat(column, -1) for column in zip(*pieces, strict=True))
+    columns = {f"{name}_loss": loss.mean(-1), f"{name}_accuracy": hit.mean(-1), f"{name}_entropy": spread.mean(-1)}
+    if part.flipped is not None:
+        flipped = part.flipped.expand(hit.shape).double()
+        clean = 1 - flipped
+        columns |= {
+            "clean_loss": _share(loss, clean),
+            "clean_accuracy": _share(hit, clean),
+            "flipped_loss": _share(loss, flipped),
+            "flipped_correct": _share(right[0], flipped),
+            "flipped_memorised": _share(hit, flipped),
+        }
+    return {key: value.cpu() for key, value in columns.items()}
+
+
+def _share(values, weights):
+    return (values * weights).sum(-1) / weights.sum(-1)

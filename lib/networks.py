@@ -1,0 +1,140 @@
+"""The papers' architectures by name, and which of their weights may be pruned.
+
+Every network is a plain ``torch.nn.Module`` built on the meta device: it has shapes but no numbers, and draws
+nothing from a global generator. ``lib.init`` gives the numbers, ``lib.cohort`` the memory.
+"""
+
+from math import prod
+
+import torch
+from torch import nn
+
+NAMES = (
+    "mlp", "lenet-300-100", "lenet-5",
+    "resnet-18", "resnet-20", "resnet-32", "resnet-44", "resnet-56", "vgg-11",
+)  # fmt: skip
+ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
+
+
+class MLP(nn.Sequential):
+    """Fully connected network on flattened inputs; ``widths`` are those of the hidden layers."""
+
+    def __init__(self, inputs: int, widths: tuple[int, ...], classes: int, activation: str = "relu"):
+        sizes = (inputs, *widths, classes)
+        layers = [nn.Flatten()]
+        for fan_in, fan_out in zip(sizes[:-2], sizes[1:-1], strict=True):
+            layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[activation]()]
+        super().__init__(*layers, nn.Linear(sizes[-2], sizes[-1]))
+        self.activation = activation
+
+
+class LeNet5(nn.Sequential):
+    """Two 5x5 convolutions without padding, each with a 2x2 pool, then 120-84-classes (LeCun et al. 1998, with ReLU).
+
+    ``pooling`` is ``"max"`` (gradient-flow study) or ``"avg"`` (price study, Figure 11).
+    """
+
+    def __init__(self, shape: tuple[int, ...], classes: int, activation: str = "relu", pooling: str = "max"):
+        channels, *sides = shape
+        sides = [((side - 4) // 2 - 4) // 2 for side in sides]
+        if min(sides) < 1:
+            raise ValueError(f"network 'lenet-5' needs images of at least 16x16 pixels, not {tuple(shape)}")
+        act, pool = ACTIVATIONS[activation], {"max": nn.MaxPool2d, "avg": nn.AvgPool2d}[pooling]
+        super().__init__(
+            nn.Conv2d(channels, 6, 5), act(), pool(2),
+            nn.Conv2d(6, 16, 5), act(), pool(2),
+            nn.Flatten(),
+            nn.Linear(16 * prod(sides), 120), act(),
+            nn.Linear(120, 84), act(),
+            nn.Linear(84, classes),
+        )  # fmt: skip
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions around a shortcut; a 1x1 convolution where the shape changes (He et al. 2016)."""
+
+    def __init__(self, channels: int, planes: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, planes, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, 1, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or channels != planes:
+            self.shortcut = nn.Sequential(nn.Conv2d(channels, planes, 1, stride, bias=False), nn.BatchNorm2d(planes))
+        self.relu = nn.ReLU()
+
+    def forward(self, x):
+        out = self.relu(self.bn1(self.conv1(x)))
+        return self.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
+
+
+class ResNet(nn.Sequential):
+    """Residual network with a 3x3 stem for small images, ``blocks`` basic blocks in each of the ``planes`` stages."""
+
+    def __init__(self, channels: int, blocks: int, planes: tuple[int, ...], classes: int):
+        stem = nn.Sequential(
+            nn.Conv2d(channels, planes[0], 3, padding=1, bias=False), nn.BatchNorm2d(planes[0]), nn.ReLU()
+        )
+        stages, width = [], planes[0]
+        for stage, plane in enumerate(planes):
+            strides = [1 if stage == 0 else 2] + [1] * (blocks - 1)
+            stages.append(nn.Sequential(*(BasicBlock(w, plane, s) for w, s in zip([width] + [plane] * (blocks - 1), strides, strict=True))))
+            width = plane
+        super().__init__(stem, *stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes))
+
+
+class VGG11(nn.Sequential):
+    """VGG's plan A with BatchNorm, one linear layer and a CIFAR-sized input (Simonyan & Zisserman 2015)."""
+
+    def __init__(self, shape: tuple[int, ...], classes: int):
+        channels, *sides = shape
+        if min(sides) < 32:
+            raise ValueError(f"network 'vgg-11' needs images of at least 32x32 pixels, not {tuple(shape)}")
+        layers = []
+        for item in (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool"):
+            if item == "pool":
+                layers.append(nn.MaxPool2d(2))
+            else:
+                layers += [nn.Conv2d(channels, item, 3, padding=1, bias=False), nn.BatchNorm2d(item), nn.ReLU()]
+                channels = item
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
+
+
+def build(name, shape, classes, *, widths=(100, 100), width=1.0, activation="relu", pooling="max") -> nn.Module:
+    """The network ``name`` for inputs of ``shape`` ([C, H, W] or [D]) and ``classes`` outputs, on the meta device.
+
+    ``widths`` are an MLP's hidden layers; ``width`` multiplies the channels of a ResNet (the price study's
+    ResNet-32 has ``width=4``). Raises ``ValueError`` for an unknown name, or where the input is too small or of
+    another rank than the network needs.
+    """
+    if name not in NAMES:
+        raise ValueError(f"network {name!r} is unknown; there are {', '.join(NAMES)}")
+    if not name.startswith(("mlp", "lenet-300")) and len(shape) != 3:
+        raise ValueError(f"network {name!r} needs images [C, H, W], not inputs of shape {tuple(shape)}")
+    with torch.device("meta"):
+        if name == "mlp":
+            return MLP(prod(shape), tuple(widths), classes, activation)
+        if name == "lenet-300-100":
+            return MLP(prod(shape), (300, 100), classes, activation)
+        if name == "lenet-5":
+            return LeNet5(shape, classes, activation, pooling)
+        if name == "vgg-11":
+            return VGG11(shape, classes)
+        depth = int(name.split("-")[1])
+        blocks, planes = (2, (64, 128, 256, 512)) if depth == 18 else ((depth - 2) // 6, (16, 32, 64))
+        return ResNet(shape[0], blocks, tuple(max(1, round(p * width)) for p in planes), classes)
+
+
+def prunable(network: nn.Module, keep_dense: tuple[str, ...] = ()) -> list[str]:
+    """Names of the weights that pruning may zero: convolution and linear kernels, in order of depth.
+
+    ``keep_dense`` may hold ``"first"`` and ``"last"`` to spare those layers. Biases and BatchNorm are never pruned.
+    Raises ``ValueError`` if nothing is left to prune.
+    """
+    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+    names = [f"{name}.weight" for name, module in network.named_modules() if isinstance(module, kinds)]
+    names = names["first" in keep_dense : len(names) - ("last" in keep_dense)]
+    if not names:
+        raise ValueError(f"keep_dense={tuple(keep_dense)} leaves no layer of this network to prune")
+    return names

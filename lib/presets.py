@@ -1,0 +1,185 @@
+"""Settings of each figure at each scale: quick, desktop, paper; and the check of what a person asks for.
+
+``presets.yaml`` beside this file holds the values and where each comes from. ``settings`` merges a preset with a
+person's own parameters (``None`` means: the preset's) and refuses anything wrong before any work starts.
+"""
+
+import functools
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from lib import criteria, data, init, masks, networks
+
+PRESETS = ("quick", "desktop", "paper")
+
+Count = Annotated[int, Field(ge=1)]
+Epochs = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Sparsity = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Schedule = Literal["constant", "step", "exponential", "cosine", "linear"]
+KeepDense = tuple[Literal["first", "last"], ...]
+
+
+class ParameterError(ValueError):
+    """A parameter that cannot be used; the message names it, its value and what is allowed."""
+
+
+class Spec(BaseModel):
+    """A frozen, fully checked description. Unknown fields, NaN and infinities are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def _one_of(names):
+    def check(value):
+        if value not in names:
+            raise ValueError(f"allowed are {', '.join(names)}")
+        return value
+
+    return Annotated[str, BeforeValidator(check)]
+
+
+def _parsed(value):
+    """papermill passes lists as text: "[1, 2]" means the list."""
+    if isinstance(value, str) and value.strip()[:1] in ("[", "("):
+        try:
+            return json.loads(value.strip().replace("(", "[").replace(")", "]"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"this is no list ({error})") from error
+    return value
+
+
+def _listed(value):
+    value = _parsed(value)
+    return [value] if isinstance(value, (int, float, str)) and not isinstance(value, bool) else value
+
+
+def _seeds(value):
+    """A number n means the seeds 0 to n-1; a list means exactly these."""
+    value = _parsed(value)
+    if isinstance(value, str) and value.strip().isdigit():
+        value = int(value)
+    if isinstance(value, bool):
+        raise ValueError("give a number of seeds or a list of seeds")
+    if isinstance(value, int):
+        if value < 1:
+            raise ValueError("a number of seeds must be at least 1")
+        return list(range(value))
+    if isinstance(value, (list, tuple)) and len(set(map(str, value))) != len(value):
+        raise ValueError("each seed may stand once: a seed twice is no second sample")
+    return value
+
+
+Dataset, NetworkName = _one_of(data.NAMES), _one_of(networks.NAMES)
+Criterion, Scope, Scheme = _one_of(tuple(criteria.CRITERIA)), _one_of(masks.SCOPES), _one_of(init.SCHEMES)
+Seeds = Annotated[tuple[Epochs, ...], BeforeValidator(_seeds), Field(min_length=1)]
+Listed = BeforeValidator(_listed)
+
+
+class Settings(Spec):
+    """Every setting a figure can have. A figure uses the ones in its preset; see ``settings``."""
+
+    preset: _one_of(PRESETS) = "quick"
+    # data
+    dataset: Dataset
+    train_examples: Count | None = None
+    test_examples: Count | None = None
+    normalise: _one_of(data.NORMALISATIONS) = "none"
+    augment: bool = False
+    noise: Share = 0.0
+    noise_kind: _one_of(data.NOISES) = "symmetric"
+    # network
+    network: NetworkName
+    widths: Annotated[tuple[Count, ...], Listed] = (100, 100)
+    width: Positive = 1.0
+    activation: _one_of(tuple(networks.ACTIVATIONS)) = "relu"
+    pooling: Literal["max", "avg"] = "max"
+    init: Scheme = "he"
+    # pruning
+    sparsity: Sparsity | None = None
+    sparsities: Annotated[tuple[Sparsity, ...], Listed, Field(min_length=1)] | None = None
+    criterion: Criterion = "magnitude"
+    scope: Scope = "global"
+    keep_dense: Annotated[KeepDense, Listed] = ("last",)
+    prune_from: Literal["final", "best-test"] = "final"
+    # training
+    epochs: Epochs
+    sparse_epochs: Epochs
+    batch_size: Count
+    lr: Positive
+    sparse_lr: Positive | None = None
+    momentum: Share = 0.9
+    nesterov: bool = False
+    weight_decay: NonNegative = 0.0
+    schedule: Schedule = "constant"
+    milestones: Annotated[tuple[Count, ...], Listed] = ()
+    sparse_milestones: Annotated[tuple[Count, ...], Listed] | None = None
+    gamma: Positive = 0.1
+    lr_floor: NonNegative = 0.0
+    warmup_epochs: NonNegative = 0.0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    # replication and measurement
+    seeds: Seeds
+    measure_every: Count = 1
+    device: str = "auto"
+
+    @model_validator(mode="after")
+    def _no_repeats(self):
+        if self.sparsities is not None and len(set(self.sparsities)) != len(self.sparsities):
+            raise ValueError("sparsities: each value may stand once")
+        return self
+
+
+@functools.cache
+def catalogue() -> dict:
+    """The contents of presets.yaml: figure -> preset -> settings."""
+    return yaml.safe_load((Path(__file__).parent / "presets.yaml").read_text(encoding="utf-8"))
+
+
+def settings(figure: str, preset: str = "quick", **given) -> Settings:
+    """The settings of ``figure`` at ``preset`` with what is ``given`` put over them; ``None`` leaves the preset's.
+
+    Text from a command line is understood: ``"[1, 2]"`` is a list, ``"0.9"`` a number. Raises ``ParameterError``
+    naming each wrong parameter, its value and what is allowed.
+    """
+    figures = catalogue()
+    if figure not in figures:
+        raise ParameterError(f"figure {figure!r} is unknown; there are {', '.join(figures)}")
+    if preset not in PRESETS:
+        raise ParameterError(f"preset is {preset!r}; allowed are {', '.join(PRESETS)}")
+    values = dict(figures[figure][preset], preset=preset)
+    unused = set(figures[figure].get("unused", ()))
+    given = {name: value for name, value in given.items() if value is not None}
+    for name, value in given.items():
+        if name not in Settings.model_fields or name in unused:
+            usable = sorted(set(Settings.model_fields) - unused)
+            raise ParameterError(f"parameter {name!r} (= {value!r}) does not exist here{_hint(name, usable)}; there are {', '.join(usable)}")
+        if isinstance(value, str) and value.strip().lower() in ("true", "false"):
+            given[name] = value.strip().lower() == "true"
+    try:
+        return Settings(**{**values, **given})
+    except ValidationError as error:
+        raise ParameterError(explain(error)) from None
+
+
+def _hint(name, names):
+    import difflib
+
+    near = difflib.get_close_matches(name, names, n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def explain(error: ValidationError) -> str:
+    """A validation error in one line per parameter: its name, its value, what is allowed."""
+    lines = []
+    for problem in error.errors():
+        where = "".join(f"[{p}]" if isinstance(p, int) else ("." if i else "") + str(p) for i, p in enumerate(problem["loc"]))
+        message = problem["msg"].removeprefix("Value error, ").replace("Input should", "it should")
+        lines.append(f"{where} is {problem['input']!r}: {message}" if where else message)
+    return "; ".join(dict.fromkeys(lines))

@@ -1,0 +1,192 @@
+"""Frozen specifications of runs, and the key by which the store knows them.
+
+A ``Run`` is one network trained by one specification. Sol-F and Sol-S hold their Sol-D as ``parent``. Its ``key`` is
+a hash of everything that can change the result: data and their fingerprint, network, pruning, recipe, seed,
+what is measured and kept, and the parent's key.
+"""
+
+import functools
+import hashlib
+import json
+from typing import Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from lib import presets
+from lib.presets import (
+    Count, Criterion, Dataset, Epochs, KeepDense, NetworkName, NonNegative, ParameterError, Positive, Schedule, Scheme,
+    Scope, Settings, Share, Spec, Sparsity,
+)  # fmt: skip
+
+FORMAT = 1  # raised when the meaning of a specification changes, so that older runs are not mistaken for it
+
+
+class Data(Spec):
+    """Which examples: a set, its size, its treatment, its label noise, and the fingerprint of the tensors."""
+
+    name: Dataset
+    train: Count | None = None
+    test: Count | None = None
+    normalise: str = "none"
+    augment: bool = False
+    noise: Share = 0.0
+    noise_kind: str = "symmetric"
+    fingerprint: str = Field(min_length=1)
+
+
+class Network(Spec):
+    """Which architecture, and how its dense weights are drawn."""
+
+    name: NetworkName
+    widths: tuple[Count, ...] = (100, 100)
+    width: Positive = 1.0
+    activation: str = "relu"
+    pooling: str = "max"
+    init: Scheme = "he"
+
+
+class Pruning(Spec):
+    """Which weights go: exactly round(sparsity * N) of the prunable ones, by criterion, under a scope."""
+
+    sparsity: Sparsity
+    criterion: Criterion = "magnitude"
+    scope: Scope = "global"
+    keep_dense: KeepDense = ("last",)
+    source: Literal["final", "best-test"] = "final"
+
+
+class Recipe(Spec):
+    """Optimiser settings: SGD on cross-entropy. Milestones and warm-up are in epochs."""
+
+    epochs: Epochs
+    batch_size: Count
+    lr: Positive
+    momentum: Share = 0.0
+    nesterov: bool = False
+    weight_decay: NonNegative = 0.0
+    schedule: Schedule = "constant"
+    milestones: tuple[Count, ...] = ()
+    gamma: Positive = 0.1
+    lr_floor: NonNegative = 0.0
+    warmup_epochs: NonNegative = 0.0
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if self.schedule == "step" and list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones is {self.milestones}: they must rise")
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov is True: it needs a momentum above 0")
+        return self
+
+
+class Setup(Spec):
+    """What the runs of one figure share: data, network, the dense and the sparse recipe, the pruning."""
+
+    data: Data
+    network: Network
+    dense: Recipe
+    sparse: Recipe
+    pruning: Pruning
+    measure_every: Count = 1
+
+    @classmethod
+    def of(cls, s: Settings, fingerprint: str) -> "Setup":
+        """The setup that a figure's settings describe, on the data with this fingerprint."""
+        common = dict(
+            batch_size=s.batch_size, momentum=s.momentum, nesterov=s.nesterov, weight_decay=s.weight_decay,
+            schedule=s.schedule, gamma=s.gamma, lr_floor=s.lr_floor, warmup_epochs=s.warmup_epochs, precision=s.precision,
+        )  # fmt: skip
+        late = s.milestones if s.sparse_milestones is None else s.sparse_milestones
+        try:
+            return cls(
+                data=Data(
+                    name=s.dataset, train=s.train_examples, test=s.test_examples, normalise=s.normalise, augment=s.augment,
+                    noise=s.noise, noise_kind=s.noise_kind, fingerprint=fingerprint,
+                ),
+                network=Network(
+                    name=s.network, widths=s.widths, width=s.width, activation=s.activation, pooling=s.pooling, init=s.init
+                ),
+                dense=Recipe(epochs=s.epochs, lr=s.lr, milestones=s.milestones, **common),
+                sparse=Recipe(epochs=s.sparse_epochs, lr=s.sparse_lr or s.lr, milestones=late, **common),
+                pruning=Pruning(
+                    sparsity=s.sparsity or 0.0, criterion=s.criterion, scope=s.scope, keep_dense=s.keep_dense, source=s.prune_from
+                ),
+                measure_every=s.measure_every,
+            )  # fmt: skip
+        except ValidationError as error:
+            raise ParameterError(presets.explain(error)) from None
+
+
+class Run(Spec):
+    """One network, trained once. ``solution`` is sol_d, sol_f or sol_s; ``seed`` derives its every draw."""
+
+    solution: Literal["sol_d", "sol_f", "sol_s"]
+    seed: int = Field(ge=0)
+    data: Data
+    network: Network
+    recipe: Recipe
+    pruning: Pruning | None = None
+    parent: "Run | None" = None
+    measure_every: Count = 1
+    keep: tuple[Epochs, ...] = ()
+    keep_best: bool = False
+    setup: Setup = Field(exclude=True, repr=False)
+
+    @model_validator(mode="after")
+    def _whole(self):
+        if (self.solution == "sol_d") != (self.parent is None and self.pruning is None):
+            raise ValueError("a dense run has neither parent nor pruning; a sparse run has both")
+        if any(epoch > self.recipe.epochs for epoch in self.keep):
+            raise ValueError(f"keep is {self.keep}: the run has only {self.recipe.epochs} epochs")
+        return self
+
+    @classmethod
+    def dense(cls, setup: Setup, *, seed: int, keep: tuple[int, ...] = ()) -> "Run":
+        """Init-D to Sol-D."""
+        return cls(
+            solution="sol_d", seed=seed, data=setup.data, network=setup.network, recipe=setup.dense, keep=keep,
+            measure_every=setup.measure_every, keep_best=setup.pruning.source == "best-test", setup=setup,
+        )  # fmt: skip
+
+    @property
+    def sparsity(self) -> float:
+        """The sparsity asked for; 0 for a dense run."""
+        return self.pruning.sparsity if self.pruning else 0.0
+
+    @functools.cached_property
+    def specification(self) -> dict:
+        """Everything that can change the result, as plain JSON values; the parent stands by its key."""
+        content = self.model_dump(mode="json", exclude={"setup", "parent"})
+        return {**content, "parent": self.parent.key if self.parent else None, "format": FORMAT}
+
+    @functools.cached_property
+    def key(self) -> str:
+        """40 hex digits: the name of this run in every store."""
+        text = json.dumps(self.specification, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:40]
+
+    def __hash__(self):
+        return hash(self.key)
+
+
+def _sparse(dense: Run, solution: str, sparsity: float, keep: tuple[int, ...]) -> Run:
+    setup = dense.setup
+    try:
+        pruning = Pruning(**{**setup.pruning.model_dump(), "sparsity": sparsity})
+    except ValidationError as error:
+        raise ParameterError(presets.explain(error)) from None
+    return Run(
+        solution=solution, seed=dense.seed, data=dense.data, network=dense.network, recipe=setup.sparse, pruning=pruning,
+        parent=dense, measure_every=setup.measure_every, keep=keep, setup=setup,
+    )  # fmt: skip
+
+
+def finetune(dense: Run, *, sparsity: float, keep: tuple[int, ...] = ()) -> Run:
+    """Init-F to Sol-F: Sol-D's surviving weights, trained on (price study, Figure 2)."""
+    return _sparse(dense, "sol_f", sparsity, keep)
+
+
+def scratch(dense: Run, *, sparsity: float, keep: tuple[int, ...] = ()) -> Run:
+    """Init-S to Sol-S: the same mask on fresh weights (price study, Figure 2)."""
+    return _sparse(dense, "sol_s", sparsity, keep)

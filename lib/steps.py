@@ -1,0 +1,99 @@
+"""Forward and backward passes of a group of members: batched products for MLPs, members in turn for the rest.
+
+Both kinds have the same two methods. ``gradients(x, y)`` takes a batch for each member, x [c, B, ...] and labels
+y int64 [c, B], fills the group's gradient rows with those of each member's mean cross-entropy, and returns the
+losses [c]. ``logits(x)`` evaluates the same inputs x [n, ...] in every member: [c, n, C].
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lib.cohort import Cohort
+from lib.networks import MLP
+
+
+class BatchedMLP:
+    """All members of a group in explicit batched matrix products, without autograd.
+
+    The passes of c small networks cost about the calls of one: that is where a cohort of small networks gains.
+    """
+
+    def __init__(self, group: Cohort, network: MLP):
+        weights, gradients = (list(group.layout.views(rows).values()) for rows in (group.weights, group.gradients))
+        self.layers = list(zip(weights[::2], weights[1::2], gradients[::2], gradients[1::2], strict=True))
+        self.tanh = network.activation == "tanh"
+        self.single = len(group) == 1
+
+    def _activations(self, x):
+        """The input of every layer, and the logits."""
+        values = [x]
+        for depth, (weight, bias, _, _) in enumerate(self.layers):
+            if self.single:  # a plain product skips the bookkeeping of the batched one
+                x = torch.addmm(bias[0], x[0], weight[0].t()).unsqueeze(0)
+            else:
+                x = torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
+            if depth < len(self.layers) - 1:
+                x = x.tanh_() if self.tanh else x.relu_()
+            values.append(x)
+        return values
+
+    @torch.no_grad()
+    def gradients(self, x, y):
+        values = self._activations(x.flatten(2))
+        log_p = torch.log_softmax(values.pop(), -1)
+        y = y.unsqueeze(-1)
+        loss = log_p.gather(2, y)
+        delta = log_p.exp_().scatter_add_(2, y, torch.full_like(loss, -1.0)).div_(y.shape[1])
+        for depth in range(len(self.layers) - 1, -1, -1):
+            weight, _, weight_gradient, bias_gradient = self.layers[depth]
+            if self.single:
+                torch.mm(delta[0].t(), values[depth][0], out=weight_gradient[0])
+            else:
+                weight_gradient.copy_(torch.bmm(delta.transpose(1, 2), values[depth]))
+            torch.sum(delta, 1, out=bias_gradient)
+            if depth:
+                delta = torch.bmm(delta, weight)
+                a = values[depth]
+                delta = delta.mul_(1 - a * a) if self.tanh else torch.ops.aten.threshold_backward(delta, a, 0)
+        return loss.mean((1, 2)).neg_()
+
+    @torch.no_grad()
+    def logits(self, x):
+        members = len(self.layers[0][0])
+        return self._activations(x.flatten(1).expand(members, -1, -1))[-1]
+
+
+class InTurn:
+    """Members one after the other over the same rows, with autograd: convolutions do not gain from batching."""
+
+    def __init__(self, group: Cohort, network: nn.Module, precision: str = "float32"):
+        self.group = group
+        self.device = group.weights.device.type
+        self.autocast = precision == "bfloat16"
+        self.modules = list(group.modules(network))
+
+    def _forward(self, module, x):
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.autocast):
+            return module(x).float()
+
+    def gradients(self, x, y):
+        self.group.gradients.zero_()
+        losses = []
+        for module, inputs, labels in zip(self.modules, x, y, strict=True):
+            module.train()
+            loss = F.cross_entropy(self._forward(module, inputs), labels)
+            loss.backward()  # adds into the views of the gradient rows
+            losses.append(loss.detach())
+        return torch.stack(losses)
+
+    @torch.no_grad()
+    def logits(self, x):
+        return torch.stack([self._forward(module.eval(), x) for module in self.modules])
+
+
+def engine(group: Cohort, network: nn.Module, precision: str = "float32"):
+    """The faster kind for this architecture: batched where the network is an MLP in float32, else in turn."""
+    if isinstance(network, MLP) and precision == "float32":
+        return BatchedMLP(group, network)
+    return InTurn(group, network, precision)

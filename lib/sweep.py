@@ -1,0 +1,213 @@
+"""Carry a list of runs out: train what the store lacks, in cohorts, and return a table."""
+
+import hashlib
+import platform
+import sys
+import time
+
+import torch
+
+from lib import data, starts, training
+from lib.runs import Run
+from lib.store import Finished, Store
+
+CHECKPOINT_SECONDS = 20.0
+MAX_MEMBERS = 256
+
+
+def choose_device(device: str = "auto") -> torch.device:
+    """``"auto"``: CUDA if there is any, else the CPU. Raises ``ValueError`` for a device that is not there."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device is {device!r}: {str(error).splitlines()[0]}; allowed are auto, cpu, and cuda where a GPU is") from error
+    return torch.device(device)
+
+
+def carry_out(runs: list[Run], *, store: Store | None = None, device: str = "auto", progress: bool = True):
+    """Train every run (and every parent) that the store lacks; return the table of ``runs`` as a DataFrame.
+
+    The table has a row per run and measured epoch: key, solution, sparsity, seed, set, network, noise, epoch, the
+    measures of ``lib.metrics.predictions``, and per run its density, divergence, mask and epochs. It is read back
+    from the store, so that it does not depend on who trained what, or when. Interrupt it as you like: called again,
+    it goes on from the last checkpoint and ends with the same table. Raises before any training for a device that
+    is not there, a disk without room, or a network that does not fit the data.
+    """
+    store, place = store or Store(), choose_device(device)
+    wanted = list(dict.fromkeys(runs))
+    stages = _stages(wanted)
+    images = {spec: _images(spec, place) for spec in dict.fromkeys(run.data for stage in stages for run in stage)}
+    found = {run.key: store.get(run.key) is not None for stage in stages for run in stage}
+    missing = [run for stage in stages for run in stage if not found[run.key]]
+    _check_room(missing, images, store)
+    begin, bar = time.perf_counter(), _bar(missing, images, progress)
+    try:
+        for stage in stages:
+            for cohort in _cohorts(stage):
+                if not all(found[run.key] for run in cohort):
+                    _train(cohort, images[cohort[0].data], store, bar)
+    finally:
+        bar.close()
+    table = tabulate(wanted, store)
+    if progress:
+        print(_summary(table, len(wanted), len(missing), time.perf_counter() - begin), flush=True)
+    return table
+
+
+def _stages(runs):
+    """Runs by generation, parents included: each stage needs only the ones before it."""
+    generations = {}
+
+    def generation(run):
+        if run not in generations:
+            generations[run] = generation(run.parent) + 1 if run.parent else 0
+        return generations[run]
+
+    for run in runs:
+        generation(run)
+    return [[r for r in generations if generations[r] == g] for g in range(max(generations.values(), default=-1) + 1)]
+
+
+def _images(spec, device):
+    images = data.load(spec.name, train=spec.train, test=spec.test, normalise=spec.normalise, device=device)
+    if images.fingerprint != spec.fingerprint:
+        raise data.DataError(
+            f"dataset {spec.name!r} has fingerprint {images.fingerprint}, but these runs were specified for "
+            f"{spec.fingerprint}: build their setup again from the data that is there"
+        )
+    return images
+
+
+def _cohorts(stage):
+    """Runs that can train in lock-step, in the order given; fixed by the list alone, so that resuming finds them."""
+    groups = {}
+    for run in stage:
+        r = run.recipe
+        shared = (run.data, run.network, r.batch_size, r.momentum, r.nesterov, r.precision, run.measure_every)
+        groups.setdefault(shared, []).append(run)
+    return [group[i : i + MAX_MEMBERS] for group in groups.values() for i in range(0, len(group), MAX_MEMBERS)]
+
+
+def _train(runs, images, store, bar):
+    """Train what a cohort lacks, from its checkpoint if it has one."""
+    name = hashlib.sha256("".join(run.key for run in runs).encode()).hexdigest()[:40]
+    with store.lock(name):
+        saved = store.checkpoint(name)
+        by_key = {run.key: run for run in runs}
+        if saved and all(member["key"] in by_key for member in saved[1]["members"]):
+            interrupted = [by_key[member["key"]] for member in saved[1]["members"]]
+            _go_on(interrupted, saved, images, store, name, bar)
+        lacking = [run for run in runs if not store.has(run.key)]
+        if lacking:
+            _go_on(lacking, None, images, store, name, bar)
+
+
+def _go_on(runs, saved, images, store, name, bar):
+    network = training.network_of(runs[0], images)
+    layout = training.Layout(network)
+    origins = {run.parent.key: store.get(run.parent.key).tensors for run in runs if run.parent}
+    beginnings = [starts.start(run, network, layout, origins.get(run.parent.key if run.parent else None)) for run in runs]
+    task = training.Training(runs, beginnings, images, network)
+    if saved:
+        task.resume(*saved)
+        bar.update(sum(min(task.epoch, run.recipe.epochs) for run in runs) * len(images.y_train))
+    else:
+        task.measure()
+    last = time.monotonic()
+    while task.members:
+        ending = any(member.done(task.epoch) for member in task.members)
+        if ending or time.monotonic() - last > CHECKPOINT_SECONDS:
+            store.save_checkpoint(name, *task.state())
+            last = time.monotonic()
+        for member, tensors in task.retire():
+            store.put(_finished(member, tensors, task))
+            if member.diverged is not None:
+                bar.update((member.run.recipe.epochs - member.diverged) * len(images.y_train))
+        if task.members:
+            task.run_epoch(bar.update)
+    store.drop_checkpoint(name)
+
+
+def _finished(member, tensors, task):
+    facts = dict(member.facts)
+    return Finished(
+        key=member.run.key,
+        specification=member.run.specification,
+        history=member.history,
+        tensors=tensors,
+        info={
+            **facts,
+            "diverged": member.diverged,
+            "density": 1 - facts["pruned"] / max(facts["prunable"], 1),
+            "device": torch.cuda.get_device_name() if task.device.type == "cuda" else platform.processor() or platform.machine(),
+            "python": sys.version.split()[0],
+            "torch": torch.__version__,
+        },
+    )
+
+
+def _check_room(missing, images, store):
+    need = 0
+    for run in missing:
+        size = training.Layout(training.network_of(run, images[run.data])).size
+        need += size * (10 + 4 * (len(run.keep) + run.keep_best))  # weights and mask, twice for checkpoints, and kept
+    store.ensure_room(need)
+
+
+def _bar(missing, images, progress):
+    from tqdm import tqdm
+
+    total = sum(run.recipe.epochs * len(images[run.data].y_train) for run in missing)
+    return tqdm(
+        total=total, disable=not (progress and missing), unit=" images", unit_scale=True, mininterval=2.0, smoothing=0.1,
+        desc=f"training {len(missing)} networks", file=sys.stdout, ncols=100,
+    )  # fmt: skip
+
+
+def tabulate(runs: list[Run], store: Store):
+    """The table of finished ``runs`` (see ``carry_out``); raises ``KeyError`` for one that the store lacks."""
+    import pandas as pd
+
+    rows = []
+    for run in runs:
+        finished = store.get(run.key)
+        if finished is None:
+            raise KeyError(f"run {run.key} is not in the store {store.root}")
+        info = finished.info
+        common = {
+            "key": run.key, "solution": run.solution, "sparsity": run.sparsity, "seed": run.seed, "dataset": run.data.name,
+            "network": run.network.name, "noise": run.data.noise, "epochs": run.recipe.epochs, "density": info["density"],
+            "pruned": info["pruned"], "prunable": info["prunable"], "mask": info.get("mask", ""),
+            "diverged": info["diverged"] is not None,
+        }  # fmt: skip
+        rows += [{**common, **row} for row in finished.history]
+    return pd.DataFrame(rows)
+
+
+def final(table):
+    """One row per run: its last measured epoch, with ``best_test_accuracy`` and ``best_epoch`` beside it.
+
+    The best epoch is chosen on the test set, as the price study's workshop version did; it stands beside the final
+    number and never instead of it. Its training measures are those of that epoch (``best_*``).
+    """
+    ordered = table.sort_values(["key", "epoch"], kind="stable")
+    last = ordered.groupby("key", sort=False).tail(1).set_index("key")
+    best = ordered.loc[ordered.groupby("key", sort=False)["test_accuracy"].idxmax()].set_index("key")
+    measures = [c for c in table.columns if c.startswith(("train_", "test_", "clean_", "flipped_"))]
+    last["best_epoch"] = best["epoch"]
+    for column in measures:
+        last[f"best_{column}"] = best[column]
+    return last.reset_index().sort_values(["solution", "sparsity", "seed"]).reset_index(drop=True)
+
+
+def _summary(table, wanted, trained, seconds):
+    """One line that says whether a failed run hides among the results."""
+    last = final(table)
+    chance = last.groupby("dataset")["train_accuracy"].min()
+    return (
+        f"{wanted} runs, {trained} networks trained in {seconds:.0f} s, the rest from the store; "
+        f"{int(last['diverged'].sum())} diverged; lowest final training accuracy {chance.min():.3f}; "
+        f"densities exact: {bool((last['pruned'] == (last['sparsity'] * last['prunable']).round()).all())}"
+    )

@@ -1,0 +1,258 @@
+"""The one training loop: a cohort of K networks in lock-step, epoch by epoch.
+
+Every member has its own weights, mask, data order, labels and hyper-parameters. Within an epoch the members are
+split into groups that workers take in turn: how large a group and how many threads, the size of the work decides.
+A member whose loss is not finite stops alone and is marked diverged; the others never notice.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+
+import torch
+
+from lib import cohort as cohorts
+from lib import data, draws, schedules, steps
+from lib.cohort import Cohort, Layout, sgd_
+from lib.metrics import predictions
+from lib.networks import MLP
+from lib.runs import Run
+from lib.starts import Start
+
+
+@dataclass
+class Member:
+    """What one run has gathered so far; its weights are a row of the cohort."""
+
+    run: Run
+    facts: dict
+    history: list[dict] = field(default_factory=list)
+    kept: dict[str, torch.Tensor] = field(default_factory=dict)
+    best: float = -1.0
+    diverged: int | None = None
+
+    def done(self, epoch: int) -> bool:
+        """Whether this member has nothing left to train after ``epoch`` epochs."""
+        return epoch >= self.run.recipe.epochs or self.diverged is not None
+
+
+def plan(members: int, work: float, batched: bool, cores: int) -> tuple[int, int, int]:
+    """(members in a group, workers, threads of each) for ``members`` that cost ``work`` FLOPs a step each.
+
+    Small networks are grouped until a step is worth its calls (about 60 MFLOP); a group is never shared between
+    workers, and a worker computes with one thread unless there are more cores than groups and work for them.
+    """
+    size = min(members, max(1, round(60e6 / work))) if batched else 1
+    groups = -(-members // size)
+    size = -(-members // groups)
+    workers = min(cores, groups)
+    return size, workers, cores // workers if size * work > 20e6 else 1
+
+
+class Training:
+    """A cohort being trained: ``runs`` of one architecture, set size, batch size and optimiser, from ``starts``."""
+
+    def __init__(self, runs: list[Run], starts: list[Start], images: data.ImageSet, network, cores: int | None = None):
+        self.images, self.network = images, network
+        self.device = images.x_train.device
+        self.members = [Member(run, start.facts) for run, start in zip(runs, starts, strict=True)]
+        rows = [torch.stack([getattr(s, name) for s in starts]).to(self.device) for name in ("weights", "buffers", "mask")]
+        self.cohort = Cohort(Layout(network), *rows)
+        self.epoch = 0
+        self.cores = cores or torch.get_num_threads()  # OMP_NUM_THREADS bounds it, as on a shared host
+        self.recipe = runs[0].recipe  # what all members share of it: batch size, momentum, precision
+        self.cancelled = threading.Event()
+        self.seen = [0]  # images seen by each group in this epoch, for the progress bar
+        data_spec = runs[0].data
+        self.crop = data.Cropper(images.x_train, images.black) if data_spec.augment else None
+        x = images.x_train
+        self.base = x.permute(0, 2, 3, 1).contiguous() if x.dim() == 4 and not isinstance(network, MLP) else x
+        self.labels = [self._labels(run) for run in runs]
+        self._group()
+
+    def _labels(self, run):
+        y = self.images.y_train
+        if not run.data.noise:
+            return y, None
+        given, flipped = data.noisy_labels(y, run.data.noise, self.images.classes, run.seed, run.data.noise_kind)
+        return given.to(self.device), flipped.to(self.device)
+
+    def _group(self):
+        """Split the members among groups, and give each group its engine."""
+        batched = isinstance(self.network, MLP) and self.recipe.precision == "float32"
+        per_example = 6 * self.cohort.layout.size * (1 if batched else 100)
+        on_cpu = self.device.type == "cpu"
+        count = len(self.members)
+        if on_cpu:
+            size, self.workers, self.threads = plan(count, per_example * self.recipe.batch_size, batched, self.cores)
+        else:
+            size, self.workers, self.threads = count, 1, self.cores
+        self.groups = []
+        for start in range(0, count, size):
+            rows = self.cohort.slice(start, min(start + size, count))
+            engine = steps.engine(rows, self.network, self.recipe.precision)
+            self.groups.append((start, rows, engine))
+
+    # -- one epoch ---------------------------------------------------------------------------------------------------
+
+    def run_epoch(self, tick: Callable[[int], None] = lambda seen: None) -> None:
+        """Train one epoch and measure where it is due; ``tick`` hears how many images were seen since it last did."""
+        threads = torch.get_num_threads()
+        self.seen, told = [0] * len(self.groups), 0
+        begin = time.perf_counter()
+        with ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(self.threads,)) as pool:
+            tasks = [pool.submit(self._group_epoch, number) for number in range(len(self.groups))]
+            try:
+                while wait(tasks, timeout=0.5)[1]:
+                    tick(sum(self.seen) - told)
+                    told = sum(self.seen)
+                results = [task.result() for task in tasks]
+            except BaseException:
+                self.cancelled.set()
+                raise
+        torch.set_num_threads(threads)
+        tick(sum(self.seen) - told)
+        self.epoch += 1
+        seconds = (time.perf_counter() - begin) / len(self.members)
+        for member, loss in zip(self.members, torch.cat(results).tolist(), strict=True):
+            member.facts["seconds"] = member.facts.get("seconds", 0.0) + seconds
+            if not loss < float("inf"):  # NaN compares false
+                member.diverged = self.epoch
+        self._observe()
+
+    def _group_epoch(self, number):
+        start, rows, engine = self.groups[number]
+        members = self.members[start : start + len(rows)]
+        recipe, count = self.recipe, len(self.images.y_train)
+        batches = -(-count // recipe.batch_size)
+        rngs = [draws.generator(m.run.seed, m.run.solution, "order", self.epoch) for m in members]
+        order = torch.stack([torch.randperm(count, generator=rng) for rng in rngs])
+        labels = [self.labels[start + k][0] for k in range(len(members))]
+        y_epoch = torch.stack([y[o.to(y.device)] for y, o in zip(labels, order, strict=True)])
+        order = order.to(self.device)
+        moves = None
+        if self.crop:
+            rngs = [draws.generator(m.run.seed, m.run.solution, "crop", self.epoch) for m in members]
+            moves = torch.stack([self.crop.draw(count, rng) for rng in rngs]).to(self.device)
+        rate = torch.stack([schedules.rates(m.run.recipe, self.epoch, batches) for m in members])
+        rate = _column(rate.float(), self.device)
+        decay = _column(torch.tensor([[m.run.recipe.weight_decay] for m in members]), self.device)
+        total = torch.zeros(len(members), device=self.device)
+        for step in range(batches):
+            if self.cancelled.is_set():
+                break
+            part = slice(step * recipe.batch_size, (step + 1) * recipe.batch_size)
+            x = self._batch(order[:, part], moves[:, part] if moves is not None else None)
+            total += engine.gradients(x, y_epoch[:, part])
+            sgd_(rows, rate(step), recipe.momentum, recipe.nesterov, decay(0))
+            self.seen[number] += x.shape[0] * x.shape[1]
+        return total.cpu()
+
+    def _batch(self, index, moves):
+        """[c, B, ...] of the examples ``index`` [c, B]; images of convolutional networks come channels-last."""
+        if moves is not None:
+            flat = self.crop(index.flatten(), moves.flatten(0, 1))
+            return flat.unflatten(0, index.shape)
+        x = self.base[index]
+        return x if self.base is self.images.x_train else x.movedim(-1, 2)
+
+    # -- measuring ----------------------------------------------------------------------------------------------------
+
+    def _observe(self):
+        """Measure and keep weights after an epoch (or before the first), for the members for which it is due."""
+        due = self.epoch % self.members[0].run.measure_every == 0 or any(m.done(self.epoch) for m in self.members)
+        if due:
+            self.measure()
+        for k, member in enumerate(self.members):
+            if self.epoch in member.run.keep:
+                self._keep(k, f"@{self.epoch}")
+
+    def measure(self) -> None:
+        """Add a row to every member's history: the prediction measures on the training and the test set."""
+        with ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(self.threads,)) as pool:
+            rows = [row for rows in pool.map(self._measure_group, self.groups) for row in rows]
+        for k, (member, row) in enumerate(zip(self.members, rows, strict=True)):
+            member.history.append({"epoch": self.epoch, **row})
+            if member.run.keep_best and row["test_accuracy"] > member.best:
+                member.best = row["test_accuracy"]
+                self._keep(k, "@best")
+
+    def _measure_group(self, group):
+        start, rows, engine = group
+        images, labels = self.images, self.labels[start : start + len(rows)]
+        noisy = labels[0][1] is not None
+        train = predictions.Part(
+            images.x_train,
+            torch.stack([given for given, _ in labels]),
+            images.y_train if noisy else None,
+            torch.stack([flipped for _, flipped in labels]) if noisy else None,
+        )
+        chunk = 256 if self.device.type == "cpu" else 2000
+        columns = predictions.measure(engine.logits, train, "train", chunk)
+        columns |= predictions.measure(engine.logits, predictions.Part(images.x_test, images.y_test), "test", chunk)
+        return [{name: column[k].item() for name, column in columns.items()} for k in range(len(rows))]
+
+    def _keep(self, k, suffix):
+        self.members[k].kept[f"weights{suffix}"] = self.cohort.weights[k].cpu().clone()
+        self.members[k].kept[f"buffers{suffix}"] = self.cohort.buffers[k].cpu().clone()
+
+    # -- leaving, interrupting, resuming -----------------------------------------------------------------------------
+
+    def retire(self) -> list[tuple[Member, dict[str, torch.Tensor]]]:
+        """Take the members that are done out of the cohort, each with its tensors; check that masks held.
+
+        Raises ``RuntimeError`` if a pruned weight is not exactly zero: no such run may enter the store.
+        """
+        leaving = [k for k, m in enumerate(self.members) if m.done(self.epoch)]
+        left = []
+        for k in leaving:
+            member, mask = self.members[k], self.cohort.mask[k]
+            if self.cohort.weights[k][~mask].count_nonzero():
+                raise RuntimeError(f"a pruned weight of {member.run.solution}, seed {member.run.seed}, is not zero")
+            state = {name: getattr(self.cohort, name)[k].cpu() for name in ("weights", "buffers", "mask")}
+            left.append((member, {**state, **member.kept}))
+        staying = [k for k in range(len(self.members)) if k not in leaving]
+        if leaving and staying:
+            self.cohort = self.cohort.select(staying)
+            self.labels = [self.labels[k] for k in staying]
+        self.members = [self.members[k] for k in staying]
+        if leaving and staying:
+            self._group()
+        return left
+
+    def state(self) -> tuple[dict, dict]:
+        """(tensors, content) from which ``resume`` goes on as if nothing had happened."""
+        tensors = {name: getattr(self.cohort, name) for name in ("weights", "velocity", "buffers", "mask")}
+        content = {"epoch": self.epoch, "members": []}
+        for k, m in enumerate(self.members):
+            tensors |= {f"{k}/{name}": value for name, value in m.kept.items()}
+            content["members"].append(
+                {"key": m.run.key, "facts": m.facts, "history": m.history, "best": m.best, "diverged": m.diverged}
+            )
+        return tensors, content
+
+    def resume(self, tensors: dict, content: dict) -> None:
+        """Set the state that ``state`` gave; the members must be the same runs in the same order."""
+        for name in ("weights", "velocity", "buffers", "mask"):
+            getattr(self.cohort, name).copy_(tensors[name])
+        self.epoch = content["epoch"]
+        for k, (member, saved) in enumerate(zip(self.members, content["members"], strict=True)):
+            member.facts, member.history = saved["facts"], saved["history"]
+            member.best, member.diverged = saved["best"], saved["diverged"]
+            member.kept = {n.split("/", 1)[1]: v for n, v in tensors.items() if n.startswith(f"{k}/")}
+
+
+def _column(values: torch.Tensor, device):
+    """``step -> `` the column [c, 1] of ``values`` [c, steps], or one number where all members agree (it is faster)."""
+    if (values == values[0]).all():
+        numbers = values[0].tolist()
+        return numbers.__getitem__
+    values = values.to(device)
+    return lambda step: values[:, step : step + 1]
+
+
+def network_of(run: Run, images: data.ImageSet):
+    """The meta-device module that ``run`` trains on ``images``."""
+    return cohorts.build(run.network, images.shape, images.classes)
