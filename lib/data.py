@@ -157,9 +157,7 @@ def bits12() -> tuple[np.ndarray, np.ndarray]:
     counting order and y int64 [4096], of which 2,118 are ones.
     """
     golden = (1 + 5**0.5) / 2
-    vertices = np.array(
-        [np.roll((0, one, phi), turn) for turn in range(3) for one in (1, -1) for phi in (golden, -golden)]
-    )
+    vertices = np.array([np.roll((0, one, phi), turn) for turn in range(3) for one in (1, -1) for phi in (golden, -golden)])
     dots = vertices @ vertices.T  # golden between neighbours, -(golden^2 + 1) between antipodes
     edges = [p for p in combinations(range(12), 2) if abs(dots[p] - golden) < 1e-9]
     antipodes = [p for p in combinations(range(12), 2) if abs(dots[p] + golden**2 + 1) < 1e-9]

@@ -4,6 +4,7 @@ Every network is a plain ``torch.nn.Module`` built on the meta device: it has sh
 nothing from a global generator. ``lib.init`` gives the numbers, ``lib.cohort`` the memory.
 """
 
+from itertools import pairwise
 from math import prod
 
 import torch
@@ -22,9 +23,9 @@ class MLP(nn.Sequential):
     def __init__(self, inputs: int, widths: tuple[int, ...], classes: int, activation: str = "relu"):
         sizes = (inputs, *widths, classes)
         layers = [nn.Flatten()]
-        for fan_in, fan_out in zip(sizes[:-2], sizes[1:-1], strict=True):
+        for fan_in, fan_out in pairwise(sizes):
             layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[activation]()]
-        super().__init__(*layers, nn.Linear(sizes[-2], sizes[-1]))
+        super().__init__(*layers[:-1])  # no activation after the logits
         self.activation = activation
 
 
@@ -73,9 +74,7 @@ class ResNet(nn.Sequential):
     """Residual network with a 3x3 stem for small images, ``blocks`` basic blocks in each of the ``planes`` stages."""
 
     def __init__(self, channels: int, blocks: int, planes: tuple[int, ...], classes: int):
-        stem = nn.Sequential(
-            nn.Conv2d(channels, planes[0], 3, padding=1, bias=False), nn.BatchNorm2d(planes[0]), nn.ReLU()
-        )
+        stem = nn.Sequential(nn.Conv2d(channels, planes[0], 3, padding=1, bias=False), nn.BatchNorm2d(planes[0]), nn.ReLU())
         stages, width = [], planes[0]
         for stage, plane in enumerate(planes):
             strides = [1 if stage == 0 else 2] + [1] * (blocks - 1)

@@ -159,7 +159,9 @@ def settings(figure: str, preset: str = "quick", **given) -> Settings:
     for name, value in given.items():
         if name not in Settings.model_fields or name in unused:
             usable = sorted(set(Settings.model_fields) - unused)
-            raise ParameterError(f"parameter {name!r} (= {value!r}) does not exist here{_hint(name, usable)}; there are {', '.join(usable)}")
+            raise ParameterError(
+                f"parameter {name!r} (= {value!r}) does not exist here{_hint(name, usable)}; there are {', '.join(usable)}"
+            )
         if isinstance(value, str) and value.strip().lower() in ("true", "false"):
             given[name] = value.strip().lower() == "true"
     try:

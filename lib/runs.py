@@ -14,8 +14,22 @@ from pydantic import Field, ValidationError, model_validator
 
 from lib import presets
 from lib.presets import (
-    Count, Criterion, Dataset, Epochs, KeepDense, NetworkName, NonNegative, ParameterError, Positive, Schedule, Scheme,
-    Scope, Settings, Share, Spec, Sparsity,
+    Count,
+    Criterion,
+    Dataset,
+    Epochs,
+    KeepDense,
+    NetworkName,
+    NonNegative,
+    ParameterError,
+    Positive,
+    Schedule,
+    Scheme,
+    Scope,
+    Settings,
+    Share,
+    Sparsity,
+    Spec,
 )  # fmt: skip
 
 FORMAT = 1  # raised when the meaning of a specification changes, so that older runs are not mistaken for it

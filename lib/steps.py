@@ -23,13 +23,14 @@ class BatchedMLP:
         weights, gradients = (list(group.layout.views(rows).values()) for rows in (group.weights, group.gradients))
         self.layers = list(zip(weights[::2], weights[1::2], gradients[::2], gradients[1::2], strict=True))
         self.tanh = network.activation == "tanh"
-        self.single = len(group) == 1
+        # a lone large member takes the plain product: the same bits, without the bookkeeping of the batched one
+        self.single = len(group) == 1 and group.layout.size > 50_000
 
     def _activations(self, x):
         """The input of every layer, and the logits."""
         values = [x]
         for depth, (weight, bias, _, _) in enumerate(self.layers):
-            if self.single:  # a plain product skips the bookkeeping of the batched one
+            if self.single:
                 x = torch.addmm(bias[0], x[0], weight[0].t()).unsqueeze(0)
             else:
                 x = torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))

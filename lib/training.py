@@ -228,9 +228,7 @@ class Training:
         content = {"epoch": self.epoch, "members": []}
         for k, m in enumerate(self.members):
             tensors |= {f"{k}/{name}": value for name, value in m.kept.items()}
-            content["members"].append(
-                {"key": m.run.key, "facts": m.facts, "history": m.history, "best": m.best, "diverged": m.diverged}
-            )
+            content["members"].append({"key": m.run.key, "facts": m.facts, "history": m.history, "best": m.best, "diverged": m.diverged})
         return tensors, content
 
     def resume(self, tensors: dict, content: dict) -> None:
