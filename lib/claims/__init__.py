@@ -1,0 +1,73 @@
+"""The ledger: what the studies claim, the rule that decides each claim, and its verdict from a table of runs.
+
+``ledger.yaml`` holds every claim in our words, its rule in words and the paper's numbers. The rule as code is the
+function of the same name in ``price`` (dashes become underscores). Rules are written before the runs they judge.
+"""
+
+import functools
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from lib.claims import price
+from lib.claims.decisions import NOT_TESTED, NotHere, combine, decide
+
+RULES = {name.replace("_", "-"): rule for name, rule in vars(price).items() if name.startswith("price_")}
+
+
+COLUMNS = ["claim", "says", "verdict", "rows", "what", "effect", "low", "high", "unit", "in_sd", "seeds", "note", "preset", "setting"]
+
+
+@functools.cache
+def ledger() -> dict:
+    """The contents of ledger.yaml: claim -> entry."""
+    return yaml.safe_load((Path(__file__).parent / "ledger.yaml").read_text(encoding="utf-8"))
+
+
+def of_figure(figure: str) -> dict:
+    """The entries that the notebook ``figure`` decides, in the order of the ledger."""
+    return {name: entry for name, entry in ledger().items() if entry["figure"] == figure}
+
+
+def paper_curves(figure: str) -> dict:
+    """The curves that the paper prints for ``figure``, as read off its plots; empty where there are none."""
+    merged = {}
+    for entry in of_figure(figure).values():
+        merged |= entry.get("curves", {})
+    return merged
+
+
+def rules(figure: str) -> pd.DataFrame:
+    """Claim and decision rule in words: to be read before the data are seen."""
+    rows = [{"claim": name, "says": entry["says"], "rule": entry["rule"]} for name, entry in of_figure(figure).items()]
+    return pd.DataFrame(rows)
+
+
+def evidence(figure: str, table: pd.DataFrame, *, preset: str) -> pd.DataFrame:
+    """Every row of evidence for every claim of ``figure``: the effect, its interval, seeds and verdict."""
+    rows = []
+    where = ", ".join(f"{d} {n}" for d, n in table[["dataset", "network"]].drop_duplicates().itertuples(index=False))
+    healthy = table[~table["key"].isin(table.loc[table["diverged"], "key"])]
+    for name in of_figure(figure):
+        try:
+            effects = RULES[name](healthy)
+        except NotHere as reason:
+            rows.append({"claim": name, "what": "", "verdict": NOT_TESTED, "note": str(reason)})
+            continue
+        rows += [{"claim": name, **decide(effect)} for effect in effects]
+    return pd.DataFrame(rows).assign(preset=preset, setting=where)
+
+
+def verdicts(figure: str, table: pd.DataFrame, *, preset: str) -> pd.DataFrame:
+    """One row per claim: its verdict, and the row of evidence on which it hangs most (the weakest one)."""
+    rows = []
+    for name, group in evidence(figure, table, preset=preset).groupby("claim", sort=False):
+        tested = group["verdict"].iloc[0] != NOT_TESTED
+        verdict = combine(list(group["verdict"])) if tested else NOT_TESTED
+        telling = group[group["verdict"] == verdict]
+        # the interval nearest to its border, in units of its own length, is the one on which the verdict hangs
+        doubt = (telling["low"] / (telling["high"] - telling["low"])).abs() if tested else telling["note"].str.len()
+        weakest = telling.loc[doubt.idxmin()] if doubt.notna().any() else telling.iloc[0]
+        rows.append({**weakest, "claim": name, "verdict": verdict, "rows": len(group), "says": ledger()[name]["says"]})
+    return pd.DataFrame(rows).reindex(columns=COLUMNS)
