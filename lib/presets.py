@@ -153,7 +153,8 @@ def settings(figure: str, preset: str = "quick", **given) -> Settings:
         raise ParameterError(f"figure {figure!r} is unknown; there are {', '.join(figures)}")
     if preset not in PRESETS:
         raise ParameterError(f"preset is {preset!r}; allowed are {', '.join(PRESETS)}")
-    values = dict(figures[figure][preset], preset=preset)
+    variant = f"{preset}_{given.get('dataset')}"  # a preset may have settings of its own for another set
+    values = dict(figures[figure].get(variant) or figures[figure][preset], preset=preset)
     unused = set(figures[figure].get("unused", ()))
     given = {name: value for name, value in given.items() if value is not None}
     for name, value in given.items():
