@@ -76,7 +76,17 @@ def load(name, *, train=None, test=None, normalise="none", device="cpu", root=No
     """
     if normalise not in NORMALISATIONS:
         raise DataError(f"normalise is {normalise!r}; it must be one of {', '.join(NORMALISATIONS)}")
-    raw = read(name, str(root or files.data_root()))
+    return _tensors(name, train, test, normalise, str(device), str(root or files.data_root()))
+
+
+def size(name: str) -> int:
+    """How many training examples the set ``name`` has."""
+    return _FORMS[name][2] if name in _FORMS else len(read(name, str(files.data_root())).y_train)
+
+
+@functools.lru_cache(maxsize=2)
+def _tensors(name, train, test, normalise, device, root) -> ImageSet:
+    raw = read(name, root)
     parts = {}
     for part, count in (("train", train), ("test", test)):
         x, y = getattr(raw, f"x_{part}"), getattr(raw, f"y_{part}")

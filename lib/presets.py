@@ -128,6 +128,9 @@ class Settings(Spec):
     seeds: Seeds
     measure_every: Count = 1
     device: str = "auto"
+    # where things go
+    runs_folder: str | None = None
+    save_to: str | None = None
 
     @model_validator(mode="after")
     def _no_repeats(self):

@@ -4,6 +4,8 @@ import hashlib
 import platform
 import sys
 import time
+from contextlib import contextmanager
+from itertools import pairwise
 
 import torch
 
@@ -93,7 +95,7 @@ def _cohorts(stage):
 def _train(runs, images, store, bar):
     """Train what a cohort lacks, from its checkpoint if it has one."""
     name = hashlib.sha256("".join(run.key for run in runs).encode()).hexdigest()[:40]
-    with store.lock(name):
+    with _held(store.lock(name)):
         saved = store.checkpoint(name)
         by_key = {run.key: run for run in runs}
         if saved and all(member["key"] in by_key for member in saved[1]["members"]):
@@ -102,6 +104,22 @@ def _train(runs, images, store, bar):
         lacking = [run for run in runs if not store.has(run.key)]
         if lacking:
             _go_on(lacking, None, images, store, name, bar)
+
+
+@contextmanager
+def _held(lock):
+    """Hold a cohort's lock; say so if another process has it, since its training may take long."""
+    from filelock import Timeout
+
+    try:
+        lock.acquire(timeout=1)
+    except Timeout:
+        print("another process is training these runs: waiting for it ...", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _go_on(runs, saved, images, store, name, bar):
@@ -161,7 +179,7 @@ def _bar(missing, images, progress):
 
     total = sum(run.recipe.epochs * len(images[run.data].y_train) for run in missing)
     return tqdm(
-        total=total, disable=not (progress and missing), unit=" images", unit_scale=True, mininterval=2.0, smoothing=0.1,
+        total=total, disable=not (progress and missing), unit=" images", unit_scale=True, mininterval=2.0, smoothing=0.1, leave=False,
         desc=f"training {len(missing)} networks", file=sys.stdout, ncols=100,
     )  # fmt: skip
 
@@ -211,3 +229,26 @@ def _summary(table, wanted, trained, seconds):
         f"{int(last['diverged'].sum())} diverged; lowest final training accuracy {chance.min():.3f}; "
         f"densities exact: {bool((last['pruned'] == (last['sparsity'] * last['prunable']).round()).all())}"
     )
+
+
+def cost(runs: list[Run], store: Store):
+    """What ``carry_out(runs)`` would train: networks by solution, those still missing, and their image passes."""
+    import pandas as pd
+
+    rows = {}
+    for run in dict.fromkeys(parent for r in runs for parent in (r.parent, r) if parent):
+        row = rows.setdefault(run.solution, {"networks": 0, "to train": 0, "epochs each": run.recipe.epochs, "image passes to go": 0})
+        row["networks"] += 1
+        if not store.has(run.key):
+            size = run.data.train or data.size(run.data.name)
+            row["to train"] += 1
+            row["image passes to go"] += run.recipe.epochs * size
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def nested(runs: list[Run], store: Store) -> bool:
+    """Whether, within each seed and solution, the mask of a higher sparsity lies inside that of every lower one."""
+    groups = {}
+    for run in sorted((r for r in runs if r.pruning), key=lambda r: r.sparsity):
+        groups.setdefault((run.seed, run.solution), []).append(store.get(run.key).tensors["mask"])
+    return all(bool((inner <= outer).all()) for masks in groups.values() for outer, inner in pairwise(masks))

@@ -1,0 +1,66 @@
+# Each target works from a bare clone: it makes the environment that it needs, once, and then does its work.
+
+PYTHON ?= python3
+VENV   := .venv
+PY     := $(VENV)/bin/python
+STAMP  := $(VENV)/.installed
+SHELL  := bash
+ARGS   :=
+
+# Notebooks that are tested or saved again train their networks anew, in a run store that goes when they are done.
+FRESH := runs=$$(mktemp -d) && trap 'rm -rf "$$runs"' EXIT && export SPARSITY_RUNS="$$runs" &&
+
+.DEFAULT_GOAL := help
+.PHONY: help figure test check lab notebooks bench install clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@echo
+	@echo "  PYTHON=python3.12 makes the environment with another Python (3.11 to 3.13; now: $(PYTHON))."
+	@echo "  PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu before 'make' gets the small CPU build of torch."
+
+figure: install  ## label noise and sparsity (Figure 6) at sparsity 0.95, into out/
+	@mkdir -p out
+	$(PY) -m papermill notebooks/fig6_noise.ipynb out/fig6_noise.ipynb -p sparsity 0.95
+	@echo "The figure and its verdicts are in out/fig6_noise.ipynb. 'make lab' opens it."
+
+test: install  ## lint and format of code and notebooks, the tests, and every notebook
+	@$(MAKE) --no-print-directory check PY=$(PY)
+
+# The same in an environment that is there already: make check PY=python
+check:
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m binder.badges --check
+	$(PY) -m pytest
+	@echo "every notebook, from an empty run store"
+	@$(FRESH) $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=120 notebooks
+
+lab: install  ## JupyterLab, opened at the notebooks (ARGS="--no-browser --port 8890" passes options on)
+	$(PY) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks $(ARGS)
+
+notebooks: install  ## run every notebook with its defaults (preset quick) and save it with its outputs
+	@$(FRESH) $(PY) -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.kernel_name=python3 \
+	  --ExecutePreprocessor.timeout=600 --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+
+bench: install  ## measure speed and memory (ARGS passes options on)
+	$(PY) -m benchmarks $(ARGS)
+
+install: $(STAMP)  ## the environment alone: .venv with everything in requirements.txt
+
+clean:  ## remove .venv, out/ and caches; image sets and runs under data/ stay
+	rm -rf .venv out build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -name .ipynb_checkpoints -type d -prune -exec rm -rf {} +
+
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "Python 3.11, 3.12 or 3.13 is needed, and $(PYTHON) is $$($(PYTHON) -V 2>&1). Name one: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+
+# ensurepip finishes an environment whose making was interrupted
+$(STAMP): requirements.txt pyproject.toml $(PY)
+	@$(PY) -m pip --version > /dev/null 2>&1 || $(PY) -m ensurepip
+	@echo "Installing into $(VENV): some minutes, once."
+	$(PY) -m pip install --disable-pip-version-check -r requirements.txt
+	@touch $@

@@ -1,0 +1,106 @@
+"""What every figure notebook does around its experiment: read its parameters, say where it runs, leave a manifest."""
+
+import json
+import platform
+import types
+from pathlib import Path
+
+from lib import presets
+from lib.presets import ParameterError, Settings
+
+_SHELL = {"In", "Out", "get_ipython", "exit", "quit", "open"}
+
+
+def parameters(figure: str, namespace: dict) -> Settings:
+    """The validated settings of a notebook from its global names.
+
+    Any setting of the figure may be given, also one that the parameters cell does not list; ``None`` means the
+    preset's value. papermill only warns of a misspelt name, and Jupyter says nothing: here any stray literal stops
+    the notebook. Raises ``ParameterError`` naming each wrong parameter, its value and what is allowed.
+    """
+    known = {name: namespace[name] for name in Settings.model_fields if name in namespace}
+    if "_parameters_checked" not in namespace:  # run again later, the namespace also holds the notebook's own results
+        strays = {
+            name: value
+            for name, value in namespace.items()
+            if name not in known
+            and not name.startswith("_")
+            and name not in _SHELL
+            and not callable(value)
+            and not isinstance(value, types.ModuleType)
+        }
+        known |= strays
+    settings = presets.settings(figure, **{"preset": "quick", **{k: v for k, v in known.items() if v is not None}})
+    namespace["_parameters_checked"] = True
+    return settings
+
+
+def describe(settings: Settings) -> None:
+    """Print the preset, the data, the network, the device and the versions: what a reader must know of a figure."""
+    import torch
+
+    from lib.sweep import choose_device
+
+    device = choose_device(settings.device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads of the CPU"
+    print(f"preset {settings.preset}: {settings.dataset}, {settings.network}, {len(settings.seeds)} seeds")
+    print(f"on {name}; Python {platform.python_version()}, torch {torch.__version__}")
+
+
+def show_verdicts(verdicts):
+    """The verdict table for a reader: claims in words, coloured by verdict."""
+    colours = {"supported": "#d5efe3", "refuted": "#f9d9cc", "undecided": "#f5eec8", "not tested here": "#ececec"}
+    shown = verdicts[["claim", "says", "verdict", "what", "effect", "low", "high", "unit", "seeds", "note"]].copy()
+    shown["seeds"] = shown["seeds"].fillna(0).astype(int)
+    shown = shown.rename(columns={"what": "weakest row of evidence", "low": "95% from", "high": "to"})
+    return (
+        shown.style.hide(axis="index")
+        .format(precision=3, na_rep="")
+        .map(lambda verdict: f"background-color: {colours.get(verdict, '')}; color: black", subset=["verdict"])
+        .set_properties(**{"text-align": "left", "white-space": "normal", "font-size": "85%"})
+        .set_table_styles([{"selector": "th", "props": "text-align: left"}])
+    )
+
+
+def account(verdicts) -> None:
+    """Print how many claims came out how, and how many would by chance."""
+    counts = verdicts["verdict"].value_counts()
+    tested = int(counts.drop("not tested here", errors="ignore").sum())
+    print(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
+    print(f"At 5% each, {0.05 * tested:.1f} of the {tested} verdicts tested would be wrong by chance.")
+
+
+def manifest(settings: Settings, table, verdicts, seconds: float, figures: dict | None = None) -> dict:
+    """The last word of a notebook: parameters, keys of the runs, versions, verdicts; its presence means that all ran.
+
+    With the parameter ``save_to``, the manifest, the final table, the measures by epoch, the verdicts and the
+    ``figures`` (file name -> figure) are written into that folder. Returns the manifest.
+    """
+    import torch
+
+    from lib import sweep
+
+    content = {
+        "parameters": settings.model_dump(mode="json", exclude={"save_to", "runs_folder"}),
+        "runs": len(table["key"].unique()),
+        "diverged": int(table.groupby("key")["diverged"].first().sum()),
+        "keys": sorted(table["key"].unique()),
+        "verdicts": dict(zip(verdicts["claim"], verdicts["verdict"], strict=True)),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": str(sweep.choose_device(settings.device)),
+        "notebook_seconds": round(seconds, 1),
+    }
+    if settings.save_to:
+        folder = Path(settings.save_to)
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep.final(table).to_csv(folder / "final.csv", index=False, float_format="%.6g")
+        table.drop(columns=["mask", "pruned", "prunable"]).to_csv(folder / "by_epoch.csv.gz", index=False, float_format="%.6g")
+        verdicts.to_csv(folder / "verdicts.csv", index=False, float_format="%.6g")
+        for name, figure in (figures or {}).items():
+            figure.savefig(folder / name, dpi=130)
+        (folder / "manifest.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return content
+
+
+__all__ = ["ParameterError", "account", "describe", "manifest", "parameters", "show_verdicts"]
