@@ -88,22 +88,24 @@ class Cohort:
     def modules(self, network: nn.Module) -> Iterator[nn.Module]:
         """One module per member whose parameters, gradients and statistics are views of its rows.
 
-        ``network`` is a meta-device module that serves as the pattern; it is rebuilt for each member.
+        ``network`` is a meta-device module that serves as the pattern; it is rebuilt for each member. The views are
+        taken by ``.data``: they share the memory but not autograd's version counter, so that one member's step is
+        no in-place change to another's graph when workers train both at once.
         """
         import copy
 
         for k in range(len(self)):
             module = copy.deepcopy(network)
-            weights, gradients = self.layout.views(self.weights[k]), self.layout.views(self.gradients[k])
+            weights, gradients = self.layout.views(self.weights.data[k]), self.layout.views(self.gradients.data[k])
             for name, value in weights.items():
                 owner, _, kind = name.rpartition(".")
-                parameter = nn.Parameter(value)
-                parameter.grad = gradients[name]
+                parameter = nn.Parameter(value.data)
+                parameter.grad = gradients[name].data
                 setattr(module.get_submodule(owner), kind, parameter)
             for name, value in self.layout.views(self.buffers[k], buffers=True).items():
                 owner, _, kind = name.rpartition(".")
                 norm = module.get_submodule(owner)
-                setattr(norm, kind, value)
+                setattr(norm, kind, value.data)
                 norm.num_batches_tracked = None
             yield module
 

@@ -47,19 +47,39 @@ def describe(settings: Settings) -> None:
     print(f"on {name}; Python {platform.python_version()}, torch {torch.__version__}")
 
 
+_COLOURS = {"supported": "#d5efe3", "refuted": "#f9d9cc", "undecided": "#f5eec8", "not tested here": "#ececec"}
+
+
 def show_verdicts(verdicts):
     """The verdict table for a reader: claims in words, coloured by verdict."""
-    colours = {"supported": "#d5efe3", "refuted": "#f9d9cc", "undecided": "#f5eec8", "not tested here": "#ececec"}
-    shown = verdicts[["claim", "says", "verdict", "what", "effect", "low", "high", "unit", "seeds", "note"]].copy()
-    shown["seeds"] = shown["seeds"].fillna(0).astype(int)
-    shown = shown.rename(columns={"what": "weakest row of evidence", "low": "95% from", "high": "to"})
-    return (
-        shown.style.hide(axis="index")
-        .format(precision=3, na_rep="")
-        .map(lambda verdict: f"background-color: {colours.get(verdict, '')}; color: black", subset=["verdict"])
-        .set_properties(**{"text-align": "left", "white-space": "normal", "font-size": "85%"})
-        .set_table_styles([{"selector": "th", "props": "text-align: left"}])
-    )
+    return _styled(verdicts, ["claim", "says", "verdict", "what", "effect", "low", "high", "unit", "seeds", "note"])
+
+
+def show_evidence(evidence):
+    """Every row of evidence, folded away until a reader asks for it."""
+    from IPython.display import HTML
+
+    table = _styled(evidence, ["claim", "what", "effect", "low", "high", "unit", "in_sd", "seeds", "verdict", "note"])
+    return HTML(f"<details><summary>All {len(evidence)} rows of evidence</summary>{table.to_html()}</details>")
+
+
+def show_rules(rules):
+    """The claims of a figure with their decision rules, in words."""
+    return _layout(rules.style)
+
+
+def _styled(table, columns):
+    shown = table[[name for name in columns if name in table]].copy()
+    if "seeds" in shown:
+        shown["seeds"] = shown["seeds"].map(lambda n: "" if n != n else f"{n:.0f}")
+    names = {"what": "row of evidence", "low": "95% from", "high": "to", "in_sd": "in SD"}
+    style = shown.rename(columns=names).style.format(precision=3, na_rep="")
+    return _layout(style.map(lambda verdict: f"background-color: {_COLOURS[verdict]}; color: black", subset=["verdict"]))
+
+
+def _layout(style):
+    left = [{"selector": "th", "props": "text-align: left"}]
+    return style.hide(axis="index").set_properties(**{"text-align": "left", "white-space": "normal"}).set_table_styles(left)
 
 
 def account(verdicts) -> None:
@@ -100,7 +120,9 @@ def manifest(settings: Settings, table, verdicts, seconds: float, figures: dict 
         for name, figure in (figures or {}).items():
             figure.savefig(folder / name, dpi=130)
         (folder / "manifest.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps({name: value for name, value in content.items() if name not in ("keys", "verdicts")}))
+    print(f"{len(content['keys'])} runs, keys {content['keys'][0][:8]} to {content['keys'][-1][:8]}; every cell ran")
     return content
 
 
-__all__ = ["ParameterError", "account", "describe", "manifest", "parameters", "show_verdicts"]
+__all__ = ["ParameterError", "account", "describe", "manifest", "parameters", "show_evidence", "show_rules", "show_verdicts"]

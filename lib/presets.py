@@ -37,6 +37,8 @@ class Spec(BaseModel):
 
 
 def _one_of(names):
+    """Text among ``names``, which may grow: a criterion that a notebook registers is known from then on."""
+
     def check(value):
         if value not in names:
             raise ValueError(f"allowed are {', '.join(names)}")
@@ -77,7 +79,7 @@ def _seeds(value):
 
 
 Dataset, NetworkName = _one_of(data.NAMES), _one_of(networks.NAMES)
-Criterion, Scope, Scheme = _one_of(tuple(criteria.CRITERIA)), _one_of(masks.SCOPES), _one_of(init.SCHEMES)
+Criterion, Scope, Scheme = _one_of(criteria.CRITERIA), _one_of(masks.SCOPES), _one_of(init.SCHEMES)
 Seeds = Annotated[tuple[Epochs, ...], BeforeValidator(_seeds), Field(min_length=1)]
 Listed = BeforeValidator(_listed)
 

@@ -99,7 +99,6 @@ class Training:
 
     def run_epoch(self, tick: Callable[[int], None] = lambda seen: None) -> None:
         """Train one epoch and measure where it is due; ``tick`` hears how many images were seen since it last did."""
-        threads = torch.get_num_threads()
         self.seen, told = [0] * len(self.groups), 0
         begin = time.perf_counter()
         with ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(self.threads,)) as pool:
@@ -112,7 +111,6 @@ class Training:
             except BaseException:
                 self.cancelled.set()
                 raise
-        torch.set_num_threads(threads)
         tick(sum(self.seen) - told)
         self.epoch += 1
         seconds = (time.perf_counter() - begin) / len(self.members)
