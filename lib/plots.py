@@ -50,7 +50,7 @@ def regimes(final: pd.DataFrame, borders: pd.Series, *, title: str, paper: dict 
     """Figure 1: accuracy, loss and training entropy against sparsity, and the paper's own curves below.
 
     ``final`` has one row per run (``sweep.final``); ``borders`` the border of the regimes by seed, NaN where there
-    is none (``claims.price.boundary``); ``paper`` the curves of the ledger. Bands are 95% intervals over seeds.
+    is none (``claims.regimes.boundary``); ``paper`` the curves of the ledger. Bands are 95% intervals over seeds.
     """
     panels = [
         ("(a) accuracy", ("test_accuracy", "train_accuracy")),

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from lib import claims
-from lib.claims import price
+from lib.claims import noise, regimes
 from lib.claims.decisions import NOT_TESTED, REFUTED, SUPPORTED, UNDECIDED, Effect, combine, decide, interval, seeds_needed
 
 SEEDS = range(6)
@@ -103,7 +103,7 @@ def test_known_gaps_are_found():
     for claim in ("gap-test-acc", "regime1-train-match", "regime2-train-gap", "regime-boundary", "loss-test-gap", "capacity-control"):
         assert verdicts[f"price-{claim}"] == SUPPORTED, claim
     assert verdicts["price-dense-reference"] == NOT_TESTED
-    assert (price.boundary(table()) == 0.95).all()
+    assert (regimes.boundary(table()) == 0.95).all()
 
 
 def test_a_gap_of_the_other_sign_is_refuted():
@@ -121,7 +121,7 @@ def test_different_masks_are_noticed():
 
 def test_no_border_where_training_never_separates():
     flat = table(gap_train=lambda s: 0.0)
-    assert price.boundary(flat).isna().all()
+    assert regimes.boundary(flat).isna().all()
     verdicts = claims.verdicts("fig1_regimes", flat, preset="quick").set_index("claim")["verdict"]
     assert verdicts["price-regime-boundary"] == REFUTED
     assert verdicts["price-regime2-train-gap"] == NOT_TESTED
@@ -158,13 +158,13 @@ def noisy_run(solution, seed, memorised, correct):
 
 def test_onset_is_the_epoch_from_which_memorised_stays_above_correct():
     run = noisy_run("sol_d", 0, memorised=1.0, correct=0.0)
-    assert price.onset(run, "sol_d")[0] == 5  # 0.1 t > 0.9 - 0.09 t from t = 5 on
+    assert noise.onset(run, "sol_d")[0] == 5  # 0.1 t > 0.9 - 0.09 t from t = 5 on
     run.loc[run["epoch"] == 0, "flipped_memorised"] = 1.0  # an early crossing that does not last is no onset
-    assert price.onset(run, "sol_d")[0] == 5
+    assert noise.onset(run, "sol_d")[0] == 5
     never = noisy_run("sol_s", 0, memorised=0.2, correct=0.8)
-    assert price.onset(never, "sol_s")[0] == 11
+    assert noise.onset(never, "sol_s")[0] == 11
     always = run.assign(flipped_correct=0.0, flipped_memorised=1.0)
-    assert price.onset(always, "sol_d")[0] == 0
+    assert noise.onset(always, "sol_d")[0] == 0
 
 
 def test_scoreboard_is_generated_from_the_tables(tmp_path):

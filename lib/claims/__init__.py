@@ -1,7 +1,7 @@
 """The ledger: what the studies claim, the rule that decides each claim, and its verdict from a table of runs.
 
 ``ledger.yaml`` holds every claim in our words, its rule in words and the paper's numbers. The rule as code is the
-function of the same name in ``price`` (dashes become underscores). Rules are written before the runs they judge.
+function of the same name (dashes become underscores) in ``regimes`` or ``noise``. Rules are written before the runs they judge.
 """
 
 import functools
@@ -10,10 +10,10 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from lib.claims import price
+from lib.claims import noise, regimes
 from lib.claims.decisions import NOT_TESTED, NotHere, combine, decide
 
-RULES = {name.replace("_", "-"): rule for name, rule in vars(price).items() if name.startswith("price_")}
+RULES = {name.replace("_", "-"): rule for module in (regimes, noise) for name, rule in vars(module).items() if name.startswith("price_")}
 
 
 COLUMNS = ["claim", "says", "verdict", "rows", "what", "effect", "low", "high", "unit", "in_sd", "seeds", "note", "preset", "setting"]
