@@ -70,7 +70,7 @@ class Cohort:
             self.velocity = torch.zeros_like(self.weights)
         if self.gradients is None:
             self.gradients = torch.zeros_like(self.weights)
-        self.dense = bool(self.mask.all())
+        self.pruned = None if self.mask.all() else ~self.mask
 
     def __len__(self):
         return len(self.weights)
@@ -117,8 +117,8 @@ def sgd_(cohort: Cohort, rate, momentum: float, nesterov: bool, decay) -> None:
     gradient is zero here, and decay adds a multiple of the weight itself: it is zero after every step.
     """
     weights, gradients, velocity = cohort.weights, cohort.gradients, cohort.velocity
-    if not cohort.dense:
-        gradients.mul_(cohort.mask)
+    if cohort.pruned is not None:
+        gradients.masked_fill_(cohort.pruned, 0.0)  # also where it is NaN
     if isinstance(decay, torch.Tensor):
         gradients.addcmul_(weights, decay)
     elif decay:

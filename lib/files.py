@@ -1,5 +1,6 @@
 """Where data and runs live on this machine, and how a file is written whole or not at all."""
 
+import contextlib
 import errno
 import os
 import uuid
@@ -51,4 +52,5 @@ def write_atomic(path: Path, content: bytes) -> None:
             "Free some space, or point SPARSITY_RUNS (runs) or SPARSITY_DATA (image sets) at another disk, and run again",
         ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # gone already, or its folder could not be made
+            partial.unlink()

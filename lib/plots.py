@@ -140,7 +140,8 @@ def noise(table: pd.DataFrame, *, title: str):
             ax.set_xlabel("epoch")
         axes[0, 0].legend(loc="lower right")
         kinds = [axes[1, 2].plot([], [], style, color="0.3", linewidth=1.2)[0] for style in ("-", "--")]
-        axes[1, 2].legend(kinds, ["correct (true label)", "memorised (given label)"], loc="center right")
+        axes[1, 2].legend(kinds, ["correct (true label)", "memorised (given label)"], loc="upper right", ncols=2)
+        axes[1, 2].set_ylim(top=1.2)  # room for the legend above the curves
         figure.suptitle(title, fontsize=10)
         plt.close(figure)
     return figure

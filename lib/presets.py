@@ -67,13 +67,13 @@ def _seeds(value):
     value = _parsed(value)
     if isinstance(value, str) and value.strip().isdigit():
         value = int(value)
-    if isinstance(value, bool):
-        raise ValueError("give a number of seeds or a list of seeds")
-    if isinstance(value, int):
+    if isinstance(value, int) and not isinstance(value, bool):
         if value < 1:
             raise ValueError("a number of seeds must be at least 1")
         return list(range(value))
-    if isinstance(value, (list, tuple)) and len(set(map(str, value))) != len(value):
+    if not isinstance(value, (list, tuple)):
+        raise ValueError("give a number of seeds (3 means 0, 1, 2) or a list of seeds")
+    if any(a == b for i, a in enumerate(value) for b in value[:i]):
         raise ValueError("each seed may stand once: a seed twice is no second sample")
     return value
 
@@ -137,7 +137,9 @@ class Settings(Spec):
     @model_validator(mode="after")
     def _no_repeats(self):
         if self.sparsities is not None and len(set(self.sparsities)) != len(self.sparsities):
-            raise ValueError("sparsities: each value may stand once")
+            raise ValueError(f"sparsities is {list(self.sparsities)}: each value may stand once")
+        if self.augment and self.dataset == "bits12":
+            raise ValueError("augment is True: crops and flips are for images, and 'bits12' has none")
         return self
 
 

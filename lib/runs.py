@@ -149,7 +149,8 @@ class Run(Spec):
 
     @model_validator(mode="after")
     def _whole(self):
-        if (self.solution == "sol_d") != (self.parent is None and self.pruning is None):
+        dense = self.solution == "sol_d"
+        if dense != (self.parent is None) or dense != (self.pruning is None):
             raise ValueError("a dense run has neither parent nor pruning; a sparse run has both")
         if any(epoch > self.recipe.epochs for epoch in self.keep):
             raise ValueError(f"keep is {self.keep}: the run has only {self.recipe.epochs} epochs")
@@ -182,6 +183,9 @@ class Run(Spec):
 
     def __hash__(self):
         return hash(self.key)
+
+    def __eq__(self, other):
+        return isinstance(other, Run) and self.key == other.key
 
 
 def _sparse(dense: Run, solution: str, sparsity: float, keep: tuple[int, ...]) -> Run:

@@ -56,12 +56,13 @@ def _unpack(content: bytes):
     try:
         length = int.from_bytes(content[:8], "little")
         header = json.loads(content[8 : 8 + length])["__metadata__"]
+        text, checksum = header["text"], header["sha256"]
         tensors = safetensors.torch.load(content)
     except Exception as error:
         raise ValueError(f"it cannot be parsed ({type(error).__name__})") from error
-    if _checksum(tensors, header["text"]) != header["sha256"]:
+    if _checksum(tensors, text) != checksum:
         raise ValueError("its checksum does not match its content")
-    return tensors, header["text"]
+    return tensors, text
 
 
 class Store:
@@ -116,7 +117,7 @@ class Store:
     def _read(self, path):
         try:
             content = path.read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         try:
             tensors, text = _unpack(content)
@@ -134,15 +135,18 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
         return FileLock(folder / f"{cohort}.lock")
 
-    def ensure_room(self, need: int) -> None:
-        """Raise ``StorageError`` now, rather than after the training, if ``need`` bytes would not fit."""
+    def prepare(self) -> None:
+        """Make the folder; raise ``StorageError`` if that cannot be done or it cannot be written to."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise files.StorageError(error.errno, f"the run store {self.root} cannot be made: {error.strerror}") from error
-        free = shutil.disk_usage(self.root).free
         if not os.access(self.root, os.W_OK):
             raise files.StorageError(13, f"the run store {self.root} is not writable; set SPARSITY_RUNS to another folder")
+
+    def ensure_room(self, need: int) -> None:
+        """Raise ``StorageError`` now, rather than after the training, if ``need`` bytes would not fit."""
+        free = shutil.disk_usage(self.root).free
         if free < need:
             raise files.StorageError(
                 28, f"the run store {self.root} has {free / 2**20:.0f} MiB free and these runs need about "

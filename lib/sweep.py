@@ -38,6 +38,7 @@ def carry_out(runs: list[Run], *, store: Store | None = None, device: str = "aut
     is not there, a disk without room, or a network that does not fit the data.
     """
     store, place = store or Store(), choose_device(device)
+    store.prepare()
     wanted = list(dict.fromkeys(runs))
     stages = _stages(wanted)
     images = {spec: _images(spec, place) for spec in dict.fromkeys(run.data for stage in stages for run in stage)}
@@ -48,7 +49,10 @@ def carry_out(runs: list[Run], *, store: Store | None = None, device: str = "aut
     try:
         for stage in stages:
             for cohort in _cohorts(stage):
-                if not all(found[run.key] for run in cohort):
+                cohort = [run for run in cohort if not _has_diverged_parent(run, store)]
+                if all(found[run.key] for run in cohort):
+                    store.drop_checkpoint(_cohort_name(cohort))  # left by a kill between the last run and this line
+                else:
                     _train(cohort, images[cohort[0].data], store, bar)
     finally:
         bar.close()
@@ -92,9 +96,24 @@ def _cohorts(stage):
     return [group[i : i + MAX_MEMBERS] for group in groups.values() for i in range(0, len(group), MAX_MEMBERS)]
 
 
+def _has_diverged_parent(run, store):
+    """Whether there is nothing to prune; such a run enters the store as diverged at its start."""
+    parent = store.get(run.parent.key) if run.parent else None
+    if parent is None or parent.info["diverged"] is None:
+        return False
+    tensors = {name: parent.tensors[name] for name in ("weights", "buffers", "mask")}
+    info = {**parent.info, "diverged": 0, "note": "its Sol-D diverged"}
+    store.put(Finished(run.key, run.specification, [{"epoch": 0}], tensors, info))
+    return True
+
+
+def _cohort_name(runs):
+    return hashlib.sha256("".join(run.key for run in runs).encode()).hexdigest()[:40]
+
+
 def _train(runs, images, store, bar):
     """Train what a cohort lacks, from its checkpoint if it has one."""
-    name = hashlib.sha256("".join(run.key for run in runs).encode()).hexdigest()[:40]
+    name = _cohort_name(runs)
     with _held(store.lock(name)):
         saved = store.checkpoint(name)
         by_key = {run.key: run for run in runs}
@@ -132,7 +151,7 @@ def _go_on(runs, saved, images, store, name, bar):
         task.resume(*saved)
         bar.update(sum(min(task.epoch, run.recipe.epochs) for run in runs) * len(images.y_train))
     else:
-        task.measure()
+        task.observe()
     last = time.monotonic()
     while task.members:
         ending = any(member.done(task.epoch) for member in task.members)
@@ -169,8 +188,10 @@ def _finished(member, tensors, task):
 def _check_room(missing, images, store):
     need = 0
     for run in missing:
-        size = training.Layout(training.network_of(run, images[run.data])).size
-        need += size * (10 + 4 * (len(run.keep) + run.keep_best))  # weights and mask, twice for checkpoints, and kept
+        layout = training.Layout(training.network_of(run, images[run.data]))
+        kept = len(run.keep) + run.keep_best
+        # finished: weights and mask; checkpoint: velocity too, and for a moment the old and the new one
+        need += (layout.size + layout.buffer_size) * (5 + 2 * 9 + 3 * 4 * kept)
     store.ensure_room(need)
 
 
@@ -212,7 +233,8 @@ def final(table):
     """
     ordered = table.sort_values(["key", "epoch"], kind="stable")
     last = ordered.groupby("key", sort=False).tail(1).set_index("key")
-    best = ordered.loc[ordered.groupby("key", sort=False)["test_accuracy"].idxmax()].set_index("key")
+    ranked = ordered.assign(rank=ordered["test_accuracy"].fillna(-1.0)).groupby("key", sort=False)["rank"].idxmax()
+    best = ordered.loc[ranked].set_index("key")
     measures = [c for c in table.columns if c.startswith(("train_", "test_", "clean_", "flipped_"))]
     last["best_epoch"] = best["epoch"]
     for column in measures:

@@ -5,6 +5,7 @@ split into groups that workers take in turn: how large a group and how many thre
 A member whose loss is not finite stops alone and is marked diverged; the others never notice.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -41,14 +42,24 @@ class Member:
 def plan(members: int, work: float, batched: bool, cores: int) -> tuple[int, int, int]:
     """(members in a group, workers, threads of each) for ``members`` that cost ``work`` FLOPs a step each.
 
-    Small networks are grouped until a step is worth its calls (about 60 MFLOP); a group is never shared between
-    workers, and a worker computes with one thread unless there are more cores than groups and work for them.
+    Small networks are grouped until a step is worth its calls (about 60 MFLOP). A worker takes a group at a time and
+    computes with one thread, so that a member's bits do not depend on its cohort; only where there are fewer
+    members than cores, and each is large, do spare cores help with one member.
     """
     size = min(members, max(1, round(60e6 / work))) if batched else 1
     groups = -(-members // size)
     size = -(-members // groups)
     workers = min(cores, groups)
-    return size, workers, cores // workers if size * work > 20e6 else 1
+    return size, workers, cores // workers if work > 100e6 else 1
+
+
+def step_flops(network, shape: tuple[int, ...], batch_size: int) -> float:
+    """FLOPs of one training step of one member: three times the forward pass, counted on the meta device."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter, torch.device("meta"):
+        network.eval()(torch.empty(2, *shape))
+    return 3 * counter.get_total_flops() / 2 * batch_size
 
 
 class Training:
@@ -82,11 +93,10 @@ class Training:
     def _group(self):
         """Split the members among groups, and give each group its engine."""
         batched = isinstance(self.network, MLP) and self.recipe.precision == "float32"
-        per_example = 6 * self.cohort.layout.size * (1 if batched else 100)
-        on_cpu = self.device.type == "cpu"
         count = len(self.members)
-        if on_cpu:
-            size, self.workers, self.threads = plan(count, per_example * self.recipe.batch_size, batched, self.cores)
+        if self.device.type == "cpu":
+            work = step_flops(self.network, self.images.shape, self.recipe.batch_size)
+            size, self.workers, self.threads = plan(count, work, batched, self.cores)
         else:
             size, self.workers, self.threads = count, 1, self.cores
         self.groups = []
@@ -114,11 +124,12 @@ class Training:
         tick(sum(self.seen) - told)
         self.epoch += 1
         seconds = (time.perf_counter() - begin) / len(self.members)
-        for member, loss in zip(self.members, torch.cat(results).tolist(), strict=True):
+        finite = torch.cat(results).isfinite() & self.cohort.weights.isfinite().all(1).cpu()
+        for member, sound in zip(self.members, finite.tolist(), strict=True):
             member.facts["seconds"] = member.facts.get("seconds", 0.0) + seconds
-            if not loss < float("inf"):  # NaN compares false
+            if not sound:
                 member.diverged = self.epoch
-        self._observe()
+        self.observe()
 
     def _group_epoch(self, number):
         start, rows, engine = self.groups[number]
@@ -158,21 +169,25 @@ class Training:
 
     # -- measuring ----------------------------------------------------------------------------------------------------
 
-    def _observe(self):
+    def observe(self) -> None:
         """Measure and keep weights after an epoch (or before the first), for the members for which it is due."""
-        due = self.epoch % self.members[0].run.measure_every == 0 or any(m.done(self.epoch) for m in self.members)
-        if due:
-            self.measure()
+        due = [self.epoch % m.run.measure_every == 0 or m.done(self.epoch) for m in self.members]
+        if any(due):
+            self._measure(due)
         for k, member in enumerate(self.members):
             if self.epoch in member.run.keep:
                 self._keep(k, f"@{self.epoch}")
 
-    def measure(self) -> None:
-        """Add a row to every member's history: the prediction measures on the training and the test set."""
+    def _measure(self, due):
+        """Add a row to the history of the members that are due: the measures on the training and the test set."""
         with ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(self.threads,)) as pool:
             rows = [row for rows in pool.map(self._measure_group, self.groups) for row in rows]
         for k, (member, row) in enumerate(zip(self.members, rows, strict=True)):
+            if not due[k]:
+                continue
             member.history.append({"epoch": self.epoch, **row})
+            if not math.isfinite(row["train_loss"]):
+                member.diverged = self.epoch
             if member.run.keep_best and row["test_accuracy"] > member.best:
                 member.best = row["test_accuracy"]
                 self._keep(k, "@best")

@@ -4,6 +4,7 @@ The unit of replication is the seed. An ``Effect`` holds one number per seed, us
 the claim says of it. Intervals are two-sided 95% t intervals; "no difference" is two one-sided tests at 5%.
 """
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,14 +44,17 @@ def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
     return values.mean() - half, values.mean() + half
 
 
+@functools.cache
+def _half_widths(most: int) -> np.ndarray:
+    """Half-width of the 95% interval at a spread of 1, for 2 to ``most`` seeds."""
+    n = np.arange(2, most + 1)
+    return stats.t.ppf(0.975, n - 1) / np.sqrt(n)
+
+
 def seeds_needed(distance: float, spread: float, most: int = 1000) -> int | None:
     """How many seeds make the 95% half-width smaller than ``distance`` at this spread; None beyond ``most``."""
-    if not distance > 0:
-        return None
-    for n in range(2, most + 1):
-        if stats.t.ppf(0.975, n - 1) * spread / np.sqrt(n) < distance:
-            return n
-    return None
+    enough = np.flatnonzero(_half_widths(most) * spread < distance)
+    return int(enough[0]) + 2 if len(enough) else None
 
 
 def decide(effect: Effect) -> dict:

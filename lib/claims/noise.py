@@ -10,6 +10,7 @@ import pandas as pd
 
 from lib.claims import tables
 from lib.claims.decisions import Effect, NotHere
+from lib.claims.regimes import FITTED
 from lib.claims.tables import name
 
 MEMORISES = 0.25  # memorised share below which a solution has not learned its wrong labels (chance is 1 / classes)
@@ -118,6 +119,8 @@ def price_memorization_hypothesis(table):
     clean = table[table["noise"] == 0]
     if clean.empty:
         raise NotHere("needs the control runs on clean labels")
+    if tables.at(clean, "sol_s", "train_accuracy").mean() >= FITTED:
+        raise NotHere("Sol-S fits the clean training set at this sparsity: the optimization regime lies higher")
     return [
         tables.direction(_noisy(table), "flipped_memorised", "sol_f", "sol_s", label="memorised under noise: Sol-F - Sol-S"),
         tables.direction(clean, "train_accuracy", "sol_f", "sol_s", label="training accuracy on clean labels: Sol-F - Sol-S"),

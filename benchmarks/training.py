@@ -1,0 +1,46 @@
+"""The training loop with masks, for convolutional networks on the CPU.
+
+Against the bare passes, our loop does more (draws an order, gathers and moves the batch, applies the mask, steps the
+optimiser) and may reach at most about 1 where the memory format is the same. Against the usual pattern both sides
+do all of it, and both leave evaluation out.
+"""
+
+import torch
+
+from benchmarks import ours, usual
+from benchmarks.timing import Rates, Row, race
+
+TASKS = {
+    "LeNet-5": ours.Task("lenet-5", (1, 28, 28), 8192),
+    "ResNet-20": ours.Task("resnet-20", (3, 32, 32), 256, augment=True),
+}
+
+
+def run(quick: bool) -> tuple[list[Row], list[dict]]:
+    """Rows with targets, and the images per second of every contender."""
+    rows, speeds = [], []
+    for title, task in TASKS.items():
+        cores = torch.get_num_threads()
+        contenders = {
+            "ours, 1 member": ours.cohort_of(task, 1),
+            f"ours, {cores} members": ours.cohort_of(task, cores),
+            "bare": usual.bare(task),
+            "bare, channels-last": usual.bare(task, channels_last=True),
+            "DataLoader": usual.loader(task, 0, pictures=True),
+            "DataLoader, 2 workers": usual.loader(task, 2, pictures=True),
+        }
+        if cores == 1:
+            del contenders["ours, 1 member"]
+            contenders["ours, 1 member"] = contenders.pop("ours, 1 members")
+        rates = race(contenders, 2 if quick else 5, 0.2 if quick else 1.0)
+        rows += _rows(title, rates)
+        speeds += [{"network": title, "loop": name, "images per second": str(rates.rate(name))} for name in contenders]
+    return rows, speeds
+
+
+def _rows(title, rates: Rates):
+    usual_name = rates.fastest(["DataLoader", "DataLoader, 2 workers"])
+    for mine in (name for name in rates.rounds if name.startswith("ours")):
+        yield Row(f"{title}, {mine} / bare passes", rates.ratio(mine, "bare"), 0.9)
+        yield Row(f"{title}, {mine} / bare passes, channels-last", rates.ratio(mine, "bare, channels-last"), 0.9)
+        yield Row(f"{title}, {mine} / {usual_name}, PIL transforms", rates.ratio(mine, usual_name), 3)

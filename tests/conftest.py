@@ -1,0 +1,44 @@
+"""Fixtures: every test has an empty run store and data folder of its own."""
+
+import numpy as np
+import pytest
+from support import content_digest, random_arrays
+
+from lib import data, files
+from lib.store import Store
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path, monkeypatch):
+    """Point the run store and the data folder at empty places."""
+    monkeypatch.setenv("SPARSITY_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("SPARSITY_DATA", str(tmp_path / "data"))
+
+
+@pytest.fixture
+def store(tmp_path):
+    """The run store of this test."""
+    return Store(tmp_path / "runs")
+
+
+@pytest.fixture
+def place_set(tmp_path, monkeypatch):
+    """A function that places arrays as the data file of a set, and makes its form and (if wanted) checksum known."""
+
+    def place(name="cifar10", arrays=None, classes=None, trusted=True, **form):
+        arrays = arrays or random_arrays(**form)
+        classes = classes or int(arrays["y_train"].max()) + 1
+        sizes = (len(arrays["x_train"]), len(arrays["x_test"]))
+        monkeypatch.setitem(data._FORMS, name, (arrays["x_train"].shape[1:], classes, *sizes))
+        if trusted:
+            monkeypatch.setitem(files.DIGESTS, name, content_digest(arrays))
+        path = tmp_path / "data" / f"{name}.npz"
+        path.parent.mkdir(exist_ok=True)
+        np.savez(path, **arrays)
+        data.read.cache_clear()
+        data._tensors.cache_clear()
+        return path
+
+    yield place
+    data.read.cache_clear()
+    data._tensors.cache_clear()
