@@ -4,6 +4,7 @@ A run is one safetensors file named by its key: tensors, and as text its specifi
 made. The header carries a checksum over all of it. Nothing is ever unpickled.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -124,7 +125,8 @@ class Store:
             return tensors, json.loads(text)
         except ValueError as error:
             warnings.warn(f"{path.name} in the store is damaged: {error}. It is set aside and trained again.", stacklevel=3)
-            path.rename(path.with_suffix(f".damaged-{int(time.time())}"))
+            with contextlib.suppress(FileNotFoundError):  # another process has set it aside already
+                path.rename(path.with_suffix(f".damaged-{int(time.time())}"))
             return None
 
     def lock(self, cohort: str):

@@ -176,6 +176,14 @@ def test_a_member_does_not_depend_on_its_cohort(network, tmp_path):
     same_in_all(Run.dense(setup, seed=0), [others[:1], others[:2], others], tmp_path)
 
 
+def test_a_large_convolutional_member_does_not_depend_on_its_cohort(tmp_path, place_set):
+    """The same where a step is so large that spare threads could help a lone member: a run trained again alone has its old bits."""
+    place_set()
+    setup = small(**{**CONVOLUTIONAL[2], "width": 0.5, "batch_size": 48})
+    others = [Run.dense(setup, seed=seed) for seed in (1, 2)]
+    same_in_all(Run.dense(setup, seed=0), [others[:1], others], tmp_path)
+
+
 def test_a_member_does_not_depend_on_the_recipes_beside_it(tmp_path):
     """Nor does it when the others have other rates, schedules, decays and lengths."""
     setup = small(widths=[40, 20], weight_decay=5e-4, epochs=4)
@@ -272,6 +280,18 @@ def test_pruned_weights_are_zero_after_every_step(network, optimiser, after_ever
         tensors = store.get(run.key).tensors
         assert tensors["weights"][tensors["mask"]].count_nonzero() > 0
         assert tensors["mask"].logical_not().sum() == store.get(run.key).info["pruned"]
+
+
+@pytest.mark.parametrize("network", [{"network": "mlp"}, {"network": "resnet-20", "width": 0.25, "lr": 0.05}], ids=name_of)
+def test_bfloat16(network, after_every_step, store):
+    """In bfloat16 the products are rounded, so weights differ a little from float32's; masks hold exactly all the same."""
+    runs = [family(small(**network, precision=precision), 0.5, (0,)) for precision in ("float32", "bfloat16")]
+    carry_out(runs[0] + runs[1], store)
+    assert not any(nonzero for nonzero, _ in after_every_step)
+    for exact, rounded in zip(*runs, strict=True):
+        exact, rounded = (store.get(run.key).tensors["weights"] for run in (exact, rounded))
+        assert exact.dtype == rounded.dtype == torch.float32
+        assert 0 < (exact - rounded).norm() / exact.norm() < 0.2
 
 
 def test_a_mask_that_did_not_hold_is_no_result(store, monkeypatch):
