@@ -11,6 +11,7 @@ from benchmarks.timing import Row, Spread
 
 HOME = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ("fig1_regimes.ipynb", "fig6_noise.ipynb")
+PATIENCE = 180  # seconds that a quick notebook may take before it is given up
 
 _IMPORT = """
 import time
@@ -55,6 +56,15 @@ def imports(quick: bool) -> list[Row]:
     ]
 
 
+def torch_alone() -> float:
+    """Peak memory in GB of an interpreter that has only imported torch: what no notebook here can go below."""
+    code = (
+        "import resource, sys, torch; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024))"
+    )
+    lean = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}], check=True)"  # a small parent: Linux counts it in
+    return int(subprocess.run([sys.executable, "-c", lean], capture_output=True, text=True, check=True).stdout) / 1e9
+
+
 def notebooks(quick: bool) -> tuple[list[Row], list[str]]:
     """Peak memory of the kernel and wall time, kernel start included, with an empty store; and what was skipped.
 
@@ -71,7 +81,11 @@ def notebooks(quick: bool) -> tuple[list[Row], list[str]]:
             with tempfile.TemporaryDirectory() as folder:
                 command = [sys.executable, "-c", _EXECUTE, str(notebook), str(Path(folder, "out.ipynb")), str(notebook.parent)]
                 environment = {**os.environ, "SPARSITY_RUNS": str(Path(folder, "runs"))}
-                done = subprocess.run(command, capture_output=True, text=True, env=environment)
+                try:
+                    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=PATIENCE)
+                except subprocess.TimeoutExpired:
+                    skipped.append(f"{name}: it had not finished after {PATIENCE} s")
+                    break
             if done.returncode:
                 skipped.append(f"{name}: it failed: {(done.stderr.strip().splitlines() or ['no message'])[-1][:200]}")
                 break

@@ -58,8 +58,7 @@ def race(contenders: Mapping[str, Contender], rounds: int, seconds: float) -> Ra
     rates = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, work in contenders.items():
-            done, begin = work(), time.perf_counter()
-            done = 0
+            done, begin = 0, time.perf_counter()
             while not done or time.perf_counter() - begin < seconds:
                 done += work()
             rates[name].append(done / (time.perf_counter() - begin))

@@ -282,16 +282,19 @@ def test_pruned_weights_are_zero_after_every_step(network, optimiser, after_ever
         assert tensors["mask"].logical_not().sum() == store.get(run.key).info["pruned"]
 
 
-@pytest.mark.parametrize("network", [{"network": "mlp"}, {"network": "resnet-20", "width": 0.25, "lr": 0.05}], ids=name_of)
+@pytest.mark.parametrize("network", [{"network": "mlp"}, {"network": "resnet-20", "width": 0.25}], ids=name_of)
 def test_bfloat16(network, after_every_step, store):
     """In bfloat16 the products are rounded, so weights differ a little from float32's; masks hold exactly all the same."""
-    runs = [family(small(**network, precision=precision), 0.5, (0,)) for precision in ("float32", "bfloat16")]
+    runs = [
+        family(small(**network, lr=0.002, epochs=1, sparse_epochs=1, precision=precision), 0.5, (0,))
+        for precision in ("float32", "bfloat16")
+    ]
     carry_out(runs[0] + runs[1], store)
     assert not any(nonzero for nonzero, _ in after_every_step)
     for exact, rounded in zip(*runs, strict=True):
         exact, rounded = (store.get(run.key).tensors["weights"] for run in (exact, rounded))
         assert exact.dtype == rounded.dtype == torch.float32
-        assert 0 < (exact - rounded).norm() / exact.norm() < 0.2
+        assert 0 < (exact - rounded).norm() / exact.norm() < 0.05
 
 
 def test_a_mask_that_did_not_hold_is_no_result(store, monkeypatch):
