@@ -17,7 +17,7 @@ def scoreboard(results: Path) -> str:
     frames = []
     for path in sorted(results.glob("*/*/verdicts.csv")):
         made = json.loads((path.parent / "manifest.json").read_text(encoding="utf-8"))["parameters"]
-        column = f"{made['preset']}: {made['dataset']}, {made['network']}, {len(made['seeds'])} seeds"
+        column = f"{path.parent.name}: {made['network']}, {len(made['seeds'])} seeds"
         frames.append(pd.read_csv(path).assign(column=column, figure=path.parent.parent.name))
     everything = pd.concat(frames)
     lines = [
