@@ -72,10 +72,8 @@ def regimes(final: pd.DataFrame, borders: pd.Series, *, title: str, paper: dict 
                 ax.axhline(level, color=COLOURS["sol_d"], linestyle=style, linewidth=0.9, label=f"{LABELS['sol_d']}, {part}")
             _sparsity_axis(ax, grid)
             ax.set_title(name, loc="left")
-        handles = dict(zip(*reversed(axes[0, 0].get_legend_handles_labels()), strict=True))
-        shades = {label: handles.pop(label) for label in list(handles) if label.endswith("regime")}
-        axes[0, 0].legend(handles.values(), handles.keys(), loc="lower left")
-        axes[0, 1].legend(shades.values(), shades.keys(), loc="upper left")
+        lines, labels = axes[0, 0].get_legend_handles_labels()  # below the panels, where no curve can run into it
+        figure.legend(lines, labels, loc="outside lower center", ncols=4)
         axes[0, 0].set_ylabel("ours")
         if paper:
             _paper_regimes(axes[1], panels, paper)
@@ -93,8 +91,8 @@ def _regime_shading(ax, grid, borders):
     border = _place([previous[s] for s in found]) / 2 + _place(found) / 2  # half-way between the grid points it separates
     left, right = _place(grid[0]) - 0.3, _place(grid[-1]) + 0.3
     ax.set_xlim(left, right)
-    ax.axvspan(left, border.mean(), color="#cc79a7", alpha=0.08, linewidth=0, label="generalization regime")
-    ax.axvspan(border.mean(), right, color="#009e73", alpha=0.08, linewidth=0, label="optimization regime")
+    ax.axvspan(left, border.mean(), color="#cc79a7", alpha=0.1, linewidth=0, label="generalization regime")
+    ax.axvspan(border.mean(), right, color="#009e73", alpha=0.1, linewidth=0, label="optimization regime")
     ax.axvline(border.mean(), color="0.4", linewidth=0.8, linestyle=":")
 
 
