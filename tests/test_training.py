@@ -176,12 +176,14 @@ def test_a_member_does_not_depend_on_its_cohort(network, tmp_path):
     same_in_all(Run.dense(setup, seed=0), [others[:1], others[:2], others], tmp_path)
 
 
-def test_a_large_convolutional_member_does_not_depend_on_its_cohort(tmp_path, place_set):
-    """The same where a step is so large that spare threads could help a lone member: a run trained again alone has its old bits."""
-    place_set()
-    setup = small(**{**CONVOLUTIONAL[2], "width": 0.5, "batch_size": 48})
-    others = [Run.dense(setup, seed=seed) for seed in (1, 2)]
-    same_in_all(Run.dense(setup, seed=0), [others[:1], others], tmp_path)
+def test_spare_threads_help_a_lone_large_member_only():
+    """Bits depend on the number of threads, so more than one serves a member only where cores would idle on large work."""
+    large, small_work = 1e9, 1e6
+    assert training.plan(1, large, False, 2) == (1, 1, 2)
+    assert training.plan(2, large, False, 2) == (1, 2, 1)
+    assert training.plan(5, large, False, 2) == (1, 2, 1)
+    assert training.plan(1, small_work, True, 2) == (1, 1, 1)
+    assert training.plan(32, small_work, True, 2)[2] == 1
 
 
 def test_a_member_does_not_depend_on_the_recipes_beside_it(tmp_path):
