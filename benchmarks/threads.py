@@ -31,7 +31,7 @@ def run(quick: bool) -> list[dict]:
 def _line(title, task, members, quick):
     cores = torch.get_num_threads()
     planned, spread = task.training(members), task.training(members)
-    spread.workers, spread.threads = 1, cores
+    spread.employ(1, cores)
     single = task.training(members, cores=1)
     rates = race(
         {name: _epoch(trained, task, members) for name, trained in (("plan", planned), ("one", single), ("all", spread))},

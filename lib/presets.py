@@ -16,8 +16,16 @@ from lib import criteria, data, init, masks, networks
 
 PRESETS = ("quick", "desktop", "paper")
 
-Count = Annotated[int, Field(ge=1)]
-Epochs = Annotated[int, Field(ge=0)]
+
+def _number(value):
+    """True and False count as 1 and 0 in Python, but nobody means a number by them."""
+    if isinstance(value, bool):
+        raise ValueError("it should be a number")
+    return value
+
+
+Count = Annotated[int, BeforeValidator(_number), Field(ge=1)]
+Epochs = Annotated[int, BeforeValidator(_number), Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Sparsity = Annotated[float, Field(ge=0, lt=1)]
@@ -79,6 +87,8 @@ def _seeds(value):
 
 
 Dataset, NetworkName = _one_of(data.NAMES), _one_of(networks.NAMES)
+Normalisation, Noise, Activation = _one_of(data.NORMALISATIONS), _one_of(data.NOISES), _one_of(tuple(networks.ACTIVATIONS))
+Pooling = Literal["max", "avg"]
 Criterion, Scope, Scheme = _one_of(criteria.CRITERIA), _one_of(masks.SCOPES), _one_of(init.SCHEMES)
 Seeds = Annotated[tuple[Epochs, ...], BeforeValidator(_seeds), Field(min_length=1)]
 Listed = BeforeValidator(_listed)
@@ -92,16 +102,16 @@ class Settings(Spec):
     dataset: Dataset
     train_examples: Count | None = None
     test_examples: Count | None = None
-    normalise: _one_of(data.NORMALISATIONS) = "none"
+    normalise: Normalisation = "none"
     augment: bool = False
     noise: Share = 0.0
-    noise_kind: _one_of(data.NOISES) = "symmetric"
+    noise_kind: Noise = "symmetric"
     # network
     network: NetworkName
     widths: Annotated[tuple[Count, ...], Listed] = (100, 100)
     width: Positive = 1.0
-    activation: _one_of(tuple(networks.ACTIVATIONS)) = "relu"
-    pooling: Literal["max", "avg"] = "max"
+    activation: Activation = "relu"
+    pooling: Pooling = "max"
     init: Scheme = "he"
     # pruning
     sparsity: Sparsity | None = None

@@ -14,14 +14,18 @@ from pydantic import Field, ValidationError, model_validator
 
 from lib import presets
 from lib.presets import (
+    Activation,
     Count,
     Criterion,
     Dataset,
     Epochs,
     KeepDense,
     NetworkName,
+    Noise,
     NonNegative,
+    Normalisation,
     ParameterError,
+    Pooling,
     Positive,
     Schedule,
     Scheme,
@@ -41,10 +45,10 @@ class Data(Spec):
     name: Dataset
     train: Count | None = None
     test: Count | None = None
-    normalise: str = "none"
+    normalise: Normalisation = "none"
     augment: bool = False
     noise: Share = 0.0
-    noise_kind: str = "symmetric"
+    noise_kind: Noise = "symmetric"
     fingerprint: str = Field(min_length=1)
 
 
@@ -54,8 +58,8 @@ class Network(Spec):
     name: NetworkName
     widths: tuple[Count, ...] = (100, 100)
     width: Positive = 1.0
-    activation: str = "relu"
-    pooling: str = "max"
+    activation: Activation = "relu"
+    pooling: Pooling = "max"
     init: Scheme = "he"
 
 

@@ -21,47 +21,46 @@ class BatchedMLP:
 
     def __init__(self, group: Cohort, network: MLP):
         weights, gradients = (list(group.layout.views(rows).values()) for rows in (group.weights, group.gradients))
-        self.layers = list(zip(weights[::2], weights[1::2], gradients[::2], gradients[1::2], strict=True))
+        self.weights, self.biases = weights[::2], [bias.unsqueeze(1) for bias in weights[1::2]]
+        self.transposed = [weight.transpose(1, 2) for weight in self.weights]  # once: a small step is mostly such calls
+        self.gradient_views = list(zip(gradients[::2], gradients[1::2], strict=True))
         self.tanh = network.activation == "tanh"
         # a lone large member takes the plain product: the same bits, without the bookkeeping of the batched one
         self.single = len(group) == 1 and group.layout.size > 50_000
 
     def _activations(self, x):
         """The input of every layer, and the logits."""
-        values = [x]
-        for depth, (weight, bias, _, _) in enumerate(self.layers):
-            if self.single:
-                x = torch.addmm(bias[0], x[0], weight[0].t()).unsqueeze(0)
-            else:
-                x = torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
-            if depth < len(self.layers) - 1:
+        values, last = [x], len(self.weights) - 1
+        for depth, (weight, bias) in enumerate(zip(self.transposed, self.biases, strict=True)):
+            x = torch.addmm(bias[0, 0], x[0], weight[0]).unsqueeze(0) if self.single else torch.baddbmm(bias, x, weight)
+            if depth < last:
                 x = x.tanh_() if self.tanh else x.relu_()
             values.append(x)
         return values
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def gradients(self, x, y):
         values = self._activations(x.flatten(2))
         log_p = torch.log_softmax(values.pop(), -1)
         y = y.unsqueeze(-1)
         loss = log_p.gather(2, y)
-        delta = log_p.exp_().scatter_add_(2, y, torch.full_like(loss, -1.0)).div_(y.shape[1])
-        for depth in range(len(self.layers) - 1, -1, -1):
-            weight, _, weight_gradient, bias_gradient = self.layers[depth]
+        delta = log_p.exp_().scatter_(2, y, -1.0, reduce="add").div_(y.shape[1])
+        for depth in range(len(self.weights) - 1, -1, -1):
+            weight_gradient, bias_gradient = self.gradient_views[depth]
             if self.single:
                 torch.mm(delta[0].t(), values[depth][0], out=weight_gradient[0])
             else:
                 weight_gradient.copy_(torch.bmm(delta.transpose(1, 2), values[depth]))
             torch.sum(delta, 1, out=bias_gradient)
             if depth:
-                delta = torch.bmm(delta, weight)
+                delta = torch.bmm(delta, self.weights[depth])
                 a = values[depth]
                 delta = delta.mul_(1 - a * a) if self.tanh else torch.ops.aten.threshold_backward(delta, a, 0)
         return loss.mean((1, 2)).neg_()
 
     @torch.no_grad()
     def logits(self, x):
-        members = len(self.layers[0][0])
+        members = len(self.weights[0])
         return self._activations(x.flatten(1).expand(members, -1, -1))[-1]
 
 

@@ -138,13 +138,17 @@ class Store:
         return FileLock(folder / f"{cohort}.lock")
 
     def prepare(self) -> None:
-        """Make the folder; raise ``StorageError`` if that cannot be done or it cannot be written to."""
+        """Make the folder and clear what killed writers left; raise ``StorageError`` if it cannot be made or written to."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise files.StorageError(error.errno, f"the run store {self.root} cannot be made: {error.strerror}") from error
         if not os.access(self.root, os.W_OK):
             raise files.StorageError(13, f"the run store {self.root} is not writable; set SPARSITY_RUNS to another folder")
+        for partial in self.root.glob("**/.*.partial"):
+            with contextlib.suppress(OSError):  # another process was faster
+                if time.time() - partial.stat().st_mtime > 86_400:
+                    partial.unlink()
 
     def ensure_room(self, need: int) -> None:
         """Raise ``StorageError`` now, rather than after the training, if ``need`` bytes would not fit."""

@@ -98,9 +98,11 @@ def _cohorts(stage):
 
 def _has_diverged_parent(run, store):
     """Whether there is nothing to prune; such a run enters the store as diverged at its start."""
-    parent = store.get(run.parent.key) if run.parent else None
+    parent = store.get(run.parent.key) if run.parent and not store.has(run.key) else None
     if parent is None or parent.info["diverged"] is None:
         return False
+    if run.pruning.source == "best-test" and parent.tensors["weights@best"].isfinite().all():
+        return False  # it diverged after its best epoch
     tensors = {name: parent.tensors[name] for name in ("weights", "buffers", "mask")}
     info = {**parent.info, "diverged": 0, "note": "its Sol-D diverged"}
     store.put(Finished(run.key, run.specification, [{"epoch": 0}], tensors, info))

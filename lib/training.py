@@ -43,8 +43,8 @@ def plan(members: int, work: float, batched: bool, cores: int) -> tuple[int, int
     """(members in a group, workers, threads of each) for ``members`` that cost ``work`` FLOPs a step each.
 
     Small networks are grouped until a step is worth its calls (about 60 MFLOP). A worker takes a group at a time and
-    computes with one thread, so that a member's bits do not depend on its cohort; only where there are fewer
-    members than cores, and each is large, do spare cores help with one member.
+    computes with one thread; only where there are fewer members than cores, and each is large, do spare cores help
+    with one member (whose convolutions then add up in another order than they do in a cohort).
     """
     size = min(members, max(1, round(60e6 / work))) if batched else 1
     groups = -(-members // size)
@@ -96,14 +96,45 @@ class Training:
         count = len(self.members)
         if self.device.type == "cpu":
             work = step_flops(self.network, self.images.shape, self.recipe.batch_size)
-            size, self.workers, self.threads = plan(count, work, batched, self.cores)
+            size, workers, threads = plan(count, work, batched, self.cores)
         else:
-            size, self.workers, self.threads = count, 1, self.cores
+            size, workers, threads = count, 1, self.cores
+        self.employ(workers, threads)
         self.groups = []
         for start in range(0, count, size):
             rows = self.cohort.slice(start, min(start + size, count))
             engine = steps.engine(rows, self.network, self.recipe.precision)
             self.groups.append((start, rows, engine))
+
+    def employ(self, workers: int, threads: int) -> None:
+        """Let ``workers`` with ``threads`` threads each do the work, from now on.
+
+        A lone worker is the calling thread itself: another one would have OpenMP threads of its own, and where there
+        are more of these than cores they no longer wait actively, which halves the speed of small operations. Several
+        workers stay from epoch to epoch: a new thread would set up its buffers for matrix products anew.
+        """
+        self.workers, self.threads = workers, threads
+        self.pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,)) if workers > 1 else None
+
+    def _every_group(self, work: Callable[[int], object], tick: Callable[[], None] = lambda: None) -> list:
+        """``work(number)`` for every group; ``tick`` is called now and then while other threads work."""
+        numbers = range(len(self.groups))
+        if self.pool is None:
+            before = torch.get_num_threads()
+            torch.set_num_threads(self.threads)
+            try:
+                return [work(number) for number in numbers]
+            finally:
+                torch.set_num_threads(before)
+        tasks = [self.pool.submit(work, number) for number in numbers]
+        try:
+            while wait(tasks, timeout=0.5)[1]:
+                tick()
+            return [task.result() for task in tasks]
+        except BaseException:
+            self.cancelled.set()
+            wait(tasks)
+            raise
 
     # -- one epoch ---------------------------------------------------------------------------------------------------
 
@@ -111,17 +142,14 @@ class Training:
         """Train one epoch and measure where it is due; ``tick`` hears how many images were seen since it last did."""
         self.seen, told = [0] * len(self.groups), 0
         begin = time.perf_counter()
-        with ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(self.threads,)) as pool:
-            tasks = [pool.submit(self._group_epoch, number) for number in range(len(self.groups))]
-            try:
-                while wait(tasks, timeout=0.5)[1]:
-                    tick(sum(self.seen) - told)
-                    told = sum(self.seen)
-                results = [task.result() for task in tasks]
-            except BaseException:
-                self.cancelled.set()
-                raise
-        tick(sum(self.seen) - told)
+
+        def tell():
+            nonlocal told
+            told, since = sum(self.seen), told
+            tick(told - since)
+
+        results = self._every_group(lambda number: self._group_epoch(number, tell if self.pool is None else None), tell)
+        tell()
         self.epoch += 1
         seconds = (time.perf_counter() - begin) / len(self.members)
         finite = torch.cat(results).isfinite() & self.cohort.weights.isfinite().all(1).cpu()
@@ -131,7 +159,7 @@ class Training:
                 member.diverged = self.epoch
         self.observe()
 
-    def _group_epoch(self, number):
+    def _group_epoch(self, number, tell=None):
         start, rows, engine = self.groups[number]
         members = self.members[start : start + len(rows)]
         recipe, count = self.recipe, len(self.images.y_train)
@@ -157,6 +185,8 @@ class Training:
             total += engine.gradients(x, y_epoch[:, part])
             sgd_(rows, rate(step), recipe.momentum, recipe.nesterov, decay(0))
             self.seen[number] += x.shape[0] * x.shape[1]
+            if tell:
+                tell()
         return total.cpu()
 
     def _batch(self, index, moves):
@@ -164,7 +194,7 @@ class Training:
         if moves is not None:
             flat = self.crop(index.flatten(), moves.flatten(0, 1))
             return flat.unflatten(0, index.shape)
-        x = self.base[index]
+        x = self.base.index_select(0, index.flatten()).unflatten(0, index.shape)  # copies whole examples: faster than base[index]
         return x if self.base is self.images.x_train else x.movedim(-1, 2)
 
     # -- measuring ----------------------------------------------------------------------------------------------------
@@ -180,20 +210,19 @@ class Training:
 
     def _measure(self, due):
         """Add a row to the history of the members that are due: the measures on the training and the test set."""
-        with ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(self.threads,)) as pool:
-            rows = [row for rows in pool.map(self._measure_group, self.groups) for row in rows]
+        rows = [row for rows in self._every_group(self._measure_group) for row in rows]
         for k, (member, row) in enumerate(zip(self.members, rows, strict=True)):
             if not due[k]:
                 continue
             member.history.append({"epoch": self.epoch, **row})
             if not math.isfinite(row["train_loss"]):
-                member.diverged = self.epoch
-            if member.run.keep_best and row["test_accuracy"] > member.best:
+                member.diverged = self.epoch  # its accuracy is an accident: NaN predicts class 0
+            elif member.run.keep_best and row["test_accuracy"] > member.best:
                 member.best = row["test_accuracy"]
                 self._keep(k, "@best")
 
-    def _measure_group(self, group):
-        start, rows, engine = group
+    def _measure_group(self, number):
+        start, rows, engine = self.groups[number]
         images, labels = self.images, self.labels[start : start + len(rows)]
         noisy = labels[0][1] is not None
         train = predictions.Part(

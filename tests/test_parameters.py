@@ -72,6 +72,7 @@ REFUSED = [  # parameter, value, words that say what is allowed
     ("epochs", -1, "greater than or equal to 0"),
     ("epochs", 2.5, "integer"),
     ("epochs", "ten", "integer"),
+    ("epochs", True, "a number"),
     ("sparse_epochs", -1, "greater than or equal to 0"),
     ("batch_size", 0, "greater than or equal to 1"),
     ("train_examples", 0, "greater than or equal to 1"),

@@ -374,3 +374,16 @@ def test_a_disk_that_is_really_full(tmp_path):
     done = subprocess.run([*prefix, "sh", "-c", shell, "sh", str(disk), sys.executable, code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[-1] == "held"
+
+
+def test_what_a_killed_writer_left_goes_after_a_day(tmp_path):
+    """A partial file of a killed process is removed once it is a day old; a younger one may still be written to."""
+    store = Store(tmp_path)
+    store.prepare()
+    old, young = tmp_path / "finished" / ".a.partial", tmp_path / "finished" / ".b.partial"
+    for path in (old, young):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    store.prepare()
+    assert (old.exists(), young.exists()) == (False, True)

@@ -371,6 +371,15 @@ def test_a_diverged_parent_stops_only_its_own_children(store):
     assert not marked[[r.key for r in (calm, *sparse[2:])]].any()
 
 
+def test_a_parent_that_diverged_after_its_best_epoch_can_be_pruned_there(store):
+    """Where the best epoch is pruned, only that epoch's weights must be finite."""
+    wild = Run.dense(small(lr=1e20, sparse_lr=0.1, prune_from="best-test"), seed=1)
+    child = finetune(wild, sparsity=0.5)
+    table = carry_out([wild, child], store)
+    assert table.groupby("key")["diverged"].first()[[wild.key, child.key]].tolist() == [True, False]
+    assert store.get(wild.key).tensors["weights@best"].isfinite().all()
+
+
 # -- schedules ---------------------------------------------------------------------------------------------------------
 
 STEPS = 7
