@@ -1,7 +1,7 @@
 """The ledger: what the studies claim, the rule that decides each claim, and its verdict from a table of runs.
 
-``ledger.yaml`` holds every claim in our words, its rule in words and the paper's numbers. The rule as code is the
-function of the same name (dashes become underscores) in ``regimes`` or ``noise``. Rules are written before the runs they judge.
+``ledger/`` holds, a file per notebook, every claim in our words, its rule in words and the paper's numbers. The rule as code is
+the function of the same name (dashes become underscores) in one of the modules here. Rules are written before the runs they judge.
 """
 
 import functools
@@ -13,16 +13,19 @@ import yaml
 from lib.claims import noise, regimes
 from lib.claims.decisions import NOT_TESTED, NotHere, combine, decide
 
-RULES = {name.replace("_", "-"): rule for module in (regimes, noise) for name, rule in vars(module).items() if name.startswith("price_")}
-
+_MODULES = (regimes, noise)
+RULES = {name.replace("_", "-"): rule for module in _MODULES for name, rule in vars(module).items() if name.startswith("price_")}
 
 COLUMNS = ["claim", "says", "verdict", "rows", "what", "effect", "low", "high", "unit", "in_sd", "seeds", "note", "preset", "setting"]
 
 
 @functools.cache
 def ledger() -> dict:
-    """The contents of ledger.yaml: claim -> entry."""
-    return yaml.safe_load((Path(__file__).parent / "ledger.yaml").read_text(encoding="utf-8"))
+    """The contents of the ledger: claim -> entry, with the notebook that decides it as ``figure``."""
+    claims = {}
+    for path in sorted((Path(__file__).parent / "ledger").glob("*.yaml")):
+        claims |= yaml.safe_load(path.read_text(encoding="utf-8"))
+    return claims
 
 
 def of_figure(figure: str) -> dict:
