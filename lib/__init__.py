@@ -3,6 +3,7 @@
 The modules, from the notebook's side to the machine's:
 
 ``plots`` ``claims`` ``notebook``   what a figure notebook shows and concludes
+``measurements``                    estimators over finished runs, kept and tabulated
 ``sweep`` ``store``                 carry a list of runs out; keep what is finished
 ``training`` ``cohort`` ``starts``  train K networks of one architecture in lock-step
 ``runs`` ``presets``                what is to be trained, frozen and hashed
@@ -18,10 +19,10 @@ import importlib
 __version__ = "0.1.0"
 
 _MODULES = {
-    "claims", "cohort", "criteria", "data", "draws", "init", "masks", "metrics", "networks",
-    "notebook", "plots", "presets", "runs", "starts", "store", "sweep", "training",
+    "claims", "cohort", "criteria", "data", "draws", "init", "masks", "measurements", "metrics",
+    "networks", "notebook", "plots", "presets", "runs", "starts", "store", "sweep", "training",
 }  # fmt: skip
-_HOMES = {"Run": "runs", "Setup": "runs", "finetune": "runs", "scratch": "runs", "carry_out": "sweep"}
+_HOMES = {"Run": "runs", "Setup": "runs", "finetune": "runs", "scratch": "runs", "carry_out": "sweep", "measure": "measurements"}
 
 __all__ = sorted(_MODULES | set(_HOMES))
 

@@ -96,6 +96,28 @@ class Store:
         """Whether the run is there (its content is checked when it is read)."""
         return self.path(key).exists()
 
+    # -- measurements ------------------------------------------------------------------------------------------------
+
+    def measured(self, place: str) -> dict | None:
+        """The values kept under ``place``, or None; a damaged file counts as missing and is measured again."""
+        path = self.root / "measured" / place[:2] / f"{place}.json"
+        try:
+            held = json.loads(path.read_text(encoding="utf-8"))
+            if hashlib.sha256(held["text"].encode()).hexdigest() == held["sha256"]:
+                return json.loads(held["text"])["values"]
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError):
+            pass
+        warnings.warn(f"the measurement {path.name} in the store is damaged. It is made again.", stacklevel=3)
+        return None
+
+    def keep_measured(self, place: str, content: dict) -> None:
+        """Keep a measurement: JSON with its checksum. Raises ``StorageError``."""
+        text = json.dumps(content)
+        held = json.dumps({"sha256": hashlib.sha256(text.encode()).hexdigest(), "text": text})
+        files.write_atomic(self.root / "measured" / place[:2] / f"{place}.json", held.encode())
+
     # -- interrupted cohorts -------------------------------------------------------------------------------------
 
     def _checkpoint_path(self, cohort: str) -> Path:

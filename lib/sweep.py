@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 
 from lib import data, starts, training
-from lib.runs import Run
+from lib.runs import Data, Run
 from lib.store import Finished, Store
 
 CHECKPOINT_SECONDS = 20.0
@@ -41,7 +41,7 @@ def carry_out(runs: list[Run], *, store: Store | None = None, device: str = "aut
     store.prepare()
     wanted = list(dict.fromkeys(runs))
     stages = _stages(wanted)
-    images = {spec: _images(spec, place) for spec in dict.fromkeys(run.data for stage in stages for run in stage)}
+    images = {spec: images_of(spec, place) for spec in dict.fromkeys(run.data for stage in stages for run in stage)}
     found = {run.key: store.get(run.key) is not None for stage in stages for run in stage}
     missing = [run for stage in stages for run in stage if not found[run.key]]
     _check_room(missing, images, store)
@@ -76,7 +76,8 @@ def _stages(runs):
     return [[r for r in generations if generations[r] == g] for g in range(max(generations.values(), default=-1) + 1)]
 
 
-def _images(spec, device):
+def images_of(spec: Data, device: torch.device) -> data.ImageSet:
+    """The examples of a specification; raises ``DataError`` if they are not those that it was made for."""
     images = data.load(spec.name, train=spec.train, test=spec.test, normalise=spec.normalise, device=device)
     if images.fingerprint != spec.fingerprint:
         raise data.DataError(
@@ -216,15 +217,19 @@ def tabulate(runs: list[Run], store: Store):
         finished = store.get(run.key)
         if finished is None:
             raise KeyError(f"run {run.key} is not in the store {store.root}")
-        info = finished.info
-        common = {
-            "key": run.key, "solution": run.solution, "sparsity": run.sparsity, "seed": run.seed, "dataset": run.data.name,
-            "network": run.network.name, "noise": run.data.noise, "epochs": run.recipe.epochs, "density": info["density"],
-            "pruned": info["pruned"], "prunable": info["prunable"], "mask": info.get("mask", ""),
-            "diverged": info["diverged"] is not None,
-        }  # fmt: skip
+        common = columns_of(run, finished.info)
         rows += [{**common, **row} for row in finished.history]
     return pd.DataFrame(rows)
+
+
+def columns_of(run: Run, info: dict) -> dict:
+    """The columns that every row of a run has: what it is, and what became of it."""
+    return {
+        "key": run.key, "solution": run.solution, "sparsity": run.sparsity, "seed": run.seed, "dataset": run.data.name,
+        "network": run.network.name, "noise": run.data.noise, "epochs": run.recipe.epochs, "density": info["density"],
+        "pruned": info["pruned"], "prunable": info["prunable"], "mask": info.get("mask", ""),
+        "diverged": info["diverged"] is not None,
+    }  # fmt: skip
 
 
 def final(table):

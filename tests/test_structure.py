@@ -12,7 +12,21 @@ import lib
 FOLDER = Path(lib.__file__).parent
 # From the notebook's side to the machine's: a module may import only from those after it.
 ORDER = [
-    *("plots", "claims", "notebook", "sweep", "store", "training", "steps", "starts", "cohort", "schedules", "runs", "presets"),
+    *(
+        "plots",
+        "claims",
+        "notebook",
+        "measurements",
+        "sweep",
+        "store",
+        "training",
+        "steps",
+        "starts",
+        "cohort",
+        "schedules",
+        "runs",
+        "presets",
+    ),
     *("criteria", "masks", "metrics", "init", "networks", "downloads", "data", "files", "draws"),
 ]
 MODULES = sorted(p for p in FOLDER.rglob("*.py") if p != FOLDER / "__init__.py")

@@ -1,32 +1,232 @@
-"""Per-example gradients from one forward and one backward pass: norms, dot products, cosines, sums of squares.
+"""Per-example gradients from one forward and one backward pass: squared norms, dot products, cosines.
 
-The parameters are frozen, each layer's input a and output z are kept, and one ``autograd.grad`` in the outputs alone
-gives δ. From a and δ follow, without any per-example weight gradient in memory beyond a chunk, the numbers of each layer:
+Each layer's input a and output z are kept, and one ``autograd.grad`` in the outputs alone gives δ, without any weight
+gradient. ``lib.metrics.layers`` has the formulas that lead from a and δ to the numbers of each example (Goodfellow 2015,
+arXiv:1510.01799, for linear layers without a mask).
 
-=============  ======================================================  ========================
-layer          squared norm of the gradient under the mask M           dot product with D
-=============  ======================================================  ========================
-linear         Σ_o δ_o² (M a²)_o, and Σ δ² for the bias                δ · (D a + d_b)
-convolution    G = δ Uᵀ per example, U the patches of a: Σ M∘G∘G       Σ G∘D
-BatchNorm      from Σ_hw δ·x̂ and Σ_hw δ (eval mode)                    the same two sums
-=============  ======================================================  ========================
-
-(Goodfellow 2015, arXiv:1510.01799, for linear layers without a mask; Rochette et al. 2019 for convolutions.)
+All functions take a network in eval mode with its pruned weights at zero, inputs x [n, ...], labels int64 [n], and:
+``mask`` (parameter name -> bool tensor, True where the weight lives; parameters that it does not name live), ``which``
+(``"all"``: weights and biases of convolutions and linear layers, BatchNorm's scale and shift; ``"weights"``: the weights of
+convolutions and linear layers alone, as the price study's code does), ``chunk`` (examples at a time; None: as many as fit
+into about 256 MB of activations). They raise ``MeasureError`` for what cannot be measured, see ``check``.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lib.metrics.estimate import Estimate
+from lib.metrics.layers import KINDS, MeasureError, Named
+
+__all__ = ["MeasureError", "check", "cosines", "flow", "loss_gradient", "parameters", "per_example"]
 
 WHICH = ("all", "weights")
-PATCH_BYTES = 4 << 20  # patches of a convolution's inputs in memory at a time: they should stay in the cache
-Named = dict[str, torch.Tensor]
+ACTIVATION_BYTES = 256 << 20
 
 
-class MeasureError(ValueError):
-    """A network, mask or set of examples that cannot be measured; the message names what is wrong and what to do."""
+def check(network: nn.Module, x, labels=None, mask: Named | None = None, which: str = "all") -> None:
+    """Raise ``MeasureError`` for what no estimator here can measure.
+
+    That is: a layer with parameters that no formula covers, or parameters shared between layers; train mode; weights that are
+    not finite; a mask of unknown names or other shapes; no examples; labels of another number, or negative; an unknown ``which``.
+    """
+    if which not in WHICH:
+        raise MeasureError(f"which is {which!r}; allowed are {', '.join(WHICH)}")
+    if network.training or any(m.training for m in network.modules() if isinstance(m, (nn.modules.batchnorm._BatchNorm, nn.Dropout))):
+        raise MeasureError("the network is in train mode, where BatchNorm and dropout make examples depend on one another: call .eval()")
+    named = dict(network.named_parameters())
+    for name, module in network.named_modules():
+        if module._parameters and any(p is not None for p in module._parameters.values()) and type(module) not in KINDS:
+            raise MeasureError(
+                f"layer {name or '(the network itself)'!r} is a {type(module).__name__}: no formula covers it; there are formulas for "
+                f"{', '.join(kind.__name__ for kind in KINDS)}"
+            )
+    if len(named) < len(list(network.named_parameters(remove_duplicate=False))):
+        raise MeasureError("two layers share a parameter: the formulas need each parameter to be used in one layer")
+    for name, value in named.items():
+        if not value.isfinite().all():
+            raise MeasureError(f"parameter {name!r} holds values that are not finite: the run has diverged")
+    for name, live in (mask or {}).items():
+        if name not in named:
+            raise MeasureError(f"the mask names {name!r}, and the network has no such parameter; it has {', '.join(named)}")
+        if live.shape != named[name].shape or live.dtype != torch.bool:
+            raise MeasureError(f"the mask of {name!r} is {live.dtype} {tuple(live.shape)}; it must be bool {tuple(named[name].shape)}")
+    if not len(x):
+        raise MeasureError("x holds no examples")
+    if labels is not None:
+        if labels.shape != x.shape[:1] or labels.dtype != torch.int64:
+            raise MeasureError(f"labels are {labels.dtype} {tuple(labels.shape)}; for {len(x)} examples they must be int64 ({len(x)},)")
+        if labels.min() < 0:
+            raise MeasureError(f"labels hold {int(labels.min())}; they start at 0")
+
+
+def parameters(network: nn.Module, which: str = "all", mask: Named | None = None) -> dict[str, nn.Parameter]:
+    """The parameters that count, by name; those in which no weight lives are left out."""
+    named = dict(network.named_parameters())
+    kept = {}
+    for prefix, module in network.named_modules():
+        for kind, value in module._parameters.items():
+            name = f"{prefix}.{kind}" if prefix else kind
+            counts = which == "all" or (kind == "weight" and isinstance(module, (nn.Linear, nn.Conv2d)))
+            if value is not None and counts and (mask is None or name not in mask or mask[name].any()):
+                kept[name] = named[name]
+    return kept
+
+
+class Pass:
+    """One forward pass of ``x`` that keeps what the formulas need; ``deltas`` then goes back as often as wanted."""
+
+    def __init__(self, network: nn.Module, x: torch.Tensor):
+        self.layers, outputs, versions, hooks = {}, [], [], []
+
+        def keep(name, module):
+            def hook(_, inputs, output):
+                if name in self.layers:
+                    raise MeasureError(f"layer {name!r} is used more than once in a pass: the formulas need each parameter in one place")
+                if not output.requires_grad:  # the first layer of a frozen network
+                    output.requires_grad_()
+                self.layers[name] = KINDS[type(module)](module, inputs[0].detach())
+                outputs.append(output)
+                versions.append(output._version)
+
+            return hook
+
+        for name, module in network.named_modules():
+            if type(module) in KINDS:
+                hooks.append(module.register_forward_hook(keep(name, module)))
+        try:
+            with torch.enable_grad():
+                self.logits = network(x)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        for name, output, version in zip(self.layers, outputs, versions, strict=True):
+            if output._version != version:
+                raise MeasureError(f"the output of layer {name!r} is changed in place (an activation with inplace=True?)")
+        self.outputs = outputs
+
+    def deltas(self, cotangents: list[torch.Tensor]) -> Iterator[tuple[str, object, torch.Tensor]]:
+        """(name, layer, δ [k, n, ...]) of each layer for ``cotangents``, k gradients [n, C] in the logits."""
+        last = len(cotangents) - 1
+        found = [torch.autograd.grad(self.logits, self.outputs, c, retain_graph=i < last) for i, c in enumerate(cotangents)]
+        for number, (name, layer) in enumerate(self.layers.items()):
+            yield name, layer, torch.stack([deltas[number] for deltas in found])
+
+
+def passes(network: nn.Module, x: torch.Tensor, chunk: int | None, copies: int = 1) -> Iterator[tuple[slice, Pass]]:
+    """Forward passes over all of ``x`` in chunks; ``copies`` is how many δ of each layer will be held at a time."""
+    if chunk is not None and chunk < 1:
+        raise MeasureError(f"chunk is {chunk}; it must be at least 1")
+    if chunk is None:
+        one = Pass(network, x[:1])
+        size = (2 + copies) * sum(output.numel() * output.element_size() for output in one.outputs)
+        chunk = max(1, min(len(x), 128 if x.device.type == "cpu" else 2048, ACTIVATION_BYTES // size))
+    for start in range(0, len(x), chunk):
+        part = slice(start, start + chunk)
+        yield part, Pass(network, x[part])
+
+
+def residual(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Gradient of each example's cross-entropy in its logits, p - y [n, C].
+
+    The entry of the label is minus the sum of the others: for a confident example p - 1 would lose most of its digits.
+    """
+    p = torch.softmax(logits.detach(), -1)
+    rest = p.scatter(1, labels.unsqueeze(1), 0.0)
+    return rest.scatter(1, labels.unsqueeze(1), -rest.sum(1, keepdim=True))
+
+
+def squares(taken: Pass, cotangents: list[torch.Tensor], mask: Named | None, which: str) -> dict[str, torch.Tensor]:
+    """By parameter name, each example's squared gradient norm over live weights, summed over the ``cotangents``: [n]."""
+    found = {}
+    for name, layer, delta in taken.deltas(cotangents):
+        for kind, values in layer.squares(delta, _local(mask, name), which).items():
+            found[f"{name}.{kind}" if name else kind] = values
+    return found
+
+
+def _local(mask, name):
+    """The part of a dict by parameter name that belongs to the layer ``name``."""
+    prefix = f"{name}." if name else ""
+    return {kind: (mask or {}).get(prefix + kind) for kind in ("weight", "bias")}
+
+
+def per_example(network, x, labels, *, mask=None, which="all", direction: Named | None = None, chunk=None):
+    """(squared norms [n], dot products [n]) of each example's loss gradient over the live weights.
+
+    ``direction`` maps parameter names to tensors of their shapes and is masked here; parameters that it does not name count
+    as zero. Without it the dot products are None. Price study, Figure 8 (with the sign of the gradient, not of its negative).
+    """
+    check(network, x, labels, mask, which)
+    counted = parameters(network, which, mask)
+    if direction is not None:
+        for name, value in direction.items():
+            if name not in counted and name not in dict(network.named_parameters()):
+                raise MeasureError(f"the direction names {name!r}, and the network has no such parameter")
+            if name in counted and value.shape != counted[name].shape:
+                raise MeasureError(f"the direction of {name!r} has shape {tuple(value.shape)}; it must be {tuple(counted[name].shape)}")
+        direction = masked({name: value for name, value in direction.items() if name in counted}, mask)
+    norms, dots = [], []
+    for part, taken in passes(network, x, chunk):
+        _check_labels(labels, taken.logits)
+        total = dot = 0.0
+        for name, layer, delta in taken.deltas([residual(taken.logits, labels[part])]):
+            total = total + sum(layer.squares(delta, _local(mask, name), which).values())
+            if direction is not None:
+                dot = dot + layer.dots(delta[0], _local(direction, name))
+        norms.append(total)
+        dots.append(dot)
+    return torch.cat(norms), torch.cat(dots) if direction is not None else None
+
+
+def cosines(network, x, labels, direction: Named, *, mask=None, which="all", chunk=None) -> torch.Tensor:
+    """Cosine [n] between each example's negative loss gradient and ``direction``, both over the live weights that count.
+
+    Price study, Figures 8b and 8c. An example whose gradient is exactly zero has no direction: NaN.
+    """
+    norms, dots = per_example(network, x, labels, mask=mask, which=which, direction=direction, chunk=chunk)
+    counted = parameters(network, which, mask)
+    length = sum(v.double().square().sum() for name, v in masked(direction, mask).items() if name in counted).sqrt()
+    if not length > 0:
+        raise MeasureError("the direction is zero over the weights that count: no cosine is defined")
+    return -dots / (norms.sqrt() * length.to(norms.dtype))
+
+
+def masked(values: Named, mask: Named | None) -> Named:
+    """``values`` with zeros where the mask has no weight."""
+    return {name: value * mask[name] if mask and name in mask else value for name, value in values.items()}
+
+
+def loss_gradient(network, x, labels, *, mask=None, which="all", chunk=None) -> Named:
+    """Gradient of the mean cross-entropy over the examples, by parameter name, zero where the mask has no weight."""
+    check(network, x, labels, mask, which)
+    counted = parameters(network, which, mask)
+    total = {name: torch.zeros_like(value) for name, value in counted.items()}
+    needs = [value.requires_grad for value in counted.values()]
+    for value in counted.values():
+        value.requires_grad_()
+    try:
+        for start in range(0, len(x), chunk or 512):
+            part = slice(start, start + (chunk or 512))
+            with torch.enable_grad():
+                logits = network(x[part])
+                _check_labels(labels, logits)
+                loss = F.cross_entropy(logits, labels[part], reduction="sum") / len(x)
+            for name, piece in zip(total, torch.autograd.grad(loss, list(counted.values())), strict=True):
+                total[name] += piece
+    finally:
+        for value, need in zip(counted.values(), needs, strict=True):
+            value.requires_grad_(need)
+    return masked(total, mask)
+
+
+def flow(network, x, labels, *, mask=None, which="all", chunk=None) -> float:
+    """Gradient flow: squared norm of the mean loss gradient over the live weights (gradient-flow study, section 3)."""
+    gradient = loss_gradient(network, x, labels, mask=mask, which=which, chunk=chunk)
+    return sum(value.double().square().sum().item() for value in gradient.values())
+
+
+def _check_labels(labels, logits):
+    if labels.max() >= logits.shape[1]:
+        raise MeasureError(f"labels hold {int(labels.max())}; the network has {logits.shape[1]} classes, 0 to {logits.shape[1] - 1}")

@@ -1,0 +1,61 @@
+"""The Jacobian of the logits in the input: how sensitive a network is to what it sees (Novak et al. 2018)."""
+
+import torch
+
+from lib.metrics.estimate import Estimate
+from lib.metrics.gradients import check
+from lib.metrics.layers import MeasureError
+
+__all__ = ["MeasureError", "exact", "norm", "projected"]
+
+
+def _pull(network, x, chunk):
+    """(logits, x) of each chunk, with a graph from x to the logits and none to the weights."""
+    chunk = chunk or (128 if x.device.type == "cpu" else 1024)
+    needs = [p.requires_grad for p in network.parameters()]
+    for p in network.parameters():
+        p.requires_grad_(False)
+    try:
+        for start in range(0, len(x), chunk):
+            part = x[start : start + chunk].detach().requires_grad_()
+            with torch.enable_grad():
+                logits = network(part)
+            yield logits, part
+    finally:
+        for p, need in zip(network.parameters(), needs, strict=True):
+            p.requires_grad_(need)
+
+
+def exact(network, x, *, chunk=None) -> torch.Tensor:
+    """Each example's ‖∂ logits / ∂ x‖²_F exactly, [n]: a backward pass to the input for each class (price study, Table 2)."""
+    check(network, x)
+    found = []
+    for logits, part in _pull(network, x, chunk):
+        total = 0.0
+        for c in range(logits.shape[1]):
+            (g,) = torch.autograd.grad(logits[:, c].sum(), part, retain_graph=c < logits.shape[1] - 1)
+            total = total + g.flatten(1).square().sum(1)
+        found.append(total)
+    return torch.cat(found)
+
+
+def norm(network, x, *, chunk=None) -> Estimate:
+    """Mean squared Frobenius norm of the Jacobian over the examples, exactly for each; the error is over examples."""
+    return Estimate.of(exact(network, x, chunk=chunk))
+
+
+def projected(network, x, *, generator: torch.Generator, draws: int = 1, chunk=None) -> Estimate:
+    """The same from ``draws`` random directions in the logits: E ‖vᵀJ‖² = ‖J‖²_F for v with identity covariance (Hoffman et al. 2019).
+
+    One backward pass a draw instead of one a class; the error is over examples and directions together.
+    """
+    check(network, x)
+    found = []
+    for logits, part in _pull(network, x, chunk):
+        total = 0.0
+        for draw in range(draws):
+            v = torch.randn(logits.shape, generator=generator, dtype=logits.dtype).to(logits.device)
+            (g,) = torch.autograd.grad(logits, part, v, retain_graph=draw < draws - 1)
+            total = total + g.flatten(1).square().sum(1) / draws
+        found.append(total)
+    return Estimate.of(torch.cat(found))
