@@ -3,8 +3,9 @@
 import torch
 
 from lib.metrics.estimate import Estimate
-from lib.metrics.gradients import check
-from lib.metrics.layers import MeasureError
+from lib.metrics.gradients import channels_last, check, passes
+from lib.metrics.layers import KINDS, MeasureError
+from lib.networks import MLP
 
 __all__ = ["MeasureError", "exact", "norm", "projected"]
 
@@ -17,7 +18,7 @@ def _pull(network, x, chunk):
         p.requires_grad_(False)
     try:
         for start in range(0, len(x), chunk):
-            part = x[start : start + chunk].detach().requires_grad_()
+            part = channels_last(x[start : start + chunk]).detach().requires_grad_()
             with torch.enable_grad():
                 logits = network(part)
             yield logits, part
@@ -27,8 +28,14 @@ def _pull(network, x, chunk):
 
 
 def exact(network, x, *, chunk=None) -> torch.Tensor:
-    """Each example's ‖∂ logits / ∂ x‖²_F exactly, [n]: a backward pass to the input for each class (price study, Table 2)."""
+    """Each example's ‖∂ logits / ∂ x‖²_F exactly, [n]: a backward pass to the input for each class (price study, Table 2).
+
+    Where the first layer is linear, with weights W, the passes stop at its output: ‖δ W‖² = δ (W Wᵀ) δᵀ spares its large product.
+    """
     check(network, x)
+    first = next((m for m in network.modules() if type(m) in KINDS), None)
+    if isinstance(network, MLP) and first.in_features > first.out_features:
+        return _behind_linear(network, x, chunk, first.weight.detach())
     found = []
     for logits, part in _pull(network, x, chunk):
         total = 0.0
@@ -36,6 +43,18 @@ def exact(network, x, *, chunk=None) -> torch.Tensor:
             (g,) = torch.autograd.grad(logits[:, c].sum(), part, retain_graph=c < logits.shape[1] - 1)
             total = total + g.flatten(1).square().sum(1)
         found.append(total)
+    return torch.cat(found)
+
+
+def _behind_linear(network, x, chunk, weight):
+    gram, found = weight @ weight.t(), []
+    for _, taken in passes(network, x, chunk):
+        count, classes = taken.logits.shape
+        units = torch.eye(classes, dtype=x.dtype, device=x.device)
+        z = taken.outputs[0]
+        deltas = [torch.autograd.grad(taken.logits, z, u.expand(count, -1), retain_graph=c < classes - 1)[0] for c, u in enumerate(units)]
+        delta = torch.cat(deltas)
+        found.append((delta @ gram).mul_(delta).sum(1).view(classes, count).sum(0))
     return torch.cat(found)
 
 

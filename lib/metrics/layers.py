@@ -77,13 +77,17 @@ class _Convolution:
         (kh, kw), (sh, sw), (dh, dw), (ph, pw) = conv.kernel_size, conv.stride, conv.dilation, conv.padding
         k, n, _, rows, columns = delta.shape
         groups, per = conv.groups, conv.out_channels // conv.groups
-        a = F.pad(self.a.permute(0, 2, 3, 1), (0, 0, pw, pw, ph, ph)).contiguous()  # channels-last: patches are runs in memory
+        a = self.a.permute(0, 2, 3, 1)  # channels-last: patches are runs in memory
+        a = F.pad(a, (0, 0, pw, pw, ph, ph)) if pw or ph else a.contiguous()
         height, channels = a.shape[1], a.shape[3] // groups
         step = max(1, PATCH_BYTES // (height * columns * kw * channels * a.element_size()))
         for group in range(groups):
             own = a[..., group * channels : (group + 1) * channels]
             out = slice(group * per, (group + 1) * per)
-            rows_of = delta[:, :, out].permute(1, 0, 2, 3, 4).reshape(n, k * per, rows * columns)
+            if k == 1:  # a view where δ is channels-last
+                rows_of = delta[0, :, out].permute(0, 2, 3, 1).reshape(n, rows * columns, per).transpose(1, 2)
+            else:
+                rows_of = delta[:, :, out].permute(1, 0, 2, 3, 4).reshape(n, k * per, rows * columns)
             for start in range(0, n, step):
                 part = slice(start, min(start + step, n))
                 m, (s0, s1, s2, s3) = part.stop - start, own.stride()
@@ -132,14 +136,13 @@ class _BatchNorm:
         self.module, self.a = module, a
 
     def _gradients(self, delta):
-        """Each example's gradients in scale and shift, [k, n, c]."""
+        """Each example's gradients in scale and shift, [k, n, c]: Σ δ x̂ from Σ δ a and Σ δ, without x̂ in memory."""
         module, places = self.module, tuple(range(3, delta.dim()))
-        shape = (1, -1) + (1,) * (self.a.dim() - 2)
+        along, shift = delta * self.a, delta
+        if places:
+            along, shift = along.sum(places), shift.sum(places)
         scale = (module.running_var + module.eps).rsqrt()
-        normal = (self.a - module.running_mean.view(shape)) * scale.view(shape)
-        if not places:
-            return {"weight": delta * normal, "bias": delta}
-        return {"weight": (delta * normal).sum(places), "bias": delta.sum(places)}
+        return {"weight": (along - module.running_mean * shift) * scale, "bias": shift}
 
     def squares(self, delta, mask: Named, which: str) -> Named:
         if which == "weights" or self.module.weight is None:
