@@ -91,8 +91,10 @@ def measure(
     settings = json.loads(json.dumps(settings or {}, sort_keys=True, allow_nan=False))
     todo = [(run, epoch) for run in dict.fromkeys(runs) for epoch in at]
     bar = tqdm(todo, desc=name, disable=not progress, leave=False, mininterval=2.0, file=sys.stdout, ncols=100)
+    found = None
     for run, epoch in bar:
-        found = store.get(run.key) if not rows or rows[-1]["key"] != run.key else found
+        if found is None or found.key != run.key:
+            found = store.get(run.key)
         if found is None:
             raise KeyError(f"run {run.key} is not in the store {store.root}: carry it out first")
         row = {**sweep.columns_of(run, found.info), "epoch": _epoch(run, epoch)}

@@ -114,7 +114,8 @@ def manifest(settings: Settings, table, verdicts, seconds: float, figures: dict 
     if settings.save_to:
         folder = Path(settings.save_to)
         folder.mkdir(parents=True, exist_ok=True)
-        sweep.final(table).to_csv(folder / "final.csv", index=False, float_format="%.6g")
+        last = sweep.final(table) if "train_loss" in table else table.sort_values("epoch", kind="stable").groupby("key", sort=False).tail(1)
+        last.to_csv(folder / "final.csv", index=False, float_format="%.6g")
         table.drop(columns=["mask", "pruned", "prunable"]).to_csv(folder / "by_epoch.csv.gz", index=False, float_format="%.6g")
         verdicts.to_csv(folder / "verdicts.csv", index=False, float_format="%.6g")
         for name, figure in (figures or {}).items():

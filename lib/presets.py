@@ -139,10 +139,18 @@ class Settings(Spec):
     # replication and measurement
     seeds: Seeds
     measure_every: Count = 1
+    keep_epochs: Annotated[tuple[Epochs, ...], Listed] | None = None
+    examples: Count | None = None
+    probes: Annotated[int, BeforeValidator(_number), Field(ge=2)] | None = None
+    alphas: Annotated[tuple[Share, ...], Listed, Field(min_length=1)] | None = None
     device: str = "auto"
     # where things go
     runs_folder: str | None = None
     save_to: str | None = None
+
+    def kept(self, epochs: int) -> tuple[int, ...]:
+        """What a run of ``epochs`` epochs keeps: those of ``keep_epochs`` that it has, and its last."""
+        return tuple(sorted({epoch for epoch in self.keep_epochs or () if epoch < epochs} | {epochs}))
 
     @model_validator(mode="after")
     def _no_repeats(self):

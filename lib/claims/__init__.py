@@ -10,10 +10,10 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from lib.claims import noise, regimes
+from lib.claims import cosine, curvature, disagreement, dynamics, interpolation, noise, noise_fisher, regimes, signal, spectrum
 from lib.claims.decisions import NOT_TESTED, NotHere, combine, decide
 
-_MODULES = (regimes, noise)
+_MODULES = (regimes, noise, dynamics, curvature, interpolation, disagreement, cosine, noise_fisher, signal, spectrum)
 RULES = {name.replace("_", "-"): rule for module in _MODULES for name, rule in vars(module).items() if name.startswith("price_")}
 
 COLUMNS = ["claim", "says", "verdict", "rows", "what", "effect", "low", "high", "unit", "in_sd", "seeds", "note", "preset", "setting"]

@@ -23,7 +23,7 @@ from lib.metrics.layers import KINDS, MeasureError, Named
 __all__ = ["MeasureError", "check", "cosines", "flow", "loss_gradient", "parameters", "per_example"]
 
 WHICH = ("all", "weights")
-ACTIVATION_BYTES = 256 << 20
+ACTIVATION_BYTES, CACHE_BYTES = 256 << 20, 16 << 20
 _activations = weakref.WeakKeyDictionary()  # network -> input shape -> bytes of its layers' outputs for one example
 
 
@@ -125,8 +125,12 @@ def passes(network: nn.Module, x: torch.Tensor, chunk: int | None, copies: int =
         sizes = _activations.setdefault(network, {})
         if x.shape[1:] not in sizes:
             sizes[x.shape[1:]] = sum(output.numel() * output.element_size() for output in Pass(network, x[:1]).outputs)
-        most = ACTIVATION_BYTES // ((2 + copies) * sizes[x.shape[1:]])
-        chunk = max(1, min(len(x), 128 if x.device.type == "cpu" else 2048, most))
+        held = (2 + copies) * sizes[x.shape[1:]]
+        if x.device.type == "cpu":  # a few times the cache, but enough examples for efficient products
+            chunk = min(max(CACHE_BYTES // held, 128), ACTIVATION_BYTES // held)
+        else:
+            chunk = min(2048, ACTIVATION_BYTES // held)
+        chunk = max(1, min(len(x), chunk))
     for start in range(0, len(x), chunk):
         part = slice(start, start + chunk)
         yield part, Pass(network, channels_last(x[part]))

@@ -3,6 +3,7 @@
 All functions work on logits [..., n, C] and labels int64 [..., n]; leading dimensions are members of a cohort.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,12 @@ def entropy(logits: torch.Tensor) -> torch.Tensor:
     """Entropy of the predicted distribution per example in nats, [..., n] (price study, Figure 1c)."""
     log_p = torch.log_softmax(logits, -1)
     return -(log_p.exp() * log_p).sum(-1)
+
+
+def kl_uniform(logits: torch.Tensor) -> torch.Tensor:
+    """KL(uniform || p) per example in nats, [..., n]: 0 where every class is as likely, without bound for a sure prediction."""
+    log_p = torch.log_softmax(logits, -1)
+    return -log_p.mean(-1) - math.log(logits.shape[-1])
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,36 @@
 """Figures from tables alone: one function per figure, each takes a table and returns a matplotlib figure."""
 
 from lib.plots.common import COLOURS, LABELS, STYLE
+from lib.plots.cosine import cosine
+from lib.plots.curvature import curvature, scatter
+from lib.plots.disagreement import disagreement
+from lib.plots.dynamics import dynamics, seeds
+from lib.plots.interpolation import LINES, interpolation, network_map
 from lib.plots.noise import curves, noise
+from lib.plots.noise_fisher import noise_fisher
 from lib.plots.procedure import procedure
 from lib.plots.regimes import regimes
+from lib.plots.signal import signal
+from lib.plots.spectrum import spectrum
 
-__all__ = ["COLOURS", "LABELS", "STYLE", "curves", "noise", "procedure", "regimes"]
+__all__ = [
+    "COLOURS",
+    "LABELS",
+    "LINES",
+    "STYLE",
+    "cosine",
+    "curvature",
+    "curves",
+    "disagreement",
+    "dynamics",
+    "interpolation",
+    "network_map",
+    "noise",
+    "noise_fisher",
+    "procedure",
+    "regimes",
+    "scatter",
+    "seeds",
+    "signal",
+    "spectrum",
+]

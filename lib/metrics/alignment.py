@@ -1,0 +1,77 @@
+"""How the gradients of single examples align with a direction: their cosines as a distribution, and the classes at its upper end."""
+
+import torch
+
+from lib.metrics.gradients import MeasureError, check, masked, parameters, passes
+
+LEVELS = 200  # quantiles kept: 0, 1/200, ..., 1
+TOP = 0.05  # the examples above the 95% quantile
+
+
+def cosines(network, x, labels, direction, *, masks=(None,), which="all", chunk=None) -> list[torch.Tensor]:
+    """Cosines [n] between each example's negative loss gradient and ``direction``, one tensor for each of ``masks``.
+
+    Those of ``lib.metrics.gradients.cosines``, but of a gradient scaled to have digits: the gradient of the loss is 1 - p of
+    the label times that of the log-odds (all wrong classes against the label), which points the same way and does not
+    underflow where the network is confident (numbers so small would also slow the processor). Several masks share the
+    passes. Arguments and errors as there; an example whose gradient is zero for other reasons, in a dead network, gives NaN.
+    """
+    lengths, ahead = [], []
+    for mask in masks:
+        check(network, x, labels, mask, which)
+        counted = parameters(network, which, mask)
+        ahead.append(masked({name: direction[name] for name in counted if name in direction}, mask))
+        lengths.append(sum((value.double().square().sum() for value in ahead[-1].values()), torch.zeros(())).sqrt())
+        if not lengths[-1] > 0:
+            raise MeasureError("the direction is zero over the weights that count: no cosine is defined")
+    found = [[] for _ in masks]
+    for part, taken in passes(network, x, chunk):
+        if labels.max() >= taken.logits.shape[1]:
+            raise MeasureError(f"labels hold {int(labels.max())}; the network has {taken.logits.shape[1]} classes")
+        norms, dots = [0.0] * len(found), [0.0] * len(found)
+        for name, layer, delta in taken.deltas([_log_odds_gradient(taken.logits, labels[part])]):
+            for i, mask in enumerate(masks):
+                norms[i] = norms[i] + sum(layer.squares(delta, _local(mask or {}, name), which).values())
+                dots[i] = dots[i] + layer.dots(delta[0], _local(ahead[i], name))
+        for values, norm, dot, length in zip(found, norms, dots, lengths, strict=True):
+            values.append(-dot / (norm.sqrt() * length.to(norm.dtype)))
+    return [torch.cat(values) for values in found]
+
+
+def _log_odds_gradient(logits, labels):
+    """Gradient of the log-odds in the logits, [n, C]: -1 at the label, and elsewhere the softmax over the other classes."""
+    labels = labels.unsqueeze(1)
+    return torch.softmax(logits.detach().scatter(1, labels, -torch.inf), -1).scatter(1, labels, -1.0)
+
+
+def _local(values, name):
+    """The part of a dict by parameter name that belongs to the layer ``name``."""
+    prefix = f"{name}." if name else ""
+    return {kind: values.get(prefix + kind) for kind in ("weight", "bias")}
+
+
+def distribution(cosines: torch.Tensor, labels: torch.Tensor, classes: int) -> dict:
+    """The ``cosines`` [n] of examples with ``labels`` int64 [n] as numbers to keep (price study, Figures 8b, 8c, 9 and 10).
+
+    ``mean``, ``std``, ``above_zero`` (a share), ``quantiles`` (201, evenly spaced levels), and of the 5% with the highest
+    cosines (round(0.05 n), ties by index) the number in each class, ``top``, beside that of all examples, ``all``. An example
+    whose gradient is zero has no cosine (NaN): it counts in ``undefined`` alone. Raises ``MeasureError`` where fewer than 20
+    examples have one.
+    """
+    if cosines.shape != labels.shape:
+        raise MeasureError(f"{tuple(cosines.shape)} cosines and {tuple(labels.shape)} labels: one label for each is needed")
+    defined = ~cosines.isnan()
+    values, kept = cosines[defined].double().cpu(), labels[defined].cpu()
+    if len(values) < round(1 / TOP):
+        raise MeasureError(f"{len(values)} of {len(cosines)} examples have a gradient: too few for a distribution")
+    highest = torch.argsort(values, descending=True, stable=True)[: round(TOP * len(values))]
+    levels = torch.linspace(0, 1, LEVELS + 1, dtype=torch.float64)
+    return {
+        "mean": values.mean().item(),
+        "std": values.std().item(),
+        "above_zero": (values > 0).double().mean().item(),
+        "undefined": len(cosines) - len(values),
+        "quantiles": torch.quantile(values, levels).tolist(),
+        "top": torch.bincount(kept[highest], minlength=classes).tolist(),
+        "all": torch.bincount(kept, minlength=classes).tolist(),
+    }

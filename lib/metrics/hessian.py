@@ -1,0 +1,228 @@
+"""The Hessian of the mean cross-entropy in the live weights: products, trace, spectrum, largest eigenvalues, the whole matrix.
+
+All rest on the operator of ``lib.metrics.curvature``; ``of="fisher"`` takes the Fisher matrix instead. Arguments (``mask``,
+``which``, ``chunk``) and errors as in ``lib.metrics.gradients``.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from lib import networks
+from lib.metrics import fisher
+from lib.metrics.curvature import GRAPH_BYTES, Curvature
+from lib.metrics.estimate import Estimate
+from lib.metrics.gradients import check
+from lib.metrics.layers import MeasureError, Named
+
+__all__ = [
+    "Curvature", "MeasureError", "Spectrum",
+    "exact", "hutchinson", "hvp", "identity_holds", "largest_eigenvalues", "spectrum", "trace",
+]  # fmt: skip
+
+DENSE_LIMIT = 6000  # live weights up to which ``exact`` makes the whole matrix
+_LINEAR_IN_EACH_WEIGHT = {
+    nn.Linear, nn.Conv2d, nn.ReLU, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Identity,
+    nn.Dropout, nn.BatchNorm1d, nn.BatchNorm2d, nn.Sequential, nn.ModuleList,
+    networks.MLP, networks.LeNet5, networks.BasicBlock, networks.ResNet, networks.VGG11,
+}  # fmt: skip
+
+
+def identity_holds(network: nn.Module) -> tuple[bool, str]:
+    """Whether Tr(H) = Tr(F) exactly, for any labels and mask; and if not, why.
+
+    It holds where the logits are piecewise linear in each single weight: then the diagonal of their second derivatives vanishes
+    almost everywhere, and of the Hessian's diagonal the Gauss-Newton part alone is left. A kind of module that is not known
+    to keep this counts as breaking it.
+    """
+    for name, module in network.named_modules():
+        kind, place = type(module), name or "(the network itself)"
+        if kind not in _LINEAR_IN_EACH_WEIGHT:
+            return False, f"{place!r} is a {kind.__name__}, not known to be piecewise linear in each weight"
+        if module.training and isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.Dropout)):
+            return False, f"{place!r} ({kind.__name__}) is in train mode"
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
+            return False, f"{place!r} ({kind.__name__}) keeps no running statistics, so that it is never in eval mode"
+        if module._forward_hooks or module._forward_pre_hooks:
+            return False, f"{place!r} has forward hooks, which may change what it computes"
+    if len(list(network.parameters())) < len(list(network.named_parameters(remove_duplicate=False))):
+        return False, "two layers share a parameter"
+    return True, ""
+
+
+def hvp(network, x, labels, vector: Named, *, mask=None, which="all", of="hessian", chunk=None) -> Named:
+    """H v for ``vector`` by parameter name (a parameter that it does not name: zero), with zeros where no weight lives.
+
+    For many products with one matrix, make a ``Curvature`` and keep it.
+    """
+    matrix = Curvature(network, x, labels, mask=mask, which=which, of=of, chunk=chunk)
+    for name, value in vector.items():
+        if name in matrix.parameters and value.shape != matrix.parameters[name].shape:
+            raise MeasureError(f"the vector of {name!r} has shape {tuple(value.shape)}; it must be {tuple(matrix.parameters[name].shape)}")
+        if name not in matrix.parameters and name not in dict(network.named_parameters()):
+            raise MeasureError(f"the vector names {name!r}, and the network has no such parameter")
+    return matrix.named(matrix @ matrix.flat(vector))
+
+
+def hutchinson(network, x, labels, *, generator: torch.Generator, probes=30, mask=None, which="all", of="hessian", chunk=None) -> Estimate:
+    """Tr(H) as the mean of vᵀHv over Rademacher ``probes`` v (Hutchinson 1990); the error is over probes, for these examples."""
+    if probes < 1:
+        raise MeasureError(f"probes is {probes}; it must be at least 1")
+    matrix = Curvature(network, x, labels, mask=mask, which=which, of=of, chunk=chunk)
+    draws = [matrix.signs(generator) for _ in range(probes)]
+    return Estimate.of(torch.stack([(v @ (matrix @ v)).cpu() for v in draws]))
+
+
+def trace(network, x, labels, *, method="auto", generator=None, probes=30, mask=None, which="all", chunk=None) -> Estimate:
+    """Tr(H) of the mean loss: exactly, as the Fisher trace, where the two are the same (``identity_holds``), else by Hutchinson.
+
+    ``method`` may insist on ``"fisher"`` or ``"hutchinson"`` (needs a ``generator``). The Fisher's error is over examples,
+    Hutchinson's over probes. Price study, Table 2.
+    """
+    if method not in ("auto", "fisher", "hutchinson"):
+        raise MeasureError(f"method is {method!r}; allowed are auto, fisher, hutchinson")
+    holds, reason = identity_holds(network)
+    if method == "fisher" and not holds:
+        raise MeasureError(f"Tr(H) is not Tr(F) here: {reason}; use method='hutchinson'")
+    if holds and method != "hutchinson":
+        check(network, x, labels, mask, which)
+        return Estimate.of(fisher.exact(network, x, mask=mask, which=which, chunk=chunk))
+    if generator is None:
+        raise MeasureError("Hutchinson's estimator draws probes: give a generator" + (f" ({reason})" if reason else ""))
+    return hutchinson(network, x, labels, generator=generator, probes=probes, mask=mask, which=which, chunk=chunk)
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Ritz values and their weights, a float64 array per probe; the weights of a probe add up to 1. ``live`` is the dimension."""
+
+    ritz: tuple[np.ndarray, ...]
+    weights: tuple[np.ndarray, ...]
+    live: int
+
+    def _points(self):
+        values = np.concatenate(self.ritz)
+        order = np.argsort(values, kind="stable")
+        return values[order], np.concatenate(self.weights)[order] / len(self.ritz)
+
+    def density(self, grid, width: float) -> np.ndarray:
+        """The density of eigenvalues on ``grid`` [g], each Ritz value broadened to a Gaussian of standard deviation ``width``."""
+        if not width > 0:
+            raise MeasureError(f"width is {width}; it must be above 0")
+        values, weights = self._points()
+        z = (np.asarray(grid, dtype=float)[:, None] - values) / width
+        return (weights * np.exp(-(z**2) / 2)).sum(1) / (width * math.sqrt(2 * math.pi))
+
+    def quantile(self, q):
+        """The eigenvalue below which the share ``q`` (a number or an array, in [0, 1]) of the density lies.
+
+        At a Ritz value the density has half of its weight behind it, as for the nodes of a quadrature; linear in between.
+        """
+        if not ((np.asarray(q) >= 0) & (np.asarray(q) <= 1)).all():
+            raise MeasureError(f"q is {q}; it must lie in [0, 1]")
+        values, weights = self._points()
+        return np.interp(q, np.cumsum(weights) - weights / 2, values)
+
+    @property
+    def largest(self) -> float:
+        """The largest Ritz value: a lower bound of the largest eigenvalue, and near it after some tens of steps."""
+        return max(float(values.max()) for values in self.ritz)
+
+    @property
+    def trace(self) -> float:
+        """The dimension times the mean of the density: Tr(H) as these probes see it."""
+        return self.live * float(np.mean([values @ weights for values, weights in zip(self.ritz, self.weights, strict=True)]))
+
+
+class _Lanczos:
+    """Lanczos' process from a start vector, with full reorthogonalisation: the whole basis is kept, [steps, size]."""
+
+    def __init__(self, matrix: Curvature, start: torch.Tensor, steps: int):
+        self.matrix, self.scale = matrix, 0.0
+        self.basis = torch.empty(min(steps, matrix.size), matrix.size, dtype=matrix.dtype, device=matrix.device)
+        self.basis[0] = start / start.norm()
+        self.diagonal, self.beside, self.done = [], [], False
+
+    def step(self):
+        """One product; afterwards ``done`` says whether the space is exhausted."""
+        j, basis = len(self.diagonal), self.basis
+        w = self.matrix @ basis[j]
+        self.diagonal.append((w @ basis[j]).item())
+        w.sub_(basis[j], alpha=self.diagonal[-1])
+        if j:
+            w.sub_(basis[j - 1], alpha=self.beside[-1])
+        known = basis[: j + 1]
+        torch.addmv(w, known.t(), torch.mv(known, w), alpha=-1, out=w)
+        length = w.norm().item()
+        if not math.isfinite(length):
+            raise MeasureError("a product with the Hessian is not finite: the loss overflows on these examples")
+        self.scale = max(self.scale, abs(self.diagonal[-1]), length)
+        self.done = j + 1 == len(basis) or length <= 20 * torch.finfo(basis.dtype).eps * self.scale
+        self.beside.append(length)
+        if not self.done:
+            torch.div(w, length, out=basis[j + 1])
+
+    def ritz(self):
+        """Ritz values (rising), their weights in the start vector, and bounds of their errors."""
+        from scipy.linalg import eigh_tridiagonal
+
+        values, vectors = eigh_tridiagonal(np.array(self.diagonal), np.array(self.beside[:-1]))
+        return values, vectors[0] ** 2, np.abs(self.beside[-1] * vectors[-1])
+
+
+def spectrum(
+    network, x, labels, *, generator: torch.Generator, steps=40, probes=1, mask=None, which="all", of="hessian", chunk=None
+) -> Spectrum:
+    """The density of eigenvalues in the live subspace by stochastic Lanczos quadrature (price study, Figure 4; Ghorbani et al. 2019).
+
+    Each of the Rademacher ``probes`` takes ``steps`` products and keeps ``steps`` vectors of the live size. A probe whose space is
+    exhausted earlier has fewer Ritz values, which then are eigenvalues.
+    """
+    if steps < 1 or probes < 1:
+        raise MeasureError(f"steps and probes are {steps} and {probes}; both must be at least 1")
+    matrix = Curvature(network, x, labels, mask=mask, which=which, of=of, chunk=chunk)
+    found = []
+    for _ in range(probes):
+        process = _Lanczos(matrix, matrix.signs(generator), steps)
+        while not process.done:
+            process.step()
+        found.append(process.ritz()[:2])
+    return Spectrum(tuple(values for values, _ in found), tuple(weights for _, weights in found), matrix.size)
+
+
+def largest_eigenvalues(
+    network, x, labels, *, generator: torch.Generator, count=1, tolerance=1e-3, steps=200, mask=None, which="all", of="hessian", chunk=None
+) -> np.ndarray:
+    """The ``count`` largest eigenvalues, falling, each within ``tolerance`` of itself; distinct ones where some are equal.
+
+    Raises ``MeasureError`` where ``steps`` products do not suffice.
+    """
+    matrix = Curvature(network, x, labels, mask=mask, which=which, of=of, chunk=chunk)
+    if not 1 <= count <= min(steps, matrix.size):
+        raise MeasureError(f"count is {count}; with {matrix.size} live weights and {steps} steps it lies in 1 to {min(steps, matrix.size)}")
+    process = _Lanczos(matrix, matrix.signs(generator), steps)
+    while True:
+        process.step()
+        if len(process.diagonal) >= count and (process.done or len(process.diagonal) % 5 == 0):
+            values, _, errors = (array[::-1][:count] for array in process.ritz())
+            if (errors <= tolerance * np.abs(values)).all():
+                return values.copy()
+        if process.done:
+            taken = len(process.diagonal)
+            raise MeasureError(f"{count} eigenvalues are not found within {tolerance:g} after {taken} steps; give more steps")
+
+
+def exact(network, x, labels, *, mask=None, which="all", of="hessian", chunk=None) -> torch.Tensor:
+    """The whole matrix over the live weights, [live, live], symmetric; in the dtype of the network.
+
+    Raises ``MeasureError`` above ``DENSE_LIMIT`` live weights.
+    """
+    matrix = Curvature(network, x, labels, mask=mask, which=which, of=of, chunk=chunk)
+    if matrix.size > DENSE_LIMIT:
+        raise MeasureError(f"{matrix.size} weights are live; the whole matrix is made for at most {DENSE_LIMIT}: use spectrum")
+    step = max(1, min(16, GRAPH_BYTES // (matrix.chunk * matrix.bytes_each)))
+    whole = torch.cat([matrix.rows(start, min(start + step, matrix.size)) for start in range(0, matrix.size, step)])
+    return (whole + whole.t()) / 2
