@@ -57,8 +57,8 @@ def price_snr_opt_regime_hike(table):
     dense, effects = dict(_curves(table, "sol_d", "mean")), []
     for layer, wide in _curves(table, "sol_s", "mean", high):
         last, places = wide.columns[-1], wide.idxmax(axis=1) / wide.columns[-1]
-        early = [epoch for epoch in wide.columns if epoch <= 0.3 * last]
-        step = max(np.diff([*early, *wide.columns[wide.columns > 0.3 * last][:1]])) / 2 / last
+        early = wide.columns[wide.columns <= BUMP[1] * last]
+        step = max(np.diff(early), default=last) / 2 / last
         note = f"bump at {places.mean():.2f} of training" if (places < 1).all() else "some seed has its maximum at the end"
         above = np.log(dense[layer][0] / wide[0]).dropna().to_numpy()
         effects += [
