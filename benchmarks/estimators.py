@@ -17,7 +17,7 @@ from torch import nn
 from benchmarks import ours, usual
 from benchmarks.timing import Row, race
 from lib.draws import generator
-from lib.metrics import fisher, gradients, hessian, jacobian
+from lib.metrics import alignment, fisher, hessian, jacobian
 
 TASKS = {
     "LeNet-5": ours.Task("lenet-5", (1, 28, 28), 128),
@@ -156,7 +156,9 @@ QUANTITIES = {  # what: (our contender, targets in passes for the networks in or
         _fisher, (1.2, 1.2, 1.5), {"BackPACK": _backpack_fisher, "vmap(grad)": _vmap_fisher, "nngeometry": _nngeometry_fisher},
     ),
     "per-example cosines": (
-        lambda s: lambda: gradients.cosines(s.network, s.x, s.y, s.direction, mask=s.mask), (1.3, 1.6, 1.7), {"vmap(grad)": _vmap_cosines},
+        lambda s: lambda: alignment.cosines(s.network, s.x, s.y, s.direction, masks=(s.mask,)),
+        (1.3, 1.6, 1.7),
+        {"vmap(grad)": _vmap_cosines},
     ),
     "Tr(H) = Tr(F), exact": (
         _exact, (6, 3.5, 10),

@@ -9,7 +9,7 @@ from torch import nn
 from torch.func import functional_call, grad, jacrev, vmap
 
 from lib import draws, init, networks
-from lib.metrics import fisher, gradients, jacobian
+from lib.metrics import alignment, fisher, gradients, jacobian
 from lib.metrics.estimate import Estimate
 from lib.metrics.gradients import MeasureError
 
@@ -85,7 +85,7 @@ def test_norms_dots_and_cosines(case, which, with_mask):
         torch.testing.assert_close(ours[0], norms, rtol=1e-10, atol=1e-14)
         torch.testing.assert_close(ours[1], dots, rtol=1e-10, atol=1e-12)
     length = math.sqrt(sum(v.square().sum() for v in d.values()))
-    torch.testing.assert_close(gradients.cosines(network, x, y, direction, mask=mask, which=which), -dots / norms.sqrt() / length)
+    torch.testing.assert_close(alignment.cosines(network, x, y, direction, masks=(mask,), which=which)[0], -dots / norms.sqrt() / length)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -263,9 +263,9 @@ def test_train_mode_no_examples_and_wrong_labels_are_refused():
     with pytest.raises(MeasureError, match="for 6 examples"):
         gradients.per_example(network, x, y[:3])
     with pytest.raises(MeasureError, match="direction of"):
-        gradients.cosines(network, x, y, {n: v[:1] for n, v in direction.items()})
+        alignment.cosines(network, x, y, {n: v[:1] for n, v in direction.items()})
     with pytest.raises(MeasureError, match="direction is zero"):
-        gradients.cosines(network, x, y, {n: 0 * v for n, v in direction.items()})
+        alignment.cosines(network, x, y, {n: 0 * v for n, v in direction.items()})
 
 
 def test_estimates():

@@ -2,7 +2,7 @@
 
 import torch
 
-from lib.metrics.gradients import MeasureError, check, masked, parameters, passes
+from lib.metrics.gradients import MeasureError, check, check_labels, counted_direction, local, passes
 
 LEVELS = 200  # quantiles kept: 0, 1/200, ..., 1
 TOP = 0.05  # the examples above the 95% quantile
@@ -11,28 +11,26 @@ TOP = 0.05  # the examples above the 95% quantile
 def cosines(network, x, labels, direction, *, masks=(None,), which="all", chunk=None) -> list[torch.Tensor]:
     """Cosines [n] between each example's negative loss gradient and ``direction``, one tensor for each of ``masks``.
 
-    Those of ``lib.metrics.gradients.cosines``, but of a gradient scaled to have digits: the gradient of the loss is 1 - p of
-    the label times that of the log-odds (all wrong classes against the label), which points the same way and does not
-    underflow where the network is confident (numbers so small would also slow the processor). Several masks share the
-    passes. Arguments and errors as there; an example whose gradient is zero for other reasons, in a dead network, gives NaN.
+    Price study, Figures 8b and 8c; over the live weights that count. The gradient of the loss is 1 - p of the label times that of the
+    log-odds (all wrong classes against the label): that one is used, since it points the same way and does not underflow where
+    the network is confident (numbers so small would also slow the processor). Several masks share the passes. Arguments and
+    errors: see ``lib.metrics.gradients``. An example whose gradient is zero for other reasons, in a dead network, gives NaN.
     """
     lengths, ahead = [], []
     for mask in masks:
         check(network, x, labels, mask, which)
-        counted = parameters(network, which, mask)
-        ahead.append(masked({name: direction[name] for name in counted if name in direction}, mask))
+        ahead.append(counted_direction(network, direction, mask, which))
         lengths.append(sum((value.double().square().sum() for value in ahead[-1].values()), torch.zeros(())).sqrt())
         if not lengths[-1] > 0:
             raise MeasureError("the direction is zero over the weights that count: no cosine is defined")
     found = [[] for _ in masks]
     for part, taken in passes(network, x, chunk):
-        if labels.max() >= taken.logits.shape[1]:
-            raise MeasureError(f"labels hold {int(labels.max())}; the network has {taken.logits.shape[1]} classes")
+        check_labels(labels, taken.logits)
         norms, dots = [0.0] * len(found), [0.0] * len(found)
         for name, layer, delta in taken.deltas([_log_odds_gradient(taken.logits, labels[part])]):
             for i, mask in enumerate(masks):
-                norms[i] = norms[i] + sum(layer.squares(delta, _local(mask or {}, name), which).values())
-                dots[i] = dots[i] + layer.dots(delta[0], _local(ahead[i], name))
+                norms[i] = norms[i] + sum(layer.squares(delta, local(mask, name), which).values())
+                dots[i] = dots[i] + layer.dots(delta[0], local(ahead[i], name))
         for values, norm, dot, length in zip(found, norms, dots, lengths, strict=True):
             values.append(-dot / (norm.sqrt() * length.to(norm.dtype)))
     return [torch.cat(values) for values in found]
@@ -42,12 +40,6 @@ def _log_odds_gradient(logits, labels):
     """Gradient of the log-odds in the logits, [n, C]: -1 at the label, and elsewhere the softmax over the other classes."""
     labels = labels.unsqueeze(1)
     return torch.softmax(logits.detach().scatter(1, labels, -torch.inf), -1).scatter(1, labels, -1.0)
-
-
-def _local(values, name):
-    """The part of a dict by parameter name that belongs to the layer ``name``."""
-    prefix = f"{name}." if name else ""
-    return {kind: values.get(prefix + kind) for kind in ("weight", "bias")}
 
 
 def distribution(cosines: torch.Tensor, labels: torch.Tensor, classes: int) -> dict:

@@ -7,7 +7,7 @@ from the network itself. What takes them from the data is called ``empirical``. 
 import torch
 
 from lib.metrics.estimate import Estimate
-from lib.metrics.gradients import check, parameters, passes, per_example, residual, squares
+from lib.metrics.gradients import check, flushed, parameters, passes, per_example, residual, squares
 from lib.metrics.layers import MeasureError, Named
 
 __all__ = ["MeasureError", "by_class", "by_layer", "columns", "diagonal", "empirical", "exact", "sampled", "trace"]
@@ -33,7 +33,7 @@ def columns(logits: torch.Tensor) -> list[torch.Tensor]:
         column = torch.zeros_like(p)
         column[:, k] = pivot
         column[:, k + 1 :] = -p[:, k + 1 :] * (pivot / q.clamp_min(torch.finfo(p.dtype).tiny)).unsqueeze(1)
-        found.append(column)
+        found.append(flushed(column))
     return found
 
 

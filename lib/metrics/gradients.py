@@ -1,4 +1,4 @@
-"""Per-example gradients from one forward and one backward pass: squared norms, dot products, cosines.
+"""Per-example gradients from one forward and one backward pass: squared norms and dot products.
 
 Each layer's input a and output z are kept, and one ``autograd.grad`` in the outputs alone gives δ, without any weight
 gradient. ``lib.metrics.layers`` has the formulas that lead from a and δ to the numbers of each example (Goodfellow 2015,
@@ -20,7 +20,7 @@ from torch import nn
 
 from lib.metrics.layers import KINDS, MeasureError, Named
 
-__all__ = ["MeasureError", "check", "cosines", "flow", "loss_gradient", "parameters", "per_example"]
+__all__ = ["MeasureError", "check", "flow", "loss_gradient", "parameters", "per_example"]
 
 WHICH = ("all", "weights")
 ACTIVATION_BYTES, CACHE_BYTES = 256 << 20, 16 << 20
@@ -148,22 +148,28 @@ def residual(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Gradient of each example's cross-entropy in its logits, p - y [n, C].
 
     The entry of the label is minus the sum of the others: for a confident example p - 1 would lose most of its digits.
+    Entries whose squares underflow are zero: they change no sum of squares, and numbers so small slow the processor.
     """
     p = torch.softmax(logits.detach(), -1)
-    rest = p.scatter(1, labels.unsqueeze(1), 0.0)
+    rest = flushed(p.scatter(1, labels.unsqueeze(1), 0.0))
     return rest.scatter(1, labels.unsqueeze(1), -rest.sum(1, keepdim=True))
+
+
+def flushed(values: torch.Tensor) -> torch.Tensor:
+    """``values`` with zeros where the square is below the smallest normal number."""
+    return values.masked_fill(values.abs() < torch.finfo(values.dtype).tiny ** 0.5, 0.0)
 
 
 def squares(taken: Pass, cotangents: list[torch.Tensor], mask: Named | None, which: str) -> dict[str, torch.Tensor]:
     """By parameter name, each example's squared gradient norm over live weights, summed over the ``cotangents``: [n]."""
     found = {}
     for name, layer, delta in taken.deltas(cotangents):
-        for kind, values in layer.squares(delta, _local(mask, name), which).items():
+        for kind, values in layer.squares(delta, local(mask, name), which).items():
             found[f"{name}.{kind}" if name else kind] = values
     return found
 
 
-def _local(mask, name):
+def local(mask, name):
     """The part of a dict by parameter name that belongs to the layer ``name``."""
     prefix = f"{name}." if name else ""
     return {kind: (mask or {}).get(prefix + kind) for kind in ("weight", "bias")}
@@ -176,38 +182,30 @@ def per_example(network, x, labels, *, mask=None, which="all", direction: Named 
     as zero. Without it the dot products are None. Price study, Figure 8 (with the sign of the gradient, not of its negative).
     """
     check(network, x, labels, mask, which)
-    counted = parameters(network, which, mask)
     if direction is not None:
-        for name, value in direction.items():
-            if name not in counted and name not in dict(network.named_parameters()):
-                raise MeasureError(f"the direction names {name!r}, and the network has no such parameter")
-            if name in counted and value.shape != counted[name].shape:
-                raise MeasureError(f"the direction of {name!r} has shape {tuple(value.shape)}; it must be {tuple(counted[name].shape)}")
-        direction = masked({name: value for name, value in direction.items() if name in counted}, mask)
+        direction = counted_direction(network, direction, mask, which)
     norms, dots = [], []
     for part, taken in passes(network, x, chunk):
-        _check_labels(labels, taken.logits)
+        check_labels(labels, taken.logits)
         total = dot = 0.0
         for name, layer, delta in taken.deltas([residual(taken.logits, labels[part])]):
-            total = total + sum(layer.squares(delta, _local(mask, name), which).values())
+            total = total + sum(layer.squares(delta, local(mask, name), which).values())
             if direction is not None:
-                dot = dot + layer.dots(delta[0], _local(direction, name))
+                dot = dot + layer.dots(delta[0], local(direction, name))
         norms.append(total)
         dots.append(dot)
     return torch.cat(norms), torch.cat(dots) if direction is not None else None
 
 
-def cosines(network, x, labels, direction: Named, *, mask=None, which="all", chunk=None) -> torch.Tensor:
-    """Cosine [n] between each example's negative loss gradient and ``direction``, both over the live weights that count.
-
-    Price study, Figures 8b and 8c. An example whose gradient is exactly zero has no direction: NaN.
-    """
-    norms, dots = per_example(network, x, labels, mask=mask, which=which, direction=direction, chunk=chunk)
-    counted = parameters(network, which, mask)
-    length = sum(v.double().square().sum() for name, v in masked(direction, mask).items() if name in counted).sqrt()
-    if not length > 0:
-        raise MeasureError("the direction is zero over the weights that count: no cosine is defined")
-    return -dots / (norms.sqrt() * length.to(norms.dtype))
+def counted_direction(network, direction: Named, mask: Named | None, which: str) -> Named:
+    """The part of ``direction`` that counts, masked; raises ``MeasureError`` for names or shapes that the network does not have."""
+    named, counted = dict(network.named_parameters()), parameters(network, which, mask)
+    for name, value in direction.items():
+        if name not in named:
+            raise MeasureError(f"the direction names {name!r}, and the network has no such parameter")
+        if value.shape != named[name].shape:
+            raise MeasureError(f"the direction of {name!r} has shape {tuple(value.shape)}; it must be {tuple(named[name].shape)}")
+    return masked({name: value for name, value in direction.items() if name in counted}, mask)
 
 
 def masked(values: Named, mask: Named | None) -> Named:
@@ -228,7 +226,7 @@ def loss_gradient(network, x, labels, *, mask=None, which="all", chunk=None) -> 
             part = slice(start, start + (chunk or 512))
             with torch.enable_grad():
                 logits = network(x[part])
-                _check_labels(labels, logits)
+                check_labels(labels, logits)
                 loss = F.cross_entropy(logits, labels[part], reduction="sum") / len(x)
             for name, piece in zip(total, torch.autograd.grad(loss, list(counted.values())), strict=True):
                 total[name] += piece
@@ -244,6 +242,7 @@ def flow(network, x, labels, *, mask=None, which="all", chunk=None) -> float:
     return sum(value.double().square().sum().item() for value in gradient.values())
 
 
-def _check_labels(labels, logits):
+def check_labels(labels, logits) -> None:
+    """Raise ``MeasureError`` if the labels name a class that the network does not have."""
     if labels.max() >= logits.shape[1]:
         raise MeasureError(f"labels hold {int(labels.max())}; the network has {logits.shape[1]} classes, 0 to {logits.shape[1] - 1}")

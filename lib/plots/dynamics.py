@@ -38,6 +38,8 @@ def dynamics(table: pd.DataFrame, regimes: dict[str, list[float]], *, title: str
             ax.set_yscale("log")
             ax.set_xscale("function", functions=(lambda t: np.sqrt(np.clip(t, 0, None)), np.square))
             ax.set_xlim(left=0)
+            last = max(line.get_xdata()[-1] for line in ax.lines)
+            ax.set_xticks([round(share * last) for share in (0, 0.025, 0.125, 0.25, 0.5, 1)])
             ax.set_xlabel("epoch (axis in square roots)")
             ax.legend(ncols=2, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.18))
         axes[0, 0].set_ylabel("Tr(F)")
