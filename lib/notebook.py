@@ -82,6 +82,33 @@ def _layout(style):
     return style.hide(axis="index").set_properties(**{"text-align": "left", "white-space": "normal"}).set_table_styles(left)
 
 
+def explorer(draw, **choices):
+    """A picture with controls: ``draw(**values)`` returns a figure, and each of ``choices`` is a control or the list of its options.
+
+    The picture is an image and not an output area of its own: clients that execute a notebook without a browser can wait for ever
+    on those (https://github.com/jupyter/nbclient/issues/312).
+    """
+    import io
+
+    import ipywidgets as widgets
+
+    def control(name, choice):
+        return choice if isinstance(choice, widgets.Widget) else widgets.Dropdown(options=list(choice), description=name.replace("_", " "))
+
+    controls = {name: control(name, choice) for name, choice in choices.items()}
+    picture = widgets.Image(format="png")
+
+    def redraw(_=None):
+        content = io.BytesIO()
+        draw(**{name: c.value for name, c in controls.items()}).savefig(content, format="png", dpi=100)
+        picture.value = content.getvalue()
+
+    for c in controls.values():
+        c.observe(redraw, "value")
+    redraw()
+    return widgets.VBox([*controls.values(), picture])
+
+
 def account(verdicts) -> None:
     """Print how many claims came out how, and how many would by chance."""
     counts = verdicts["verdict"].value_counts()
@@ -126,4 +153,4 @@ def manifest(settings: Settings, table, verdicts, seconds: float, figures: dict 
     return content
 
 
-__all__ = ["ParameterError", "account", "describe", "manifest", "parameters", "show_evidence", "show_rules", "show_verdicts"]
+__all__ = ["ParameterError", "account", "describe", "explorer", "manifest", "parameters", "show_evidence", "show_rules", "show_verdicts"]

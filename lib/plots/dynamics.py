@@ -1,60 +1,54 @@
-"""Figure 3: the Fisher trace over training, on both sides of the border of the regimes."""
+"""Figure 3: the Fisher trace over training, on both sides of the border of the regimes; and one measure seed by seed."""
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from lib.plots.common import COLOURS, LABELS, STYLE, summary
+from lib.plots.common import COLOURS, LABELS, STYLE
 
 
 def dynamics(table: pd.DataFrame, regimes: dict[str, list[float]], *, title: str, paper: dict | None = None):
-    """Figure 3: Tr(F) by epoch, a panel for each regime, Sol-F solid and Sol-S dashed, a colour for each sparsity.
+    """Figure 3: Tr(F) by epoch, a panel for each sparsity: Sol-F, Sol-S and Sol-D, a thin line for each seed, the median thick.
 
     ``table`` has a row per run and epoch with ``fisher``; ``regimes`` the sparsities of each (``claims.dynamics.regimes``);
-    ``paper`` the curves of the ledger, sparsity -> {"epoch": [...], "fisher": [...]}, of Sol-S. Geometric means over seeds with 95%
-    intervals. The axis of epochs is in square roots: the early course and the late level are both seen.
+    ``paper`` the curves of the ledger, sparsity -> {"epoch": [...], "fisher": [...]}, of Sol-S; they are drawn only if the runs
+    are as long as the paper's. The axis of epochs is in square roots: the early course and the late level are both seen.
     """
-    panels = [(name, grid) for name, grid in regimes.items() if grid]
-    count = len(panels) + bool(paper)
-    everything = sorted(s for grid in regimes.values() for s in grid)
-    shades = dict(zip(everything, plt.colormaps["viridis"](np.linspace(0.05, 0.85, len(everything))), strict=True))
+    grid = sorted((s, name) for name, sparsities in regimes.items() for s in sparsities)
+    columns = min(3, len(grid))
+    rows = -(-len(grid) // columns)
+    last = table["epoch"].max()
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, count, figsize=(4.2 * count + 0.6, 4.4), squeeze=False, layout="constrained", sharey=True)
-        for ax, (name, grid) in zip(axes[0], panels, strict=False):
-            _curve(ax, table[table["solution"] == "sol_d"], COLOURS["sol_d"], "-", "Sol-D (dense)")
-            for s in grid:
-                for solution, style, kind in (("sol_f", "-", "Sol-F"), ("sol_s", "--", "Sol-S")):
-                    rows = table[(table["solution"] == solution) & np.isclose(table["sparsity"], s)]
-                    _curve(ax, rows, shades[s], style, f"{kind}, {s:g}")
-            ax.set_title(f"{name} regime", loc="left")
-        if paper:
-            ax = axes[0, -1]
-            for s, curve in paper.items():
-                colour = COLOURS["sol_d"] if s == 0 else shades.get(s, "0.7")
-                label = f"Sol-S, {s:g}" if s else "Sol-D (dense)"
-                ax.plot(curve["epoch"], curve["fisher"], "--", color=colour, linewidth=1.3, marker="s", markersize=2.5, label=label)
-            ax.set_title("paper: scratch (read off its plot)", loc="left")
-        for ax in axes[0]:
+        shape = {"squeeze": False, "layout": "constrained", "sharex": True, "sharey": True}
+        figure, axes = plt.subplots(rows, columns, figsize=(3.8 * columns + 0.4, 2.9 * rows + 0.7), **shape)
+        for ax in axes.flat[len(grid) :]:
+            ax.axis("off")
+        for ax, (s, regime) in zip(axes.flat, grid, strict=False):
+            for solution in ("sol_d", "sol_f", "sol_s"):
+                _course(ax, table[(table["solution"] == solution) & ((solution == "sol_d") | np.isclose(table["sparsity"], s))], solution)
+            curve = (paper or {}).get(s)
+            if curve and last >= max(curve["epoch"]):
+                ax.plot(curve["epoch"], curve["fisher"], "s", color="black", markersize=3, label="paper's Sol-S (read off its plot)")
+            ax.set_title(f"sparsity {s:g}: {regime} regime", loc="left", fontsize=9)
             ax.set_yscale("log")
             ax.set_xscale("function", functions=(lambda t: np.sqrt(np.clip(t, 0, None)), np.square))
             ax.set_xlim(left=0)
-            last = max(line.get_xdata()[-1] for line in ax.lines)
             ax.set_xticks([round(share * last) for share in (0, 0.025, 0.125, 0.25, 0.5, 1)])
+        for ax in axes[-1]:
             ax.set_xlabel("epoch (axis in square roots)")
-            ax.legend(ncols=2, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.18))
-        axes[0, 0].set_ylabel("Tr(F)")
+        for ax in axes[:, 0]:
+            ax.set_ylabel("Tr(F)")
+        lines, labels = axes[0, 0].get_legend_handles_labels()
+        figure.legend(lines, labels, loc="outside lower center", ncols=4)
         figure.suptitle(title, fontsize=10)
         plt.close(figure)
     return figure
 
 
-def _curve(ax, rows, colour, style, label):
-    rows = rows.assign(log=np.log(rows["fisher"].clip(lower=1e-12)))
-    means = summary(rows, "epoch", "log")
-    ax.plot(means.index, np.exp(means["mean"]), style, color=colour, linewidth=1.4, label=label)
-    ax.fill_between(
-        means.index, np.exp(means["mean"] - means["half"]), np.exp(means["mean"] + means["half"]), color=colour, alpha=0.12, linewidth=0
-    )
+def _course(ax, rows, solution):
+    wide = rows.pivot_table(index="epoch", columns="seed", values="fisher").clip(lower=1e-4)
+    ax.plot(wide.index, wide, color=COLOURS[solution], alpha=0.35, linewidth=0.7)
+    ax.plot(wide.index, wide.median(axis=1), color=COLOURS[solution], linewidth=1.8, label=LABELS[solution])
 
 
 def seeds(table: pd.DataFrame, measure: str, sparsity: float, *, label: str):
