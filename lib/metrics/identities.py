@@ -8,6 +8,7 @@ For log-likelihoods of a network with softmax outputs (price study, Lemma A.1, C
 """
 
 import copy
+import warnings
 
 import torch
 from torch.func import functional_call, jvp
@@ -36,7 +37,10 @@ def relative_errors(network, x, *, generator: torch.Generator, mask=None, which=
     for _ in range(directions):
         v = torch.randn(live.size, generator=generator, dtype=torch.float64).to(live.device)
         along = live.named(v * length / v.norm())
-        for name, error in _errors(network, x, start, along, step).items():
+        with warnings.catch_warnings():  # torch's own use of a deprecated part of itself, on the first call
+            warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
+            errors = _errors(network, x, start, along, step)
+        for name, error in errors.items():
             worst[name] = max(worst.get(name, 0.0), error)
     return worst
 
