@@ -78,7 +78,7 @@ def notebooks(quick: bool) -> tuple[list[Row], list[str]]:
             skipped.append(f"{name}: there is no such notebook yet")
             continue
         results = []
-        for _ in range(1 if quick else 2):
+        for _ in range(1):
             with tempfile.TemporaryDirectory() as folder:
                 command = [sys.executable, "-c", _EXECUTE, str(notebook), str(Path(folder, "out.ipynb")), str(notebook.parent)]
                 environment = {**os.environ, "SPARSITY_RUNS": str(Path(folder, "runs"))}

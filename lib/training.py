@@ -44,14 +44,15 @@ def plan(members: int, work: float, batched: bool, cores: int) -> tuple[int, int
     """(members in a group, workers, threads of each) for ``members`` that cost ``work`` FLOPs a step each.
 
     Small networks are grouped until a step is worth its calls (about 60 MFLOP). A worker takes a group at a time and
-    computes with one thread; only where there are fewer members than cores, and each is large, do spare cores help
-    with one member (whose convolutions then add up in another order than they do in a cohort).
+    computes with one thread; where there are fewer groups than cores, spare cores help with a group of many members, or with
+    a lone large one (whose convolutions then add up in another order than they do in a cohort).
     """
     size = min(members, max(1, round(60e6 / work))) if batched else 1
     groups = -(-members // size)
     size = -(-members // groups)
     workers = min(cores, groups)
-    return size, workers, cores // workers if work > 100e6 else 1
+    shared = work > 100e6 or (size >= 8 and size * work > 5e6)  # batched products are split between members: the bits stay
+    return size, workers, cores // workers if shared else 1
 
 
 def step_flops(network, shape: tuple[int, ...], batch_size: int) -> float:

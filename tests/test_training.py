@@ -176,14 +176,15 @@ def test_a_member_does_not_depend_on_its_cohort(network, tmp_path):
     same_in_all(Run.dense(setup, seed=0), [others[:1], others[:2], others], tmp_path)
 
 
-def test_spare_threads_help_a_lone_large_member_only():
-    """Bits depend on the number of threads, so more than one serves a member only where cores would idle on large work."""
+def test_spare_threads_help_a_lone_large_member_or_a_large_group():
+    """Bits of a lone member depend on the number of threads, so more than one serves it only where cores would idle on large work."""
     large, small_work = 1e9, 1e6
     assert training.plan(1, large, False, 2) == (1, 1, 2)
     assert training.plan(2, large, False, 2) == (1, 2, 1)
     assert training.plan(5, large, False, 2) == (1, 2, 1)
     assert training.plan(1, small_work, True, 2) == (1, 1, 1)
-    assert training.plan(32, small_work, True, 2)[2] == 1
+    assert training.plan(4, small_work, True, 2) == (4, 1, 1)
+    assert training.plan(32, small_work, True, 2) == (32, 1, 2)  # batched products: each member is one thread's
 
 
 def test_a_member_does_not_depend_on_the_recipes_beside_it(tmp_path):
