@@ -228,7 +228,8 @@ def test_a_setup_takes_over_every_setting():
     assert (dense.recipe, sparse.recipe) == (setup.dense, setup.sparse)
     assert (dense.measure_every, sparse.measure_every) == (2, 2)
     assert (dense.keep_best, sparse.sparsity, sparse.pruning.scope, sparse.seed) == (True, 0.75, "layer", 4)
-    unsaid = {"preset", "dataset", "sparsities", "seeds", "device", "runs_folder", "save_to"}  # what a setup leaves to the notebook
+    measured = {"alphas", "examples", "keep_epochs", "probes"}  # what a notebook keeps and measures
+    unsaid = {"preset", "dataset", "sparsities", "seeds", "device", "runs_folder", "save_to"} | measured  # left to the notebook
     assert set(Settings.model_fields) - set(given) == unsaid, "a new setting must reach the setup too"
 
 
