@@ -9,7 +9,7 @@ their range. ``results/benchmarks.md`` is written by this code, never by hand.
 ``ours``       our training loop on stand-in data of the real shapes
 ``training``   the loop with masks against both, for convolutional networks
 ``cohorts``    a cohort per network against one network, and against our own loop one by one
-``threads``    what ``lib.training.plan`` chooses, against the other choices
+``threads``    what ``lib.workers.plan`` chooses, against the other choices
 ``processes``  what ``import lib`` adds, and the memory of a quick notebook
 ``report``     the machine, and the tables as Markdown
 """

@@ -1,9 +1,10 @@
-"""What ``lib.training.plan`` chooses for a size of work, and what the other choices would have reached."""
+"""What ``lib.workers.plan`` chooses for a size of work, and what the other choices would have reached."""
 
 import torch
 
 from benchmarks import cohorts, training
 from benchmarks.timing import race
+from lib.workers import Workers
 
 SIZES = [
     ("12-bit MLP", cohorts.TASKS["12-bit MLP 64-32-32-18-18-6-6, batch 12"][0], (1, 32)),
@@ -31,17 +32,17 @@ def run(quick: bool) -> list[dict]:
 def _line(title, task, members, quick):
     cores = torch.get_num_threads()
     planned, spread = task.training(members), task.training(members)
-    spread.employ(1, cores)
+    spread.workers = Workers(1, cores)
     single = task.training(members, cores=1)
     rates = race(
         {name: _epoch(trained, task, members) for name, trained in (("plan", planned), ("one", single), ("all", spread))},
         2 if quick else 3,
         0.1 if quick else 0.5,
     )
-    largest = max(len(rows) for _, rows, _ in planned.groups)
+    team, largest = planned.workers, max(len(rows) for _, rows, _ in planned.groups)
     return {
         "work": f"{title}, batch {task.batch}, {members} member{'s' * (members > 1)}",
-        "chosen": f"{len(planned.groups)} group(s) of up to {largest}, {planned.workers} worker(s) x {planned.threads} thread(s)",
+        "chosen": f"{len(planned.groups)} group(s) of up to {largest}, {team.count} worker(s) x {team.threads} thread(s)",
         "images per second as chosen": str(rates.rate("plan")),
         "1 thread": str(rates.rate("one")),
         "all threads in each pass": str(rates.rate("all")),

@@ -6,6 +6,7 @@ The modules, from the notebook's side to the machine's:
 ``measurements``                    estimators over finished runs, kept and tabulated
 ``sweep`` ``store``                 carry a list of runs out; keep what is finished
 ``training`` ``cohort`` ``starts``  train K networks of one architecture in lock-step
+``workers`` ``flops``               with how many threads, and at what cost
 ``runs`` ``presets``                what is to be trained, frozen and hashed
 ``criteria`` ``masks`` ``init``     which weights live, and where they start
 ``networks`` ``data`` ``metrics``   architectures, image sets, estimators
@@ -19,8 +20,8 @@ import importlib
 __version__ = "0.1.0"
 
 _MODULES = {
-    "claims", "cohort", "criteria", "data", "draws", "init", "masks", "measurements", "metrics",
-    "networks", "notebook", "plots", "presets", "runs", "starts", "store", "sweep", "training",
+    "claims", "cohort", "criteria", "data", "draws", "flops", "init", "masks", "measurements", "metrics",
+    "networks", "notebook", "plots", "presets", "runs", "starts", "store", "sweep", "training", "workers",
 }  # fmt: skip
 _HOMES = {"Run": "runs", "Setup": "runs", "finetune": "runs", "scratch": "runs", "carry_out": "sweep", "measure": "measurements"}
 

@@ -167,6 +167,7 @@ def _go_on(runs, saved, images, store, name, bar):
                 bar.update((member.run.recipe.epochs - member.diverged) * len(images.y_train))
         if task.members:
             task.run_epoch(bar.update)
+    task.close()
     store.drop_checkpoint(name)
 
 

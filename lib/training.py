@@ -5,23 +5,21 @@ split into groups that workers take in turn: how large a group and how many thre
 A member whose loss is not finite stops alone and is marked diverged; the others never notice.
 """
 
-import copy
 import math
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
 import torch
 
 from lib import cohort as cohorts
-from lib import data, draws, schedules, steps
+from lib import data, draws, flops, schedules, steps
 from lib.cohort import Cohort, Layout, sgd_
 from lib.metrics import predictions
 from lib.networks import MLP
 from lib.runs import Run
 from lib.starts import Start
+from lib.workers import Workers, plan
 
 
 @dataclass
@@ -40,41 +38,6 @@ class Member:
         return epoch >= self.run.recipe.epochs or self.diverged is not None
 
 
-def plan(members: int, work: float, batched: bool, cores: int) -> tuple[int, int, int]:
-    """(members in a group, workers, threads of each) for ``members`` that cost ``work`` FLOPs a step each.
-
-    Small networks are grouped until a step is worth its calls (about 60 MFLOP). A worker takes a group at a time and
-    computes with one thread; where there are fewer groups than cores, spare cores help with a group of many members, or with
-    a lone large one (whose convolutions then add up in another order than they do in a cohort).
-    """
-    size = min(members, max(1, round(60e6 / work))) if batched else 1
-    groups = -(-members // size)
-    size = -(-members // groups)
-    workers = min(cores, groups)
-    shared = work > 100e6 or (size >= 8 and size * work > 5e6)  # batched products are split between members: the bits stay
-    return size, workers, cores // workers if shared else 1
-
-
-def step_flops(network, shape: tuple[int, ...], batch_size: int) -> float:
-    """FLOPs of one training step of one member: three times those of the forward pass's convolutions and products.
-
-    Counted on one example that really passes: on the meta device, or with torch's own counter, the first pass
-    imports the compiler, which takes two seconds and 100 MB.
-    """
-    counts = []
-
-    def count(module, inputs, output):
-        counts.append(2 * output.numel() * module.weight[0].numel())
-
-    network = copy.deepcopy(network).to_empty(device="cpu").eval()
-    for module in network.modules():
-        if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
-            module.register_forward_hook(count)
-    with torch.no_grad():
-        network(torch.zeros(1, *shape))
-    return 3.0 * sum(counts) * batch_size
-
-
 class Training:
     """A cohort being trained: ``runs`` of one architecture, set size, batch size and optimiser, from ``starts``."""
 
@@ -87,13 +50,13 @@ class Training:
         self.epoch = 0
         self.cores = cores or torch.get_num_threads()  # OMP_NUM_THREADS bounds it, as on a shared host
         self.recipe = runs[0].recipe  # what all members share of it: batch size, momentum, precision
-        self.cancelled = threading.Event()
         self.seen = [0]  # images seen by each group in this epoch, for the progress bar
         data_spec = runs[0].data
         self.crop = data.Cropper(images.x_train, images.black) if data_spec.augment else None
         x = images.x_train
         self.base = x.permute(0, 2, 3, 1).contiguous() if x.dim() == 4 and not isinstance(network, MLP) else x
         self.labels = [self._labels(run) for run in runs]
+        self.workers = None
         self._group()
 
     def _labels(self, run):
@@ -108,46 +71,22 @@ class Training:
         batched = isinstance(self.network, MLP) and self.recipe.precision == "float32"
         count = len(self.members)
         if self.device.type == "cpu":
-            work = step_flops(self.network, self.images.shape, self.recipe.batch_size)
+            work = flops.training(flops.forward(self.network, self.images.shape), self.recipe.batch_size)
             size, workers, threads = plan(count, work, batched, self.cores)
         else:
             size, workers, threads = count, 1, self.cores
-        self.employ(workers, threads)
+        self.close()
+        self.workers = Workers(workers, threads)
         self.groups = []
         for start in range(0, count, size):
             rows = self.cohort.slice(start, min(start + size, count))
             engine = steps.engine(rows, self.network, self.recipe.precision)
             self.groups.append((start, rows, engine))
 
-    def employ(self, workers: int, threads: int) -> None:
-        """Let ``workers`` with ``threads`` threads each do the work, from now on.
-
-        A lone worker is the calling thread itself: another one would have OpenMP threads of its own, and where there
-        are more of these than cores they no longer wait actively, which halves the speed of small operations. Several
-        workers stay from epoch to epoch: a new thread would set up its buffers for matrix products anew.
-        """
-        self.workers, self.threads = workers, threads
-        self.pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,)) if workers > 1 else None
-
-    def _every_group(self, work: Callable[[int], object], tick: Callable[[], None] = lambda: None) -> list:
-        """``work(number)`` for every group; ``tick`` is called now and then while other threads work."""
-        numbers = range(len(self.groups))
-        if self.pool is None:
-            before = torch.get_num_threads()
-            torch.set_num_threads(self.threads)
-            try:
-                return [work(number) for number in numbers]
-            finally:
-                torch.set_num_threads(before)
-        tasks = [self.pool.submit(work, number) for number in numbers]
-        try:
-            while wait(tasks, timeout=0.5)[1]:
-                tick()
-            return [task.result() for task in tasks]
-        except BaseException:
-            self.cancelled.set()
-            wait(tasks)
-            raise
+    def close(self) -> None:
+        """Let the workers' threads go; they would wait for more until this object is collected."""
+        if self.workers:
+            self.workers.close()
 
     # -- one epoch ---------------------------------------------------------------------------------------------------
 
@@ -161,7 +100,7 @@ class Training:
             told, since = sum(self.seen), told
             tick(told - since)
 
-        results = self._every_group(lambda number: self._group_epoch(number, tell if self.pool is None else None), tell)
+        results = self.workers.each(lambda number: self._group_epoch(number, tell if self.workers.alone else None), len(self.groups), tell)
         tell()
         self.epoch += 1
         seconds = (time.perf_counter() - begin) / len(self.members)
@@ -191,7 +130,7 @@ class Training:
         decay = _column(torch.tensor([[m.run.recipe.weight_decay] for m in members]), self.device)
         total = torch.zeros(len(members), device=self.device)
         for step in range(batches):
-            if self.cancelled.is_set():
+            if self.workers.cancelled.is_set():
                 break
             part = slice(step * recipe.batch_size, (step + 1) * recipe.batch_size)
             x = self._batch(order[:, part], moves[:, part] if moves is not None else None)
@@ -223,7 +162,7 @@ class Training:
 
     def _measure(self, due):
         """Add a row to the history of the members that are due: the measures on the training and the test set."""
-        rows = [row for rows in self._every_group(self._measure_group) for row in rows]
+        rows = [row for rows in self.workers.each(self._measure_group, len(self.groups)) for row in rows]
         for k, (member, row) in enumerate(zip(self.members, rows, strict=True)):
             if not due[k]:
                 continue

@@ -20,6 +20,7 @@ ORDER = [
         "sweep",
         "store",
         "training",
+        "workers",
         "steps",
         "starts",
         "cohort",
@@ -27,7 +28,7 @@ ORDER = [
         "runs",
         "presets",
     ),
-    *("criteria", "masks", "metrics", "init", "networks", "downloads", "data", "files", "draws"),
+    *("criteria", "masks", "metrics", "init", "flops", "networks", "downloads", "data", "files", "draws"),
 ]
 MODULES = sorted(p for p in FOLDER.rglob("*.py") if p != FOLDER / "__init__.py")
 

@@ -12,7 +12,7 @@ from scipy.special import log_softmax
 from sklearn import metrics
 from support import carry_out, family, images_of, layout_of, outcomes, same_table, same_tensors, small
 
-from lib import data, draws, init, networks, schedules, training
+from lib import data, draws, init, networks, schedules, training, workers
 from lib.cohort import build
 from lib.metrics import predictions
 from lib.runs import Recipe, Run, Setup, finetune, scratch
@@ -179,12 +179,12 @@ def test_a_member_does_not_depend_on_its_cohort(network, tmp_path):
 def test_spare_threads_help_a_lone_large_member_or_a_large_group():
     """Bits of a lone member depend on the number of threads, so more than one serves it only where cores would idle on large work."""
     large, small_work = 1e9, 1e6
-    assert training.plan(1, large, False, 2) == (1, 1, 2)
-    assert training.plan(2, large, False, 2) == (1, 2, 1)
-    assert training.plan(5, large, False, 2) == (1, 2, 1)
-    assert training.plan(1, small_work, True, 2) == (1, 1, 1)
-    assert training.plan(4, small_work, True, 2) == (4, 1, 1)
-    assert training.plan(32, small_work, True, 2) == (32, 1, 2)  # batched products: each member is one thread's
+    assert workers.plan(1, large, False, 2) == (1, 1, 2)
+    assert workers.plan(2, large, False, 2) == (1, 2, 1)
+    assert workers.plan(5, large, False, 2) == (1, 2, 1)
+    assert workers.plan(1, small_work, True, 2) == (1, 1, 1)
+    assert workers.plan(4, small_work, True, 2) == (4, 1, 1)
+    assert workers.plan(32, small_work, True, 2) == (32, 1, 2)  # batched products: each member is one thread's
 
 
 def test_a_member_does_not_depend_on_the_recipes_beside_it(tmp_path):
