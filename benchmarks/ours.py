@@ -71,7 +71,7 @@ class Task:
         network = self.network()
         weights = init.dense(network, "he", seed)
         names = networks.prunable(network, ("last",))
-        scores = criteria.magnitude({name: weights[name] for name in names}, draws.generator(seed, "benchmark"))
+        scores = criteria.magnitude({name: weights[name] for name in names}, draws.generator(seed, "benchmark"), None)
         row = self.layout.mask_row(masks.prune(scores, SPARSITY, "layer"))
         return Start(self.layout.row(weights) * row, self.layout.fresh_buffers(), row, {})
 

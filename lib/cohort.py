@@ -4,6 +4,7 @@ Weights, velocity and mask are each one tensor; views by name feed the forward p
 weight decay or a checkpoint is one operation over one tensor, whatever the architecture, and a member is one row.
 """
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -54,6 +55,17 @@ def build(network_spec, shape: tuple[int, ...], classes: int) -> nn.Module:
     return networks.build(s.name, shape, classes, widths=s.widths, width=s.width, activation=s.activation, pooling=s.pooling)
 
 
+def filled(network: nn.Module, weights: torch.Tensor, buffers: torch.Tensor, device="cpu") -> nn.Module:
+    """A copy of the meta-device ``network`` with these flat rows [P] and [B] as its parameters and statistics, in eval mode."""
+    layout = Layout(network)
+    network = copy.deepcopy(network).to_empty(device=device).eval()
+    values = {**layout.views(weights), **layout.views(buffers, buffers=True)}
+    with torch.no_grad():
+        for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+            tensor.copy_(values[name]) if name in values else tensor.zero_()
+    return network
+
+
 @dataclass
 class Cohort:
     """K members. ``weights``, ``velocity``, ``mask`` [K, P] and ``buffers`` [K, B] float32 on one device."""
@@ -93,8 +105,6 @@ class Cohort:
         taken by ``.data``: they share the memory but not autograd's version counter, so that one member's step is
         no in-place change to another's graph when workers train both at once.
         """
-        import copy
-
         for k in range(len(self)):
             module = copy.deepcopy(network)
             weights, gradients = self.layout.views(self.weights.data[k]), self.layout.views(self.gradients.data[k])

@@ -39,11 +39,16 @@ def prune(scores: dict[str, torch.Tensor], sparsity: float, scope: str = "global
         return {name: part.view(scores[name].shape) for name, part in zip(scores, parts, strict=True)}
     mask = {}
     for name, score in scores.items():
-        count = pruned_count(sparsity, score.numel())
-        if count == score.numel():
-            raise ValueError(f"sparsity {sparsity} with scope 'layer' leaves no weight in {name!r} ({count} weights)")
-        mask[name] = _keep(score.flatten(), count).view(score.shape)
+        mask[name] = _keep(score.flatten(), check_layer(name, score.numel(), sparsity)).view(score.shape)
     return mask
+
+
+def check_layer(name: str, size: int, sparsity: float) -> int:
+    """How many of a layer's ``size`` weights go under the layer scope; raises ``ValueError`` if none would live."""
+    count = pruned_count(sparsity, size)
+    if count == size:
+        raise ValueError(f"sparsity {sparsity} with scope 'layer' leaves no weight in {name!r} ({count} weights); choose a lower one")
+    return count
 
 
 def _keep(scores: torch.Tensor, count: int) -> torch.Tensor:

@@ -4,7 +4,6 @@ What was measured is known by the run's key, the measurement's name, its setting
 and an interruption loses only the one at work.
 """
 
-import copy
 import hashlib
 import json
 import sys
@@ -14,10 +13,13 @@ import torch
 from torch import nn
 
 from lib import data, sweep, training
+from lib.cohort import filled
 from lib.metrics.layers import MeasureError
 from lib.runs import Run
+from lib.starts import labels_of
 from lib.store import Finished, Store
 
+__all__ = ["filled", "images_of", "labels_of", "mask_of", "measure", "module_of"]
 FORMAT = 1  # raised when an estimator's numbers change, so that older ones are not mistaken for new
 
 
@@ -35,30 +37,10 @@ def module_of(run: Run, finished: Finished, images: data.ImageSet, at: int | str
     return filled(network, finished.tensors[f"weights{suffix}"], finished.tensors[f"buffers{suffix}"], images.x_train.device)
 
 
-def filled(network: nn.Module, weights: torch.Tensor, buffers: torch.Tensor, device="cpu") -> nn.Module:
-    """A copy of the meta-device ``network`` with these flat rows [P] and [B] as its parameters and statistics, in eval mode."""
-    layout = training.Layout(network)
-    network = copy.deepcopy(network).to_empty(device=device).eval()
-    values = {**layout.views(weights), **layout.views(buffers, buffers=True)}
-    with torch.no_grad():
-        for name, tensor in (*network.named_parameters(), *network.named_buffers()):
-            tensor.copy_(values[name]) if name in values else tensor.zero_()
-    return network
-
-
 def mask_of(run: Run, finished: Finished, images: data.ImageSet) -> dict[str, torch.Tensor]:
     """Which weights live, by parameter name (bool), on the device of ``images``; a dense run's are all True."""
     views = training.Layout(training.network_of(run, images)).views(finished.tensors["mask"])
     return {name: live.to(images.x_train.device) for name, live in views.items()}
-
-
-def labels_of(run: Run, images: data.ImageSet) -> tuple[torch.Tensor, torch.Tensor]:
-    """The training labels as the run was given them, int64 [N], and which of them are wrong, bool [N]."""
-    y = images.y_train
-    if not run.data.noise:
-        return y, torch.zeros_like(y, dtype=torch.bool)
-    given, flipped = data.noisy_labels(y, run.data.noise, images.classes, run.seed, run.data.noise_kind)
-    return given.to(y.device), flipped.to(y.device)
 
 
 def images_of(run: Run, device: str = "auto") -> data.ImageSet:

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from lib import criteria, data, init, masks, networks
+from lib import criteria, data, init, masks, networks, signals
 
 PRESETS = ("quick", "desktop", "paper")
 
@@ -31,6 +31,8 @@ NonNegative = Annotated[float, Field(ge=0)]
 Sparsity = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Schedule = Literal["constant", "step", "exponential", "cosine", "linear"]
+FloorReading = Literal["scale", "restart", "each-step"]
+MomentumAfter = Literal["zero", "kept"]
 KeepDense = tuple[Literal["first", "last"], ...]
 
 
@@ -90,6 +92,7 @@ Dataset, NetworkName = _one_of(data.NAMES), _one_of(networks.NAMES)
 Normalisation, Noise, Activation = _one_of(data.NORMALISATIONS), _one_of(data.NOISES), _one_of(tuple(networks.ACTIVATIONS))
 Pooling = Literal["max", "avg"]
 Criterion, Scope, Scheme = _one_of(criteria.CRITERIA), _one_of(masks.SCOPES), _one_of(init.SCHEMES)
+Signal = _one_of(signals.SIGNALS)
 Seeds = Annotated[tuple[Epochs, ...], BeforeValidator(_seeds), Field(min_length=1)]
 Listed = BeforeValidator(_listed)
 
@@ -120,6 +123,11 @@ class Settings(Spec):
     scope: Scope = "global"
     keep_dense: Annotated[KeepDense, Listed] = ("last",)
     prune_from: Literal["final", "best-test"] = "final"
+    score_examples: Count | None = None
+    prune_epochs: Annotated[tuple[Epochs, ...], Listed, Field(min_length=1)] | None = None
+    rate_floor: NonNegative = 0.0
+    floor_reading: FloorReading = "scale"
+    momentum_after: MomentumAfter = "zero"
     # training
     epochs: Epochs
     sparse_epochs: Epochs
@@ -142,7 +150,16 @@ class Settings(Spec):
     keep_epochs: Annotated[tuple[Epochs, ...], Listed] | None = None
     examples: Count | None = None
     probes: Annotated[int, BeforeValidator(_number), Field(ge=2)] | None = None
+    watch: Annotated[tuple[Signal, ...], Listed] = ()
+    watch_examples: Count | None = None
+    patience: Count | None = None
     alphas: Annotated[tuple[Share, ...], Listed, Field(min_length=1)] | None = None
+    # variants that a figure lays side by side
+    networks: Annotated[tuple[NetworkName, ...], Listed, Field(min_length=1)] | None = None
+    schedules: Annotated[tuple[Schedule, ...], Listed, Field(min_length=1)] | None = None
+    weight_decays: Annotated[tuple[NonNegative, ...], Listed, Field(min_length=1)] | None = None
+    scopes: Annotated[tuple[Scope, ...], Listed, Field(min_length=1)] | None = None
+    criteria: Annotated[tuple[Criterion, ...], Listed, Field(min_length=1)] | None = None
     device: str = "auto"
     # where things go
     runs_folder: str | None = None
@@ -156,6 +173,12 @@ class Settings(Spec):
     def _no_repeats(self):
         if self.sparsities is not None and len(set(self.sparsities)) != len(self.sparsities):
             raise ValueError(f"sparsities is {list(self.sparsities)}: each value may stand once")
+        for name in ("networks", "schedules", "weight_decays", "scopes", "criteria", "prune_epochs"):
+            values = getattr(self, name)
+            if values is not None and len(set(values)) != len(values):
+                raise ValueError(f"{name} is {list(values)}: each value may stand once")
+        if self.prune_epochs is not None and max(self.prune_epochs) > self.epochs:
+            raise ValueError(f"prune_epochs is {list(self.prune_epochs)}: none may lie beyond epochs, which is {self.epochs}")
         if self.augment and self.dataset == "bits12":
             raise ValueError("augment is True: crops and flips are for images, and 'bits12' has none")
         return self

@@ -2,7 +2,7 @@
 
 A ``Run`` is one network trained by one specification. Sol-F and Sol-S hold their Sol-D as ``parent``. Its ``key`` is
 a hash of everything that can change the result: data and their fingerprint, network, pruning, recipe, seed,
-what is measured and kept, and the parent's key.
+what is measured and kept, and the parent's key. Sol-P is a dense run pruned on its way: it begins at an epoch of its parent.
 """
 
 import functools
@@ -10,7 +10,7 @@ import hashlib
 import json
 from typing import Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_serializer, model_validator
 
 from lib import presets
 from lib.presets import (
@@ -19,7 +19,9 @@ from lib.presets import (
     Criterion,
     Dataset,
     Epochs,
+    FloorReading,
     KeepDense,
+    MomentumAfter,
     NetworkName,
     Noise,
     NonNegative,
@@ -32,11 +34,14 @@ from lib.presets import (
     Scope,
     Settings,
     Share,
+    Signal,
     Sparsity,
     Spec,
 )  # fmt: skip
 
 FORMAT = 1  # raised when the meaning of a specification changes, so that older runs are not mistaken for it
+# Fields that came later stand in a specification only where they are used: the keys of earlier runs stay.
+LATER = {"continuation": None, "watch": [], "watch_examples": None, "keep_velocity": False}
 
 
 class Data(Spec):
@@ -71,6 +76,12 @@ class Pruning(Spec):
     scope: Scope = "global"
     keep_dense: KeepDense = ("last",)
     source: Literal["final", "best-test"] = "final"
+    score_examples: Count | None = None  # how many training examples a criterion that needs some may look at; None: all
+
+    @model_serializer(mode="wrap")
+    def _earlier(self, dump):
+        content = dump(self)  # a later field, like those in LATER
+        return {name: value for name, value in content.items() if name != "score_examples" or value is not None}
 
 
 class Recipe(Spec):
@@ -98,6 +109,21 @@ class Recipe(Spec):
         return self
 
 
+class Continuation(Spec):
+    """How a dense run goes on after it was pruned at the end of epoch ``at`` (early-pruning study, section 3 and appendix A).
+
+    The highest rate from there on is max(``floor``, LR(at)). The text leaves open how that combines with the rest of the
+    schedule: ``"scale"`` multiplies the dense run's remaining schedule so that it starts there (the dense schedule itself,
+    where that is not below the floor); ``"restart"`` runs the whole schedule from there in the epochs that are left;
+    ``"each-step"`` takes max(floor, LR) at each step. ``momentum`` is that of a new optimiser, or the dense run's own.
+    """
+
+    at: Epochs
+    floor: NonNegative = 0.0
+    reading: FloorReading = "scale"
+    momentum: MomentumAfter = "zero"
+
+
 class Setup(Spec):
     """What the runs of one figure share: data, network, the dense and the sparse recipe, the pruning."""
 
@@ -107,6 +133,9 @@ class Setup(Spec):
     sparse: Recipe
     pruning: Pruning
     measure_every: Count = 1
+    watch: tuple[Signal, ...] = ()
+    watch_examples: Count | None = None
+    continuation: Continuation | None = None
 
     @classmethod
     def of(cls, s: Settings, fingerprint: str) -> "Setup":
@@ -128,18 +157,23 @@ class Setup(Spec):
                 dense=Recipe(epochs=s.epochs, lr=s.lr, milestones=s.milestones, **common),
                 sparse=Recipe(epochs=s.sparse_epochs, lr=s.sparse_lr or s.lr, milestones=late, **common),
                 pruning=Pruning(
-                    sparsity=s.sparsity or 0.0, criterion=s.criterion, scope=s.scope, keep_dense=s.keep_dense, source=s.prune_from
+                    sparsity=s.sparsity or 0.0, criterion=s.criterion, scope=s.scope, keep_dense=s.keep_dense, source=s.prune_from,
+                    score_examples=s.score_examples,
                 ),
-                measure_every=s.measure_every,
+                measure_every=s.measure_every, watch=s.watch, watch_examples=s.watch_examples,
+                continuation=Continuation(at=0, floor=s.rate_floor, reading=s.floor_reading, momentum=s.momentum_after),
             )  # fmt: skip
         except ValidationError as error:
             raise ParameterError(presets.explain(error)) from None
 
 
 class Run(Spec):
-    """One network, trained once. ``solution`` is sol_d, sol_f or sol_s; ``seed`` derives its every draw."""
+    """One network, trained once. ``solution`` is sol_d, sol_f, sol_s or sol_p; ``seed`` derives its every draw.
 
-    solution: Literal["sol_d", "sol_f", "sol_s"]
+    The epochs of Sol-P are counted on its parent's clock: it begins at ``continuation.at`` and ends with the recipe.
+    """
+
+    solution: Literal["sol_d", "sol_f", "sol_s", "sol_p"]
     seed: int = Field(ge=0)
     data: Data
     network: Network
@@ -149,6 +183,10 @@ class Run(Spec):
     measure_every: Count = 1
     keep: tuple[Epochs, ...] = ()
     keep_best: bool = False
+    keep_velocity: bool = False  # at the kept epochs, for those who go on from there with it
+    watch: tuple[Signal, ...] = ()  # signals taken at every epoch while training, from so many examples: see lib.signals
+    watch_examples: Count | None = None
+    continuation: Continuation | None = None
     setup: Setup = Field(exclude=True, repr=False)
 
     @model_validator(mode="after")
@@ -156,17 +194,31 @@ class Run(Spec):
         dense = self.solution == "sol_d"
         if dense != (self.parent is None) or dense != (self.pruning is None):
             raise ValueError("a dense run has neither parent nor pruning; a sparse run has both")
+        if (self.solution == "sol_p") != (self.continuation is not None):
+            raise ValueError("a run pruned on its way, and no other, has a continuation")
         if any(epoch > self.recipe.epochs for epoch in self.keep):
             raise ValueError(f"keep is {self.keep}: the run has only {self.recipe.epochs} epochs")
         return self
 
     @classmethod
     def dense(cls, setup: Setup, *, seed: int, keep: tuple[int, ...] = ()) -> "Run":
-        """Init-D to Sol-D."""
+        """Init-D to Sol-D. Weights are kept at the epochs ``keep``, for measures, or to prune there (``continued``)."""
         return cls(
             solution="sol_d", seed=seed, data=setup.data, network=setup.network, recipe=setup.dense, keep=keep,
             measure_every=setup.measure_every, keep_best=setup.pruning.source == "best-test", setup=setup,
+            keep_velocity=bool(setup.continuation and setup.continuation.momentum == "kept"),
+            watch=setup.watch, watch_examples=setup.watch_examples if setup.watch else None,
         )  # fmt: skip
+
+    @property
+    def begin(self) -> int:
+        """The epoch at which it begins: 0, but for a run pruned on its way."""
+        return self.continuation.at if self.continuation else 0
+
+    @property
+    def length(self) -> int:
+        """How many epochs it trains."""
+        return self.recipe.epochs - self.begin
 
     @property
     def sparsity(self) -> float:
@@ -177,6 +229,7 @@ class Run(Spec):
     def specification(self) -> dict:
         """Everything that can change the result, as plain JSON values; the parent stands by its key."""
         content = self.model_dump(mode="json", exclude={"setup", "parent"})
+        content = {name: value for name, value in content.items() if name not in LATER or value != LATER[name]}
         return {**content, "parent": self.parent.key if self.parent else None, "format": FORMAT}
 
     @functools.cached_property
@@ -212,3 +265,26 @@ def finetune(dense: Run, *, sparsity: float, keep: tuple[int, ...] = ()) -> Run:
 def scratch(dense: Run, *, sparsity: float, keep: tuple[int, ...] = ()) -> Run:
     """Init-S to Sol-S: the same mask on fresh weights (price study, Figure 2)."""
     return _sparse(dense, "sol_s", sparsity, keep)
+
+
+def continued(dense: Run, *, at: int, sparsity: float) -> Run:
+    """Sol-P: the dense run pruned at the end of epoch ``at``, and trained on to its last epoch on its own schedule and data order.
+
+    Prune(θ_{0→t}, r)_{t→T} of the early-pruning study (section 3); the setup's ``continuation`` says how the rate and the
+    momentum go on. ``at=0`` trains the dense run's masked start, ``at`` the last epoch is one-shot pruning without training.
+    It is measured at its end alone. Raises ``ParameterError`` for an epoch beyond the dense run's last or one that it does not keep.
+    """
+    setup, last = dense.setup, dense.recipe.epochs
+    if not isinstance(at, int) or isinstance(at, bool) or not 0 <= at <= last:
+        raise ParameterError(f"the pruning epoch is {at!r}: it must be a whole number from 0 to {last}, the dense run's last epoch")
+    if at not in (*dense.keep, last) or (at == last and dense.keep_velocity and last not in dense.keep):
+        raise ParameterError(f"the pruning epoch is {at}: the dense run keeps its weights at {list(dense.keep)} only; add it to its `keep`")
+    try:
+        pruning = Pruning(**{**setup.pruning.model_dump(), "sparsity": sparsity})
+    except ValidationError as error:
+        raise ParameterError(presets.explain(error)) from None
+    return Run(
+        solution="sol_p", seed=dense.seed, data=dense.data, network=dense.network, recipe=setup.dense, pruning=pruning, parent=dense,
+        measure_every=max(last, 1), setup=setup,
+        continuation=(setup.continuation or Continuation(at=0)).model_copy(update={"at": at}),
+    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Where a run starts: its weights, its BatchNorm statistics and its mask (price study, Figure 2)."""
+"""Where a run starts: its weights, its BatchNorm statistics and its mask (price study, Figure 2; early-pruning study, section 3)."""
 
 import hashlib
 from dataclasses import dataclass
@@ -6,45 +6,42 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from lib import criteria, draws, init, masks, networks
-from lib.cohort import Layout
+from lib import criteria, data, draws, init, masks, networks
+from lib.cohort import Layout, filled
 from lib.runs import Run
 
 
 @dataclass(frozen=True)
 class Start:
-    """``weights`` float32 [P], ``buffers`` float32 [B], ``mask`` bool [P], and facts about the mask."""
+    """``weights`` float32 [P], ``buffers`` float32 [B], ``mask`` bool [P], facts about the mask, the optimiser's ``velocity`` [P]."""
 
     weights: torch.Tensor
     buffers: torch.Tensor
     mask: torch.Tensor
     facts: dict
+    velocity: torch.Tensor | None = None
 
 
-def start(run: Run, network: nn.Module, layout: Layout, parent: dict[str, torch.Tensor] | None) -> Start:
-    """The start of ``run``; ``parent`` holds the tensors of its finished Sol-D ("weights", "buffers").
+def start(
+    run: Run, network: nn.Module, layout: Layout, parent: dict[str, torch.Tensor] | None, images: data.ImageSet | None = None
+) -> Start:
+    """The start of ``run``; ``parent`` holds the tensors of its finished dense run ("weights", "buffers", and kept ones).
 
-    Init-D is drawn from (seed, "init"). A mask is made from Sol-D's weights by the run's criterion (random scores
-    come from (seed, "criterion")). Init-F is Sol-D under it, with Sol-D's BatchNorm statistics; Init-S is a draw
-    from (seed, "scratch") under it, with fresh ones. Raises ``ValueError`` where the sparsity empties a layer.
+    Init-D is drawn from (seed, "init"). A mask is made from the dense run's weights by the run's criterion (its draws come
+    from (seed, "criterion")), which may look at the training examples of ``images``. Init-F is Sol-D under it, with Sol-D's
+    BatchNorm statistics; Init-S is a draw from (seed, "scratch") under it, with fresh ones; a run pruned on its way starts
+    from the dense run as it was at that epoch. Raises ``ValueError`` where the sparsity empties a layer.
     """
     if run.solution == "sol_d":
         weights = layout.row(init.dense(network, run.network.init, run.seed))
         mask = torch.ones(layout.size, dtype=torch.bool)
         return Start(weights, layout.fresh_buffers(), mask, {"live": layout.size, "prunable": 0, "pruned": 0})
-    suffix = "@best" if run.pruning.source == "best-test" else ""
-    trained = layout.views(parent[f"weights{suffix}"])
-    names = networks.prunable(network, run.pruning.keep_dense)
-    rng = draws.generator(run.seed, "criterion", run.pruning.criterion)
-    scores = criteria.CRITERIA[run.pruning.criterion]({name: trained[name] for name in names}, rng)
-    mask = masks.prune(scores, run.pruning.sparsity, run.pruning.scope)
+    suffix = _moment(run)
+    trained, statistics = parent[f"weights{suffix}"], parent[f"buffers{suffix}"]
+    mask = _mask(run, network, layout, trained, statistics, images)
     if empty := masks.empty_layers(mask):
         raise ValueError(f"sparsity {run.pruning.sparsity} leaves no weight in {', '.join(empty)} (seed {run.seed}); choose a lower one")
     row = layout.mask_row(mask)
-    if run.solution == "sol_f":
-        weights, buffers = layout.row(trained), parent[f"buffers{suffix}"]
-    else:
-        weights, buffers = layout.row(init.dense(network, run.network.init, run.seed, "scratch")), layout.fresh_buffers()
     size = sum(m.numel() for m in mask.values())
     facts = {
         "live": int(row.sum()),
@@ -52,4 +49,36 @@ def start(run: Run, network: nn.Module, layout: Layout, parent: dict[str, torch.
         "pruned": size - sum(int(m.sum()) for m in mask.values()),
         "mask": hashlib.blake2b(row.numpy().tobytes(), digest_size=8).hexdigest(),
     }
-    return Start(weights * row, buffers, row, facts)
+    if run.solution == "sol_s":
+        weights = layout.row(init.dense(network, run.network.init, run.seed, "scratch"))
+        return Start(weights * row, layout.fresh_buffers(), row, facts)
+    velocity = parent[f"velocity{suffix}"] * row if run.continuation and run.continuation.momentum == "kept" else None
+    return Start(trained * row, statistics, row, facts, velocity)
+
+
+def _moment(run):
+    """The suffix of the parent's tensors at the moment at which it was pruned."""
+    if run.continuation and (run.begin < run.parent.recipe.epochs or run.parent.keep_velocity):
+        return f"@{run.begin}"
+    return "@best" if run.pruning.source == "best-test" and not run.continuation else ""
+
+
+def _mask(run, network, layout, weights, buffers, images):
+    pruning, views = run.pruning, layout.views(weights)
+    names = networks.prunable(network, pruning.keep_dense)
+    task = None
+    if images is not None:
+        x, y = images.x_train[: pruning.score_examples], labels_of(run, images)[0][: pruning.score_examples]
+        task = criteria.Task(lambda: filled(network, weights, buffers, x.device), x, y)
+    rng = draws.generator(run.seed, "criterion", pruning.criterion, *([run.begin] if run.continuation else []))
+    scores = criteria.CRITERIA[pruning.criterion]({name: views[name] for name in names}, rng, task)
+    return masks.prune(scores, pruning.sparsity, pruning.scope)
+
+
+def labels_of(run: Run, images: data.ImageSet) -> tuple[torch.Tensor, torch.Tensor]:
+    """The training labels as the run was given them, int64 [N], and which of them are wrong, bool [N]."""
+    y = images.y_train
+    if not run.data.noise:
+        return y, torch.zeros_like(y, dtype=torch.bool)
+    given, flipped = data.noisy_labels(y, run.data.noise, images.classes, run.seed, run.data.noise_kind)
+    return given.to(y.device), flipped.to(y.device)

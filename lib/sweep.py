@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import torch
 
-from lib import data, starts, training
+from lib import data, masks, networks, starts, training
 from lib.runs import Data, Run
 from lib.store import Finished, Store
 
@@ -44,6 +44,7 @@ def carry_out(runs: list[Run], *, store: Store | None = None, device: str = "aut
     images = {spec: images_of(spec, place) for spec in dict.fromkeys(run.data for stage in stages for run in stage)}
     found = {run.key: store.get(run.key) is not None for stage in stages for run in stage}
     missing = [run for stage in stages for run in stage if not found[run.key]]
+    _check_layers(missing, images)
     _check_room(missing, images, store)
     begin, bar = time.perf_counter(), _bar(missing, images, progress)
     try:
@@ -148,11 +149,11 @@ def _go_on(runs, saved, images, store, name, bar):
     network = training.network_of(runs[0], images)
     layout = training.Layout(network)
     origins = {run.parent.key: store.get(run.parent.key).tensors for run in runs if run.parent}
-    beginnings = [starts.start(run, network, layout, origins.get(run.parent.key if run.parent else None)) for run in runs]
+    beginnings = [starts.start(run, network, layout, origins.get(run.parent.key if run.parent else None), images) for run in runs]
     task = training.Training(runs, beginnings, images, network)
     if saved:
         task.resume(*saved)
-        bar.update(sum(min(task.epoch, run.recipe.epochs) for run in runs) * len(images.y_train))
+        bar.update(sum(min(task.epoch, run.length) for run in runs) * len(images.y_train))
     else:
         task.observe()
     last = time.monotonic()
@@ -189,6 +190,15 @@ def _finished(member, tensors, task):
     )
 
 
+def _check_layers(missing, images):
+    """Under the layer scope the counts are known from the shapes alone: what would empty a layer stops before any training."""
+    layered = {(run.data, run.network, run.pruning): run for run in missing if run.pruning and run.pruning.scope == "layer"}
+    for (spec, _, pruning), run in layered.items():
+        network = training.network_of(run, images[spec])
+        for name in networks.prunable(network, pruning.keep_dense):
+            masks.check_layer(name, network.get_parameter(name).numel(), pruning.sparsity)
+
+
 def _check_room(missing, images, store):
     need = 0
     for run in missing:
@@ -202,7 +212,7 @@ def _check_room(missing, images, store):
 def _bar(missing, images, progress):
     from tqdm import tqdm
 
-    total = sum(run.recipe.epochs * len(images[run.data].y_train) for run in missing)
+    total = sum(run.length * len(images[run.data].y_train) for run in missing)
     return tqdm(
         total=total, disable=not (progress and missing), unit=" images", unit_scale=True, mininterval=2.0, smoothing=0.1, leave=False,
         desc=f"training {len(missing)} networks", file=sys.stdout, ncols=100,
@@ -225,11 +235,12 @@ def tabulate(runs: list[Run], store: Store):
 
 def columns_of(run: Run, info: dict) -> dict:
     """The columns that every row of a run has: what it is, and what became of it."""
+    moment = {"prune_epoch": run.begin} if run.continuation else {}
     return {
         "key": run.key, "solution": run.solution, "sparsity": run.sparsity, "seed": run.seed, "dataset": run.data.name,
         "network": run.network.name, "noise": run.data.noise, "epochs": run.recipe.epochs, "density": info["density"],
         "pruned": info["pruned"], "prunable": info["prunable"], "mask": info.get("mask", ""),
-        "diverged": info["diverged"] is not None,
+        "diverged": info["diverged"] is not None, **moment,
     }  # fmt: skip
 
 
@@ -267,12 +278,16 @@ def cost(runs: list[Run], store: Store):
 
     rows = {}
     for run in dict.fromkeys(parent for r in runs for parent in (r.parent, r) if parent):
-        row = rows.setdefault(run.solution, {"networks": 0, "to train": 0, "epochs each": run.recipe.epochs, "image passes to go": 0})
+        row = rows.setdefault(run.solution, {"networks": 0, "to train": 0, "epochs each": set(), "image passes to go": 0})
         row["networks"] += 1
+        row["epochs each"].add(run.length)
         if not store.has(run.key):
             size = run.data.train or data.size(run.data.name)
             row["to train"] += 1
-            row["image passes to go"] += run.recipe.epochs * size
+            row["image passes to go"] += run.length * size
+    for row in rows.values():
+        least, most = min(row["epochs each"]), max(row["epochs each"])
+        row["epochs each"] = most if least == most else f"{least} to {most}"
     return pd.DataFrame.from_dict(rows, orient="index")
 
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 import torch
 
 from lib import cohort as cohorts
-from lib import data, draws, flops, schedules, steps
-from lib.cohort import Cohort, Layout, sgd_
+from lib import data, draws, flops, schedules, signals, steps
+from lib.cohort import Cohort, Layout, filled, sgd_
 from lib.metrics import predictions
 from lib.networks import MLP
 from lib.runs import Run
-from lib.starts import Start
+from lib.starts import Start, labels_of
 from lib.workers import Workers, plan
 
 
@@ -33,9 +33,9 @@ class Member:
     best: float = -1.0
     diverged: int | None = None
 
-    def done(self, epoch: int) -> bool:
-        """Whether this member has nothing left to train after ``epoch`` epochs."""
-        return epoch >= self.run.recipe.epochs or self.diverged is not None
+    def done(self, trained: int) -> bool:
+        """Whether this member has nothing left to train after ``trained`` epochs of the cohort."""
+        return trained >= self.run.length or self.diverged is not None
 
 
 class Training:
@@ -47,7 +47,10 @@ class Training:
         self.members = [Member(run, start.facts) for run, start in zip(runs, starts, strict=True)]
         rows = [torch.stack([getattr(s, name) for s in starts]).to(self.device) for name in ("weights", "buffers", "mask")]
         self.cohort = Cohort(Layout(network), *rows)
-        self.epoch = 0
+        for k, start in enumerate(starts):
+            if start.velocity is not None:
+                self.cohort.velocity[k] = start.velocity.to(self.device)
+        self.epoch = 0  # epochs that the cohort has trained; a member that began later is as much further on its own clock
         self.cores = cores or torch.get_num_threads()  # OMP_NUM_THREADS bounds it, as on a shared host
         self.recipe = runs[0].recipe  # what all members share of it: batch size, momentum, precision
         self.seen = [0]  # images seen by each group in this epoch, for the progress bar
@@ -55,16 +58,9 @@ class Training:
         self.crop = data.Cropper(images.x_train, images.black) if data_spec.augment else None
         x = images.x_train
         self.base = x.permute(0, 2, 3, 1).contiguous() if x.dim() == 4 and not isinstance(network, MLP) else x
-        self.labels = [self._labels(run) for run in runs]
+        self.labels = [labels_of(run, images) for run in runs]
         self.workers = None
         self._group()
-
-    def _labels(self, run):
-        y = self.images.y_train
-        if not run.data.noise:
-            return y, None
-        given, flipped = data.noisy_labels(y, run.data.noise, self.images.classes, run.seed, run.data.noise_kind)
-        return given.to(self.device), flipped.to(self.device)
 
     def _group(self):
         """Split the members among groups, and give each group its engine."""
@@ -108,7 +104,7 @@ class Training:
         for member, sound in zip(self.members, finite.tolist(), strict=True):
             member.facts["seconds"] = member.facts.get("seconds", 0.0) + seconds
             if not sound:
-                member.diverged = self.epoch
+                member.diverged = member.run.begin + self.epoch
         self.observe()
 
     def _group_epoch(self, number, tell=None):
@@ -116,16 +112,18 @@ class Training:
         members = self.members[start : start + len(rows)]
         recipe, count = self.recipe, len(self.images.y_train)
         batches = -(-count // recipe.batch_size)
-        rngs = [draws.generator(m.run.seed, m.run.solution, "order", self.epoch) for m in members]
+        clock = [m.run.begin + self.epoch for m in members]  # the epoch of each
+        streams = ["sol_d" if m.run.continuation else m.run.solution for m in members]  # who goes on goes on with the same order
+        rngs = [draws.generator(m.run.seed, s, "order", t) for m, s, t in zip(members, streams, clock, strict=True)]
         order = torch.stack([torch.randperm(count, generator=rng) for rng in rngs])
         labels = [self.labels[start + k][0] for k in range(len(members))]
         y_epoch = torch.stack([y[o.to(y.device)] for y, o in zip(labels, order, strict=True)])
         order = order.to(self.device)
         moves = None
         if self.crop:
-            rngs = [draws.generator(m.run.seed, m.run.solution, "crop", self.epoch) for m in members]
+            rngs = [draws.generator(m.run.seed, s, "crop", t) for m, s, t in zip(members, streams, clock, strict=True)]
             moves = torch.stack([self.crop.draw(count, rng) for rng in rngs]).to(self.device)
-        rate = torch.stack([schedules.rates(m.run.recipe, self.epoch, batches) for m in members])
+        rate = torch.stack([schedules.rates(m.run.recipe, t, batches, m.run.continuation) for m, t in zip(members, clock, strict=True)])
         rate = _column(rate.float(), self.device)
         decay = _column(torch.tensor([[m.run.recipe.weight_decay] for m in members]), self.device)
         total = torch.zeros(len(members), device=self.device)
@@ -153,30 +151,51 @@ class Training:
 
     def observe(self) -> None:
         """Measure and keep weights after an epoch (or before the first), for the members for which it is due."""
-        due = [self.epoch % m.run.measure_every == 0 or m.done(self.epoch) for m in self.members]
-        if any(due):
+        due = [(m.run.begin + self.epoch) % m.run.measure_every == 0 or m.done(self.epoch) for m in self.members]
+        if any(due) or any(m.run.watch for m in self.members):
             self._measure(due)
         for k, member in enumerate(self.members):
-            if self.epoch in member.run.keep:
-                self._keep(k, f"@{self.epoch}")
+            if member.run.begin + self.epoch in member.run.keep:
+                self._keep(k, f"@{member.run.begin + self.epoch}")
 
     def _measure(self, due):
-        """Add a row to the history of the members that are due: the measures on the training and the test set."""
-        rows = [row for rows in self.workers.each(self._measure_group, len(self.groups)) for row in rows]
+        """Add a row to the history of the members that are due: the measures on the training and the test set, and the signals."""
+        rows = [row for rows in self.workers.each(lambda number: self._measure_group(number, due), len(self.groups)) for row in rows]
         for k, (member, row) in enumerate(zip(self.members, rows, strict=True)):
-            if not due[k]:
+            if not row:
                 continue
-            member.history.append({"epoch": self.epoch, **row})
-            if not math.isfinite(row["train_loss"]):
-                member.diverged = self.epoch  # its accuracy is an accident: NaN predicts class 0
-            elif member.run.keep_best and row["test_accuracy"] > member.best:
+            epoch = member.run.begin + self.epoch
+            member.history.append({"epoch": epoch, **row})
+            if not math.isfinite(row.get("train_loss", 0.0)):
+                member.diverged = epoch  # its accuracy is an accident: NaN predicts class 0
+            elif member.run.keep_best and row.get("test_accuracy", -1.0) > member.best:
                 member.best = row["test_accuracy"]
                 self._keep(k, "@best")
 
-    def _measure_group(self, number):
+    def _measure_group(self, number, due):
+        """A row for each member of a group: its measures if it is due, and its signals."""
+        start, rows, _ = self.groups[number]
+        due = due[start : start + len(rows)]
+        found = self._predictions(number) if any(due) else [{}] * len(rows)
+        return [(row if is_due else {}) | self._signals(start + k) for k, (row, is_due) in enumerate(zip(found, due, strict=True))]
+
+    def _signals(self, k):
+        """What member ``k`` watches, at its epoch; the seconds it took go to the member's facts."""
+        member, row = self.members[k], {}
+        if not member.run.watch:
+            return row
+        network = filled(self.network, self.cohort.weights[k], self.cohort.buffers[k], self.device)
+        spent = member.facts.setdefault("signal_seconds", {})
+        for name in member.run.watch:
+            rng, begin = draws.generator(member.run.seed, "signal", name, member.run.begin + self.epoch), time.perf_counter()
+            row |= signals.SIGNALS[name](network, self.images.x_train[: member.run.watch_examples], rng)
+            spent[name] = spent.get(name, 0.0) + time.perf_counter() - begin
+        return row
+
+    def _predictions(self, number):
         start, rows, engine = self.groups[number]
         images, labels = self.images, self.labels[start : start + len(rows)]
-        noisy = labels[0][1] is not None
+        noisy = self.members[start].run.data.noise > 0
         train = predictions.Part(
             images.x_train,
             torch.stack([given for given, _ in labels]),
@@ -191,6 +210,8 @@ class Training:
     def _keep(self, k, suffix):
         self.members[k].kept[f"weights{suffix}"] = self.cohort.weights[k].cpu().clone()
         self.members[k].kept[f"buffers{suffix}"] = self.cohort.buffers[k].cpu().clone()
+        if self.members[k].run.keep_velocity:
+            self.members[k].kept[f"velocity{suffix}"] = self.cohort.velocity[k].cpu().clone()
 
     # -- leaving, interrupting, resuming -----------------------------------------------------------------------------
 

@@ -96,7 +96,7 @@ def network():
 def test_global_magnitude_agrees_with_torch(network, sparsity):
     """torch.nn.utils.prune's global L1 pruning gives the same mask on random weights."""
     weights = {n: p.detach().clone() for n, p in network.named_parameters() if n.endswith("weight")}
-    mask = masks.prune(criteria.CRITERIA["magnitude"](weights, None), sparsity)
+    mask = masks.prune(criteria.CRITERIA["magnitude"](weights, None, None), sparsity)
     modules = [(network[i], "weight") for i in (0, 2, 4)]
     reference.global_unstructured(modules, pruning_method=reference.L1Unstructured, amount=sparsity)
     for (module, _), ours in zip(modules, mask.values(), strict=True):
@@ -107,7 +107,7 @@ def test_global_magnitude_agrees_with_torch(network, sparsity):
 def test_layer_magnitude_agrees_with_torch(network, sparsity):
     """torch.nn.utils.prune's L1 pruning of one layer gives the same mask on random weights."""
     weights = {n: p.detach().clone() for n, p in network.named_parameters() if n.endswith("weight")}
-    mask = masks.prune(criteria.CRITERIA["magnitude"](weights, None), sparsity, "layer")
+    mask = masks.prune(criteria.CRITERIA["magnitude"](weights, None, None), sparsity, "layer")
     for i in (0, 2, 4):
         reference.l1_unstructured(network[i], "weight", amount=sparsity)
         assert torch.equal(network[i].weight_mask.bool(), mask[f"{i}.weight"])
@@ -138,9 +138,9 @@ def test_bad_scores_and_scopes_are_refused():
 def test_random_scores_are_uniform_and_named():
     """The random criterion ignores the weights, follows its generator, and is uniform on [0, 1]."""
     weights = {"a": torch.zeros(200, 200), "b": torch.ones(50)}
-    scores = criteria.CRITERIA["random"](weights, draws.generator(0, "criterion", "random"))
-    again = criteria.CRITERIA["random"]({k: w + 1 for k, w in weights.items()}, draws.generator(0, "criterion", "random"))
-    other = criteria.CRITERIA["random"](weights, draws.generator(1, "criterion", "random"))
+    scores = criteria.CRITERIA["random"](weights, draws.generator(0, "criterion", "random"), None)
+    again = criteria.CRITERIA["random"]({k: w + 1 for k, w in weights.items()}, draws.generator(0, "criterion", "random"), None)
+    other = criteria.CRITERIA["random"](weights, draws.generator(1, "criterion", "random"), None)
     assert {k: s.shape for k, s in scores.items()} == {k: w.shape for k, w in weights.items()}
     assert all(torch.equal(scores[k], again[k]) for k in weights)
     assert not torch.equal(scores["a"], other["a"])

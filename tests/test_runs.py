@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from support import SMALL, small
 
 from lib.presets import ParameterError, Settings
-from lib.runs import Data, Network, Pruning, Recipe, Run, Setup, finetune, scratch
+from lib.runs import Continuation, Data, Network, Pruning, Recipe, Run, Setup, continued, finetune, scratch
 
 DATA = Data(name="digits", fingerprint="abc")
 NETWORK = Network(name="mlp")
@@ -28,9 +28,20 @@ OTHERS = {
         **{"epochs": 6, "batch_size": 33, "lr": 0.1 + 1e-9, "momentum": 0.8, "nesterov": True, "weight_decay": 1e-9},
         **{"schedule": "cosine", "milestones": [3], "gamma": 0.2, "lr_floor": 1e-3, "warmup_epochs": 0.5, "precision": "bfloat16"},
     },
-    "pruning": {"sparsity": 0.5 + 1e-9, "criterion": "random", "scope": "layer", "keep_dense": [], "source": "best-test"},
+    "pruning": {
+        "sparsity": 0.5 + 1e-9,
+        "criterion": "random",
+        "scope": "layer",
+        "keep_dense": [],
+        "source": "best-test",
+        "score_examples": 9,
+    },
 }
-RUN = {"solution": "sol_f", "seed": 1, "parent": Run.dense(SETUP, seed=1), "measure_every": 2, "keep": [3], "keep_best": True}
+RUN = {
+    **{"solution": "sol_f", "seed": 1, "parent": Run.dense(SETUP, seed=1), "measure_every": 2, "keep": [3], "keep_best": True},
+    **{"keep_velocity": True, "watch": ["fisher"], "watch_examples": 7},
+}
+CONTINUATION = {"at": 2, "floor": 1e-9, "reading": "restart", "momentum": "kept"}
 
 
 def changed(spec, field, value):
@@ -47,10 +58,15 @@ def test_every_field_changes_the_key():
         assert set(others) == set(type(fields[part]).model_fields), "every field needs another value here"
         for field, value in others.items():
             keys.add(Run(**{**fields, part: changed(fields[part], field, value)}).key)
-    assert set(RUN) | set(OTHERS) | {"setup"} == set(Run.model_fields), "every field needs another value here"
+    assert set(RUN) | set(OTHERS) | {"setup", "continuation"} == set(Run.model_fields), "every field needs another value here"
     for field, value in RUN.items():
         keys.add(Run(**{**fields, field: value}).key)
     assert len(keys) == 1 + sum(map(len, OTHERS.values())) + len(RUN)
+    assert set(CONTINUATION) == set(Continuation.model_fields), "every field needs another value here"
+    pruned = continued(Run.dense(SETUP, seed=0, keep=(1, 2)), at=1, sparsity=0.5)
+    fields = {name: getattr(pruned, name) for name in Run.model_fields}
+    changes = [{"continuation": changed(pruned.continuation, field, value)} for field, value in CONTINUATION.items()]
+    assert len({pruned.key, *(Run(**{**fields, **change}).key for change in changes)}) == 1 + len(CONTINUATION)
 
 
 def test_a_parents_specification_counts():
@@ -204,7 +220,8 @@ def test_a_setup_takes_over_every_setting():
         **{"criterion": "random", "scope": "layer", "keep_dense": ["first"], "prune_from": "best-test", "sparsity": 0.25},
         **{"epochs": 7, "sparse_epochs": 8, "batch_size": 9, "lr": 0.3, "sparse_lr": 0.4, "momentum": 0.5, "nesterov": True},
         **{"weight_decay": 0.01, "schedule": "step", "milestones": [2, 3], "sparse_milestones": [4], "gamma": 0.6, "lr_floor": 0.01},
-        **{"warmup_epochs": 0.5, "precision": "bfloat16", "measure_every": 2},
+        **{"warmup_epochs": 0.5, "precision": "bfloat16", "measure_every": 2, "score_examples": 30},
+        **{"watch": ["kl_uniform"], "watch_examples": 20, "rate_floor": 0.02, "floor_reading": "restart", "momentum_after": "kept"},
     }
     setup = small(**given)
     common = {k: given[k] for k in ("batch_size", "momentum", "nesterov", "weight_decay", "schedule", "gamma")}
@@ -222,14 +239,19 @@ def test_a_setup_takes_over_every_setting():
         fingerprint=setup.data.fingerprint,
     )
     assert setup.network == Network(name="resnet-20", widths=[3], width=0.5, activation="tanh", pooling="avg", init="glorot-normal")
-    assert setup.pruning == Pruning(sparsity=0.25, criterion="random", scope="layer", keep_dense=["first"], source="best-test")
+    assert setup.pruning == Pruning(
+        sparsity=0.25, criterion="random", scope="layer", keep_dense=["first"], source="best-test", score_examples=30
+    )
+    assert setup.continuation == Continuation(at=0, floor=0.02, reading="restart", momentum="kept")
     dense = Run.dense(setup, seed=4)
     sparse = finetune(dense, sparsity=0.75)
     assert (dense.recipe, sparse.recipe) == (setup.dense, setup.sparse)
     assert (dense.measure_every, sparse.measure_every) == (2, 2)
+    assert (dense.watch, dense.watch_examples, dense.keep_velocity, sparse.watch) == (("kl_uniform",), 20, True, ())
     assert (dense.keep_best, sparse.sparsity, sparse.pruning.scope, sparse.seed) == (True, 0.75, "layer", 4)
     measured = {"alphas", "examples", "keep_epochs", "probes"}  # what a notebook keeps and measures
-    unsaid = {"preset", "dataset", "sparsities", "seeds", "device", "runs_folder", "save_to"} | measured  # left to the notebook
+    varied = {"sparsities", "prune_epochs", "networks", "schedules", "weight_decays", "scopes", "criteria", "patience"}
+    unsaid = {"preset", "dataset", "seeds", "device", "runs_folder", "save_to"} | measured | varied  # left to the notebook
     assert set(Settings.model_fields) - set(given) == unsaid, "a new setting must reach the setup too"
 
 

@@ -24,7 +24,7 @@ def test_starts(untrained, criterion, scope, tmp_path):
     layout = layout_of(dense)
     network = networks.build("mlp", (1, 8, 8), 10, widths=(20, 10))
     weights = {n: layout.views(solution["weights"])[n] for n in ("1.weight", "3.weight")}  # the last layer is spared
-    scores = criteria.CRITERIA[criterion](weights, draws.generator(3, "criterion", criterion))
+    scores = criteria.CRITERIA[criterion](weights, draws.generator(3, "criterion", criterion), None)
     mask = layout.mask_row(masks.prune(scores, 0.7, scope))
     assert torch.equal(init_f["mask"], mask)
     assert torch.equal(init_s["mask"], mask)
