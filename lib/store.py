@@ -52,13 +52,13 @@ def _pack(tensors, text):
 
 def _unpack(content: bytes):
     """(tensors, text) of a file's content; raises ``ValueError`` if it is not what was written."""
-    import safetensors.torch
+    from safetensors.torch import load as parse
 
     try:
         length = int.from_bytes(content[:8], "little")
         header = json.loads(content[8 : 8 + length])["__metadata__"]
         text, checksum = header["text"], header["sha256"]
-        tensors = safetensors.torch.load(content)
+        tensors = parse(content)
     except Exception as error:
         raise ValueError(f"it cannot be parsed ({type(error).__name__})") from error
     if _checksum(tensors, text) != checksum:

@@ -37,28 +37,26 @@ def _above(table, sparsity):
     return Effect(f"ln(final Tr(F) of Sol-S / Sol-F) at {sparsity:g}", ratio.to_numpy(), "ln")
 
 
-def price_fisher_dynamics_gen(table):
-    grid = regimes(table)["generalization"]
+def _peaks(table, regime, otherwise):
+    """(sparsity, Sol-S's highest Tr(F), its last one), by seed, for each sparsity of a regime; if there is none, ``otherwise`` says why."""
+    grid = regimes(table)[regime]
     if not grid:
-        raise NotHere("no sparsity here at which Sol-S fits its training set: lower ones would be needed")
+        raise NotHere(otherwise)
+    courses = [(s, curves(table, "sol_s", s)) for s in grid]
+    return [(s, course.max(axis=1).to_numpy(), course.iloc[:, -1].to_numpy()) for s, course in courses]
+
+
+def price_fisher_dynamics_gen(table):
+    peaks = _peaks(table, "generalization", "no sparsity here at which Sol-S fits its training set: lower ones would be needed")
     effects = []
-    for s in grid:
-        course = curves(table, "sol_s", s)
-        fall = np.log(course.max(axis=1) / course.iloc[:, -1]) - np.log(1.2)
-        effects += [Effect(f"Sol-S at {s:g}: ln(peak / final) - ln 1.2", fall.to_numpy(), "ln"), _above(table, s)]
+    for s, peak, last in peaks:
+        effects += [Effect(f"Sol-S at {s:g}: ln(peak / final) - ln 1.2", np.log(peak / last) - np.log(1.2), "ln"), _above(table, s)]
     return effects
 
 
 def price_fisher_dynamics_opt(table):
-    grid = regimes(table)["optimization"]
-    if not grid:
-        raise NotHere("Sol-S fits its training set at every sparsity here: higher ones would be needed")
-    effects = []
-    for s in grid:
-        course = curves(table, "sol_s", s)
-        left = np.log(course.iloc[:, -1] / course.max(axis=1)) - np.log(0.8)
-        effects.append(Effect(f"Sol-S at {s:g}: ln(final / peak) - ln 0.8", left.to_numpy(), "ln"))
-    return effects
+    peaks = _peaks(table, "optimization", "Sol-S fits its training set at every sparsity here: higher ones would be needed")
+    return [Effect(f"Sol-S at {s:g}: ln(final / peak) - ln 0.8", np.log(last / peak) - np.log(0.8), "ln") for s, peak, last in peaks]
 
 
 def price_fisher_scratch_above_finetune(table):

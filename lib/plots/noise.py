@@ -27,9 +27,7 @@ def noise(table: pd.DataFrame, *, title: str):
                 for solution in ("sol_d", "sol_f", "sol_s"):
                     rows = summary(table[table["solution"] == solution], "epoch", measure)
                     label = LABELS[solution] if style == "-" else None
-                    ax.plot(rows.index, rows["mean"], style, color=COLOURS[solution], label=label, linewidth=1.4)
-                    low, high = rows["mean"] - rows["half"], rows["mean"] + rows["half"]
-                    ax.fill_between(rows.index, low, high, color=COLOURS[solution], alpha=0.18, linewidth=0)
+                    line(ax, rows.index, rows, COLOURS[solution], label, style, marker=None)
             ax.set_title(name, loc="left")
         for ax in axes[1]:
             ax.set_xlabel("epoch")
