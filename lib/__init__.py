@@ -4,7 +4,7 @@ The modules, from the notebook's side to the machine's:
 
 ``plots`` ``claims`` ``notebook``   what a figure notebook shows and concludes
 ``measurements``                    estimators over finished runs, kept and tabulated
-``sweep`` ``store``                 carry a list of runs out; keep what is finished
+``sweep`` ``tables`` ``store``      carry a list of runs out; tabulate and keep what is finished
 ``training`` ``cohort`` ``starts``  train K networks of one architecture in lock-step
 ``workers`` ``flops``               with how many threads, and at what cost
 ``runs`` ``presets``                what is to be trained, frozen and hashed
@@ -22,7 +22,7 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "claims", "cohort", "criteria", "data", "draws", "flops", "init", "masks", "measurements", "metrics",
-    "networks", "notebook", "plots", "presets", "runs", "signals", "starts", "store", "sweep", "training", "workers",
+    "networks", "notebook", "plots", "presets", "runs", "signals", "starts", "store", "sweep", "tables", "training", "workers",
 }  # fmt: skip
 _HOMES = {
     "Run": "runs", "Setup": "runs", "continued": "runs", "finetune": "runs", "scratch": "runs",

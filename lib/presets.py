@@ -178,7 +178,7 @@ class Settings(Spec):
             if values is not None and len(set(values)) != len(values):
                 raise ValueError(f"{name} is {list(values)}: each value may stand once")
         if self.prune_epochs is not None and max(self.prune_epochs) > self.epochs:
-            raise ValueError(f"prune_epochs is {list(self.prune_epochs)}: none may lie beyond epochs, which is {self.epochs}")
+            raise ValueError(f"prune_epochs is {list(self.prune_epochs)}: none may lie beyond epochs, which is {self.epochs}; give both")
         if self.augment and self.dataset == "bits12":
             raise ValueError("augment is True: crops and flips are for images, and 'bits12' has none")
         return self
@@ -213,10 +213,17 @@ def settings(figure: str, preset: str = "quick", **given) -> Settings:
             )
         if isinstance(value, str) and value.strip().lower() in ("true", "false"):
             given[name] = value.strip().lower() == "true"
+    _scale_grid(values, given)
     try:
         return Settings(**{**values, **given})
     except ValidationError as error:
         raise ParameterError(explain(error)) from None
+
+
+def _scale_grid(values, given):
+    """Of a preset with another number of epochs, the pruning epochs stay the same shares of training."""
+    if "prune_epochs" in values and "prune_epochs" not in given and isinstance(given.get("epochs"), int):
+        values["prune_epochs"] = sorted({round(t * given["epochs"] / values["epochs"]) for t in values["prune_epochs"]})
 
 
 def _hint(name, names):

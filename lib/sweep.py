@@ -5,13 +5,17 @@ import platform
 import sys
 import time
 from contextlib import contextmanager
-from itertools import pairwise
 
 import torch
 
 from lib import data, masks, networks, starts, training
 from lib.runs import Data, Run
 from lib.store import Finished, Store
+from lib.tables import columns_of, cost, final, nested, tabulate, with_settings
+
+__all__ = [
+    "carry_out", "choose_device", "columns_of", "cost", "final", "images_of", "nested", "tabulate", "with_settings",
+]  # fmt: skip
 
 CHECKPOINT_SECONDS = 20.0
 MAX_MEMBERS = 256
@@ -219,48 +223,6 @@ def _bar(missing, images, progress):
     )  # fmt: skip
 
 
-def tabulate(runs: list[Run], store: Store):
-    """The table of finished ``runs`` (see ``carry_out``); raises ``KeyError`` for one that the store lacks."""
-    import pandas as pd
-
-    rows = []
-    for run in runs:
-        finished = store.get(run.key)
-        if finished is None:
-            raise KeyError(f"run {run.key} is not in the store {store.root}")
-        common = columns_of(run, finished.info)
-        rows += [{**common, **row} for row in finished.history]
-    return pd.DataFrame(rows)
-
-
-def columns_of(run: Run, info: dict) -> dict:
-    """The columns that every row of a run has: what it is, and what became of it."""
-    moment = {"prune_epoch": run.begin} if run.continuation else {}
-    return {
-        "key": run.key, "solution": run.solution, "sparsity": run.sparsity, "seed": run.seed, "dataset": run.data.name,
-        "network": run.network.name, "noise": run.data.noise, "epochs": run.recipe.epochs, "density": info["density"],
-        "pruned": info["pruned"], "prunable": info["prunable"], "mask": info.get("mask", ""),
-        "diverged": info["diverged"] is not None, **moment,
-    }  # fmt: skip
-
-
-def final(table):
-    """One row per run: its last measured epoch, with ``best_test_accuracy`` and ``best_epoch`` beside it.
-
-    The best epoch is chosen on the test set, as the price study's workshop version did; it stands beside the final
-    number and never instead of it. Its training measures are those of that epoch (``best_*``).
-    """
-    ordered = table.sort_values(["key", "epoch"], kind="stable")
-    last = ordered.groupby("key", sort=False).tail(1).set_index("key")
-    ranked = ordered.assign(rank=ordered["test_accuracy"].fillna(-1.0)).groupby("key", sort=False)["rank"].idxmax()
-    best = ordered.loc[ranked].set_index("key")
-    measures = [c for c in table.columns if c.startswith(("train_", "test_", "clean_", "flipped_"))]
-    last["best_epoch"] = best["epoch"]
-    for column in measures:
-        last[f"best_{column}"] = best[column]
-    return last.reset_index().sort_values(["solution", "sparsity", "seed"]).reset_index(drop=True)
-
-
 def _summary(table, wanted, trained, seconds):
     """One line that says whether a failed run hides among the results."""
     last = final(table)
@@ -270,30 +232,3 @@ def _summary(table, wanted, trained, seconds):
         f"{int(last['diverged'].sum())} diverged; lowest final training accuracy {chance.min():.3f}; "
         f"densities exact: {bool((last['pruned'] == (last['sparsity'] * last['prunable']).round()).all())}"
     )
-
-
-def cost(runs: list[Run], store: Store):
-    """What ``carry_out(runs)`` would train: networks by solution, those still missing, and their image passes."""
-    import pandas as pd
-
-    rows = {}
-    for run in dict.fromkeys(parent for r in runs for parent in (r.parent, r) if parent):
-        row = rows.setdefault(run.solution, {"networks": 0, "to train": 0, "epochs each": set(), "image passes to go": 0})
-        row["networks"] += 1
-        row["epochs each"].add(run.length)
-        if not store.has(run.key):
-            size = run.data.train or data.size(run.data.name)
-            row["to train"] += 1
-            row["image passes to go"] += run.length * size
-    for row in rows.values():
-        least, most = min(row["epochs each"]), max(row["epochs each"])
-        row["epochs each"] = most if least == most else f"{least} to {most}"
-    return pd.DataFrame.from_dict(rows, orient="index")
-
-
-def nested(runs: list[Run], store: Store) -> bool:
-    """Whether, within each seed and solution, the mask of a higher sparsity lies inside that of every lower one."""
-    groups = {}
-    for run in sorted((r for r in runs if r.pruning), key=lambda r: r.sparsity):
-        groups.setdefault((run.seed, run.solution), []).append(store.get(run.key).tensors["mask"])
-    return all(bool((inner <= outer).all()) for masks in groups.values() for outer, inner in pairwise(masks))

@@ -18,6 +18,7 @@ ORDER = [
         "notebook",
         "measurements",
         "sweep",
+        "tables",
         "store",
         "training",
         "workers",
