@@ -1,7 +1,8 @@
 """The ledger: what the studies claim, the rule that decides each claim, and its verdict from a table of runs.
 
 ``ledger/`` holds, a file per notebook, every claim in our words, its rule in words and the paper's numbers. The rule as code is
-the function of the same name (dashes become underscores) in one of the modules here. Rules are written before the runs they judge.
+the function of the same name (dashes become underscores) in one of the modules here. Rules are written before the runs
+they judge; where one was changed later, its entry says so under ``amended``.
 """
 
 import functools
@@ -10,11 +11,26 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from lib.claims import cosine, curvature, disagreement, dynamics, interpolation, noise, noise_fisher, regimes, signal, spectrum
+from lib.claims import (
+    cosine,
+    curvature,
+    disagreement,
+    dynamics,
+    early,
+    early_variants,
+    interpolation,
+    noise,
+    noise_fisher,
+    regimes,
+    signal,
+    spectrum,
+)
 from lib.claims.decisions import NOT_TESTED, NotHere, combine, decide
 
-_MODULES = (regimes, noise, dynamics, curvature, interpolation, disagreement, cosine, noise_fisher, signal, spectrum)
-RULES = {name.replace("_", "-"): rule for module in _MODULES for name, rule in vars(module).items() if name.startswith("price_")}
+_MODULES = (regimes, noise, dynamics, curvature, interpolation, disagreement, cosine, noise_fisher, signal, spectrum, early, early_variants)
+RULES = {
+    name.replace("_", "-"): rule for module in _MODULES for name, rule in vars(module).items() if name.startswith(("price_", "early_"))
+}
 
 COLUMNS = ["claim", "says", "verdict", "rows", "what", "effect", "low", "high", "unit", "in_sd", "seeds", "note", "preset", "setting"]
 
@@ -42,8 +58,11 @@ def paper_curves(figure: str) -> dict:
 
 
 def rules(figure: str) -> pd.DataFrame:
-    """Claim and decision rule in words: to be read before the data are seen."""
-    rows = [{"claim": name, "says": entry["says"], "rule": entry["rule"]} for name, entry in of_figure(figure).items()]
+    """Claim and decision rule in words, with what was amended: to be read before the data are seen."""
+    rows = []
+    for name, entry in of_figure(figure).items():
+        amended = f" (Amended: {entry['amended']})" if "amended" in entry else ""
+        rows.append({"claim": name, "says": entry["says"], "rule": entry["rule"] + amended})
     return pd.DataFrame(rows)
 
 

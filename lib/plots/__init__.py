@@ -5,6 +5,7 @@ from lib.plots.cosine import cosine
 from lib.plots.curvature import curvature, scatter
 from lib.plots.disagreement import disagreement
 from lib.plots.dynamics import dynamics, seeds
+from lib.plots.early import periods, policies, schedules
 from lib.plots.interpolation import LINES, interpolation, network_map
 from lib.plots.noise import curves, noise
 from lib.plots.noise_fisher import noise_fisher
@@ -27,9 +28,12 @@ __all__ = [
     "network_map",
     "noise",
     "noise_fisher",
+    "periods",
+    "policies",
     "procedure",
     "regimes",
     "scatter",
+    "schedules",
     "seeds",
     "signal",
     "spectrum",
