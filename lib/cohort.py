@@ -5,6 +5,7 @@ weight decay or a checkpoint is one operation over one tensor, whatever the arch
 """
 
 import copy
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -82,8 +83,11 @@ class Cohort:
             self.velocity = torch.zeros_like(self.weights)
         if self.gradients is None:
             self.gradients = torch.zeros_like(self.weights)
-        # all bits set where a weight lives and none where it is pruned; see sgd_
-        self.bits = None if self.mask.all() else self.mask.int().neg_()
+
+    @functools.cached_property
+    def bits(self) -> torch.Tensor | None:
+        """int32 [K, P]: all bits set where a weight lives and none where it is pruned (see ``sgd_``); None if all live."""
+        return None if self.mask.all() else self.mask.int().neg_()
 
     def __len__(self):
         return len(self.weights)

@@ -12,7 +12,7 @@ from torch import nn
 from lib.metrics import fisher as fishers
 from lib.metrics import predictions
 
-CHUNK = 500  # examples at a time
+CHUNK = 500  # examples at a time in a forward pass
 SIGNALS: dict[str, Callable[[nn.Module, torch.Tensor, torch.Generator], dict[str, float]]] = {}
 
 
@@ -25,7 +25,7 @@ def signal(function):
 @signal
 def fisher(network: nn.Module, x: torch.Tensor, generator: torch.Generator) -> dict[str, float]:
     """Tr(F) by one sampled label an example (early-pruning study, equation 4), and its standard error."""
-    estimate = fishers.trace(network, x, generator=generator, chunk=CHUNK)
+    estimate = fishers.trace(network, x, generator=generator)
     return {"fisher": estimate.value, "fisher_error": estimate.error}
 
 

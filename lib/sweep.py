@@ -162,8 +162,7 @@ def _go_on(runs, saved, images, store, name, bar):
         task.observe()
     last = time.monotonic()
     while task.members:
-        ending = any(member.done(task.epoch) for member in task.members)
-        if ending or time.monotonic() - last > CHECKPOINT_SECONDS:
+        if time.monotonic() - last > CHECKPOINT_SECONDS:
             store.save_checkpoint(name, *task.state())
             last = time.monotonic()
         for member, tensors in task.retire():

@@ -15,7 +15,7 @@ import torch
 from lib import cohort as cohorts
 from lib import data, draws, flops, schedules, signals, steps
 from lib.cohort import Cohort, Layout, filled, sgd_
-from lib.metrics import predictions
+from lib.metrics import geometry, predictions
 from lib.networks import MLP
 from lib.runs import Run
 from lib.starts import Start, labels_of
@@ -185,10 +185,13 @@ class Training:
         if not member.run.watch:
             return row
         network = filled(self.network, self.cohort.weights[k], self.cohort.buffers[k], self.device)
+        x, epoch = self.images.x_train[: member.run.watch_examples], member.run.begin + self.epoch
+        if epoch == 0:
+            geometry.reestimate(network, x)  # before training BatchNorm's running statistics are those of no data
         spent = member.facts.setdefault("signal_seconds", {})
         for name in member.run.watch:
-            rng, begin = draws.generator(member.run.seed, "signal", name, member.run.begin + self.epoch), time.perf_counter()
-            row |= signals.SIGNALS[name](network, self.images.x_train[: member.run.watch_examples], rng)
+            rng, begin = draws.generator(member.run.seed, "signal", name, epoch), time.perf_counter()
+            row |= signals.SIGNALS[name](network, x, rng)
             spent[name] = spent.get(name, 0.0) + time.perf_counter() - begin
         return row
 

@@ -337,6 +337,7 @@ from lib import files
 disk = Path({disk!r})
 store = Store(disk / "runs")
 Store.ensure_room = lambda self, need: None  # the disk fills after training has begun
+sweep.CHECKPOINT_SECONDS = 0.0  # a checkpoint after every epoch
 first, second = (family(small(widths=[width]), seeds=(0, 1)) for width in (4, 60))
 table = carry_out(first, store)
 for left in (0, 20_000, 80_000, 120_000):  # nothing fits; no checkpoint; the checkpoint, but not the runs

@@ -17,7 +17,7 @@ def periods(panels: dict, *, title: str, signal: str = "fisher", band: tuple[flo
     dense network's ``signal`` after every epoch. Dashed: the dense network's accuracy. The small triangles are each seed's best pruning
     epoch; ``band`` is the paper's best period in percent of training. The last point, pruned when training is over, is open.
     """
-    columns = min(3, len(panels))
+    columns = 2 if len(panels) == 4 else min(3, len(panels))
     rows = -(-len(panels) // columns)
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(rows, columns, figsize=(3.9 * columns + 0.6, 3.0 * rows + 0.8), squeeze=False, layout="constrained")
