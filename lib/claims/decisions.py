@@ -73,7 +73,7 @@ def decide(effect: Effect) -> dict:
         verdict, needed = _equal(finite, low, high, effect.margin, spread)
         notes += needed
     else:
-        verdict, needed = _positive(finite, low, high, effect.margin, spread)
+        verdict, needed = _positive(finite, low, high, effect.margin, spread, effect.resolution)
         notes += needed
     return {
         "what": effect.what,
@@ -88,7 +88,7 @@ def decide(effect: Effect) -> dict:
     }
 
 
-def _positive(values, low, high, margin, spread):
+def _positive(values, low, high, margin, spread, resolution):
     if len(values) < MIN_SEEDS:
         if (values > 0).all():
             return SUPPORTED, [f"only {len(values)} seeds, all agree"]
@@ -97,7 +97,10 @@ def _positive(values, low, high, margin, spread):
         return SUPPORTED, []
     if high < 0 or (margin and -margin < low and high < margin) or (low == high == 0):
         return REFUTED, []
-    needed = seeds_needed(abs(values.mean()), spread)
+    distance = abs(values.mean()) - resolution
+    if distance <= 0:
+        return UNDECIDED, ["no number of seeds would decide it on this grid"]
+    needed = seeds_needed(distance, spread)
     return UNDECIDED, [f"{needed} seeds would decide it" if needed else "over 1,000 seeds would decide it"]
 
 

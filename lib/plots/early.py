@@ -15,7 +15,8 @@ def periods(panels: dict, *, title: str, signal: str = "fisher", band: tuple[flo
 
     Blue: test accuracy at the end of training against the epoch of pruning, mean and 95% interval over seeds. On the right axis the
     dense network's ``signal`` after every epoch. Dashed: the dense network's accuracy. The small triangles are each seed's best pruning
-    epoch; ``band`` is the paper's best period in percent of training. The last point, pruned when training is over, is open.
+    epoch; ``band`` is the paper's best period in percent of training. The last point, pruned when training is over, is open, or told
+    in words where it lies far below.
     """
     columns = 2 if len(panels) == 4 else min(3, len(panels))
     rows = -(-len(panels) // columns)
@@ -63,8 +64,12 @@ def _period(ax, panel, signal, band, right):
     high = max((means["mean"] + means["half"]).max(), panel.dense.mean())
     ax.set_ylim(low - 0.14 * (high - low), high + 0.06 * (high - low))
     ax.set_xlim(-0.03 * panel.epochs, 1.03 * panel.epochs)
-    if last == panel.epochs and panel.accuracy[last].mean() > low:
-        ax.plot(last, panel.accuracy[last].mean(), "o", markerfacecolor="white", color=PRUNED, markersize=4)
+    if last == panel.epochs:
+        end = panel.accuracy[last].mean()
+        if end > low:
+            ax.plot(last, end, "o", markerfacecolor="white", color=PRUNED, markersize=4)
+        else:
+            ax.text(last, low - 0.12 * (high - low), f"at the end: {end:.0f} ↓", color=PRUNED, fontsize=7, ha="right")
     ax.axhline(panel.dense.mean(), color=BASELINE, linestyle="--", linewidth=1.2, label="dense")
     places = np.sort(panel.best * panel.epochs / 100)
     repeats = pd.Series(places).groupby(places).cumcount()
