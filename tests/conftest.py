@@ -1,5 +1,6 @@
 """Fixtures: every test has an empty run store and data folder of its own."""
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -7,6 +8,9 @@ from support import content_digest, random_arrays
 
 from lib import data, files, training
 from lib.store import Store
+
+hypothesis.settings.register_profile("patient", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("patient")
 
 
 @pytest.fixture(autouse=True)
