@@ -222,8 +222,9 @@ def settings(figure: str, preset: str = "quick", **given) -> Settings:
 
 def _scale_grid(values, given):
     """Of a preset with another number of epochs, the pruning epochs stay the same shares of training."""
-    if "prune_epochs" in values and "prune_epochs" not in given and isinstance(given.get("epochs"), int):
-        values["prune_epochs"] = sorted({round(t * given["epochs"] / values["epochs"]) for t in values["prune_epochs"]})
+    epochs = str(given.get("epochs", "")).strip()
+    if "prune_epochs" in values and "prune_epochs" not in given and epochs.isdecimal():
+        values["prune_epochs"] = sorted({round(t * int(epochs) / values["epochs"]) for t in values["prune_epochs"]})
 
 
 def _hint(name, names):

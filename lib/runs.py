@@ -112,9 +112,9 @@ class Recipe(Spec):
 class Continuation(Spec):
     """How a dense run goes on after it was pruned at the end of epoch ``at`` (early-pruning study, section 3 and appendix A).
 
-    The highest rate from there on is max(``floor``, LR(at)). The text leaves open how that combines with the rest of the
-    schedule: ``"scale"`` multiplies the dense run's remaining schedule so that it starts there (the dense schedule itself,
-    where that is not below the floor); ``"restart"`` runs the whole schedule from there in the epochs that are left;
+    The highest rate from there on is max(``floor``, LR(at)), where LR is the schedule without its warm-up. The text leaves open
+    how that combines with the rest of the schedule: ``"scale"`` multiplies the dense run's remaining schedule so that it starts
+    there (the dense schedule itself, where that is not below the floor); ``"restart"`` runs the whole schedule from there in the epochs that are left;
     ``"each-step"`` takes max(floor, LR) at each step. ``momentum`` is that of a new optimiser, or the dense run's own.
     """
 
@@ -272,7 +272,8 @@ def continued(dense: Run, *, at: int, sparsity: float) -> Run:
 
     Prune(θ_{0→t}, r)_{t→T} of the early-pruning study (section 3); the setup's ``continuation`` says how the rate and the
     momentum go on. ``at=0`` trains the dense run's masked start, ``at`` the last epoch is one-shot pruning without training.
-    It is measured at its end alone. Raises ``ParameterError`` for an epoch beyond the dense run's last or one that it does not keep.
+    It is measured at its end alone (and before its first step, where ``at`` is 0). Raises ``ParameterError`` for an epoch beyond the
+    dense run's last or one that it does not keep.
     """
     setup, last = dense.setup, dense.recipe.epochs
     if not isinstance(at, int) or isinstance(at, bool) or not 0 <= at <= last:

@@ -35,10 +35,11 @@ def _continued(recipe, epoch, steps, c):
     """max(floor, LR(at)) as the highest rate of what is left (early-pruning study, section 3), in the three readings."""
     if c.reading == "each-step":
         return rates(recipe, epoch, steps).clamp_min(c.floor)
-    reached = rates(recipe, c.at, 1).item()
+    reached = rates(recipe.model_copy(update={"warmup_epochs": 0.0}), c.at, 1).item()  # a low rate on the way up is no decay
     highest = max(c.floor, reached)
     if c.reading == "restart":
         milestones = tuple(m - c.at for m in recipe.milestones if m > c.at)
-        left = recipe.model_copy(update={"epochs": recipe.epochs - c.at, "lr": highest, "milestones": milestones, "warmup_epochs": 0.0})
-        return rates(left, epoch - c.at, steps)
+        warmup = max(recipe.warmup_epochs - c.at, 0.0)
+        left = {"epochs": recipe.epochs - c.at, "lr": highest, "milestones": milestones, "warmup_epochs": warmup}
+        return rates(recipe.model_copy(update=left), epoch - c.at, steps)
     return rates(recipe, epoch, steps) * (highest / reached) if highest > reached > 0 else rates(recipe, epoch, steps)

@@ -107,11 +107,11 @@ def _has_diverged_parent(run, store):
     parent = store.get(run.parent.key) if run.parent and not store.has(run.key) else None
     if parent is None or parent.info["diverged"] is None:
         return False
-    if run.pruning.source == "best-test" and parent.tensors["weights@best"].isfinite().all():
+    if run.pruning.source == "best-test" and not run.continuation and parent.tensors["weights@best"].isfinite().all():
         return False  # it diverged after its best epoch
     tensors = {name: parent.tensors[name] for name in ("weights", "buffers", "mask")}
-    info = {**parent.info, "diverged": 0, "note": "its Sol-D diverged"}
-    store.put(Finished(run.key, run.specification, [{"epoch": 0}], tensors, info))
+    info = {**parent.info, "diverged": run.begin, "note": "its Sol-D diverged"}
+    store.put(Finished(run.key, run.specification, [{"epoch": run.begin}], tensors, info))
     return True
 
 
@@ -206,7 +206,7 @@ def _check_room(missing, images, store):
     need = 0
     for run in missing:
         layout = training.Layout(training.network_of(run, images[run.data]))
-        kept = len(run.keep) + run.keep_best
+        kept = (len(run.keep) + run.keep_best) * (1 + run.keep_velocity)
         # finished: weights and mask; checkpoint: velocity too, and for a moment the old and the new one
         need += (layout.size + layout.buffer_size) * (5 + 2 * 9 + 3 * 4 * kept)
     store.ensure_room(need)

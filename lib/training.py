@@ -182,7 +182,7 @@ class Training:
     def _signals(self, k):
         """What member ``k`` watches, at its epoch; the seconds it took go to the member's facts."""
         member, row = self.members[k], {}
-        if not member.run.watch:
+        if not member.run.watch or member.diverged is not None:
             return row
         network = filled(self.network, self.cohort.weights[k], self.cohort.buffers[k], self.device)
         x, epoch = self.images.x_train[: member.run.watch_examples], member.run.begin + self.epoch

@@ -1,11 +1,16 @@
 """Fixtures: every test has an empty run store and data folder of its own."""
 
+import hypothesis
 import numpy as np
 import pytest
+import torch
 from support import content_digest, random_arrays
 
-from lib import data, files
+from lib import data, files, training
 from lib.store import Store
+
+hypothesis.settings.register_profile("patient", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("patient")
 
 
 @pytest.fixture(autouse=True)
@@ -42,3 +47,40 @@ def place_set(tmp_path, monkeypatch):
     yield place
     data.read.cache_clear()
     data._tensors.cache_clear()
+
+
+@pytest.fixture
+def one_thread():
+    """One thread for a while: how convolutions add up depends on the number, and BatchNorm magnifies the difference."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The runs given to each cohort that is trained."""
+    cohorts, real = [], training.Training.__init__
+
+    def watched(self, runs, *arguments, **named):
+        cohorts.append([run.key for run in runs])
+        real(self, runs, *arguments, **named)
+
+    monkeypatch.setattr(training.Training, "__init__", watched)
+    return cohorts
+
+
+@pytest.fixture
+def after_every_step(monkeypatch):
+    """A list of (pruned weights and velocities that are not zero, pruned weights) after each optimiser step of any group."""
+    seen, real = [], training.sgd_
+
+    def watched(cohort, *arguments):
+        real(cohort, *arguments)
+        pruned = ~cohort.mask
+        alive = cohort.weights[pruned].count_nonzero() + cohort.velocity[pruned].count_nonzero()
+        seen.append((int(alive), int(pruned.sum())))
+
+    monkeypatch.setattr(training, "sgd_", watched)
+    return seen

@@ -1,9 +1,11 @@
 """Small experiments and processes that several test files share."""
 
 import hashlib
+import math
 import multiprocessing
 import os
 import pkgutil
+import random
 import signal
 from pathlib import Path
 
@@ -11,8 +13,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from lib import data, presets, sweep, training
-from lib.cohort import Layout
+from lib import data, draws, presets, schedules, sweep, training
+from lib.cohort import Layout, build
 from lib.runs import Run, Setup, finetune, scratch
 from lib.store import Store
 from lib.training import network_of
@@ -79,10 +81,71 @@ def same_results(runs: list[Run], store: Store, other: Store) -> None:
         same_table(pd.DataFrame(ours.history), pd.DataFrame(theirs.history))
 
 
+def same_in_all(run: Run, companies: list[list[Run]], tmp_path: Path) -> None:
+    """Train ``run`` alone and in each of ``companies``, and fail unless its result is the same to the bit."""
+    alone = outcomes([run], tmp_path / "alone")[0]
+    for number, company in enumerate(companies):
+        runs = random.Random(number).sample([run, *company], len(company) + 1)
+        done = outcomes(runs, tmp_path / str(number))[runs.index(run)]
+        same_tensors(done.tensors, alone.tensors)
+        same_table(pd.DataFrame(done.history), pd.DataFrame(alone.history))
+
+
 def leftovers(root: Path) -> list[str]:
     """Names below ``root`` of files that are neither finished runs nor locks."""
     found = [path for path in Path(root).rglob("*") if path.is_file()]
     return sorted(str(p.relative_to(root)) for p in found if p.parent.name != "locks" and not p.match("finished/??/*.safetensors"))
+
+
+# -- an independent training loop --------------------------------------------------------------------------------------
+
+
+def labels_of(run: Run) -> torch.Tensor:
+    """The training labels that ``run`` is given."""
+    y = images_of(run).y_train
+    return data.noisy_labels(y, run.data.noise, 10, run.seed, run.data.noise_kind)[0] if run.data.noise else y
+
+
+def usual_loop(run: Run, weights, buffers, mask, *, rate=None, velocity=None) -> torch.nn.Module:
+    """One nn.Module trained by torch.optim.SGD, with the mask put on gradients and weights in each step.
+
+    All by parameter name. ``rate(epoch, step, steps)`` in place of ``lib.schedules``; with a ``velocity`` the optimiser
+    begins with it. A run pruned on its way begins at its epoch, with the data order of its dense run.
+    """
+    images, recipe = images_of(run), run.recipe
+    network = build(run.network, images.shape, images.classes).to_empty(device="cpu")
+    for name, value in {**weights, **buffers}.items():
+        network.get_parameter(name).data.copy_(value) if name in weights else network.get_buffer(name).copy_(value)
+    optimiser = torch.optim.SGD(
+        network.parameters(), lr=1.0, momentum=recipe.momentum, nesterov=recipe.nesterov, weight_decay=recipe.weight_decay
+    )
+    for name, p in network.named_parameters() if velocity else ():
+        optimiser.state[p]["momentum_buffer"] = velocity[name] * mask[name]
+    labels, count = labels_of(run), len(images.y_train)
+    crop = data.Cropper(images.x_train, images.black) if run.data.augment else None
+    steps = math.ceil(count / recipe.batch_size)
+    stream = "sol_d" if run.solution == "sol_p" else run.solution
+    network.train()
+    for epoch in range(run.begin, recipe.epochs):
+        order = torch.randperm(count, generator=draws.generator(run.seed, stream, "order", epoch))
+        moves = crop.draw(count, draws.generator(run.seed, stream, "crop", epoch)) if crop else None
+        rates = [rate(epoch, step, steps) for step in range(steps)] if rate else schedules.rates(recipe, epoch, steps).tolist()
+        for step in range(steps):
+            batch = order[step * recipe.batch_size :][: recipe.batch_size]
+            x = crop(batch, moves[step * recipe.batch_size :][: recipe.batch_size]) if crop else images.x_train[batch]
+            if x.dim() == 4:  # as does the layout
+                x = x.contiguous(memory_format=torch.channels_last)
+            optimiser.zero_grad()
+            torch.nn.functional.cross_entropy(network(x), labels[batch]).backward()
+            for group in optimiser.param_groups:
+                group["lr"] = rates[step]
+            for name, p in network.named_parameters():
+                p.grad.mul_(mask[name])
+            optimiser.step()
+            with torch.no_grad():
+                for name, p in network.named_parameters():
+                    p.mul_(mask[name])
+    return network.eval()
 
 
 # -- data files --------------------------------------------------------------------------------------------------------
@@ -153,6 +216,13 @@ def killed_at_call(runs, root, function, number, after) -> None:
 
     setattr(owner, name, deadly)
     carry_out(runs, Store(root))
+
+
+def kill_at(runs, root, function, number, after) -> None:
+    """Carry ``runs`` out in a process that dies at a call; fail unless it did die there."""
+    process = start_process(killed_at_call, runs, root, function, number, after)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
 
 
 def carried_out(runs, root, path, ready=None) -> None:

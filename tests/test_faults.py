@@ -13,6 +13,7 @@ from support import (
     carry_out,
     checkpoint_every_epoch,
     family,
+    kill_at,
     killed_at_call,
     leftovers,
     same_results,
@@ -54,13 +55,6 @@ def undisturbed_mlps(tmp_path_factory):
     runs = mlp_runs()
     store = Store(tmp_path_factory.mktemp("undisturbed"))
     return runs, carry_out(runs, store), store
-
-
-def kill_at(runs, root, function, number, after):
-    """Carry ``runs`` out in a process that dies at a call; fail unless it did die there."""
-    process = start_process(killed_at_call, runs, root, function, number, after)
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
 
 
 def assert_same(result, store, expected):

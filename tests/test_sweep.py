@@ -6,22 +6,9 @@ import pandas as pd
 import pytest
 from support import carry_out, family, same_table, small
 
-from lib import data, sweep, training
+from lib import data, sweep
 from lib.runs import Run, finetune, scratch
 from lib.store import Store
-
-
-@pytest.fixture
-def trained(monkeypatch):
-    """The runs given to each cohort that is trained."""
-    cohorts, real = [], training.Training.__init__
-
-    def watched(self, runs, *arguments, **named):
-        cohorts.append([run.key for run in runs])
-        real(self, runs, *arguments, **named)
-
-    monkeypatch.setattr(training.Training, "__init__", watched)
-    return cohorts
 
 
 def test_the_table(store):

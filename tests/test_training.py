@@ -1,7 +1,6 @@
 """A cohort computes what the usual one-network loop computes, whoever trains beside it, and masks hold after every step."""
 
 import math
-import random
 
 import numpy as np
 import pandas as pd
@@ -10,9 +9,9 @@ import scipy.stats
 import torch
 from scipy.special import log_softmax
 from sklearn import metrics
-from support import carry_out, family, images_of, layout_of, outcomes, same_table, same_tensors, small
+from support import carry_out, family, images_of, labels_of, layout_of, outcomes, same_in_all, same_table, same_tensors, small, usual_loop
 
-from lib import data, draws, init, networks, schedules, training, workers
+from lib import init, networks, schedules, training, workers
 from lib.cohort import build
 from lib.metrics import predictions
 from lib.runs import Recipe, Run, Setup, finetune, scratch
@@ -32,45 +31,6 @@ def name_of(options):
 
 
 # -- against the usual loop --------------------------------------------------------------------------------------------
-
-
-def labels_of(run):
-    y = images_of(run).y_train
-    return data.noisy_labels(y, run.data.noise, 10, run.seed, run.data.noise_kind)[0] if run.data.noise else y
-
-
-def usual_loop(run, weights, buffers, mask):
-    """One nn.Module trained by torch.optim.SGD, with the mask put on gradients and weights in each step."""
-    images, recipe = images_of(run), run.recipe
-    network = build(run.network, images.shape, images.classes).to_empty(device="cpu")
-    for name, value in {**weights, **buffers}.items():
-        network.get_parameter(name).data.copy_(value) if name in weights else network.get_buffer(name).copy_(value)
-    optimiser = torch.optim.SGD(
-        network.parameters(), lr=1.0, momentum=recipe.momentum, nesterov=recipe.nesterov, weight_decay=recipe.weight_decay
-    )
-    labels, count = labels_of(run), len(images.y_train)
-    crop = data.Cropper(images.x_train, images.black) if run.data.augment else None
-    steps = math.ceil(count / recipe.batch_size)
-    network.train()
-    for epoch in range(recipe.epochs):
-        order = torch.randperm(count, generator=draws.generator(run.seed, run.solution, "order", epoch))
-        moves = crop.draw(count, draws.generator(run.seed, run.solution, "crop", epoch)) if crop else None
-        for step, rate in enumerate(schedules.rates(recipe, epoch, steps).tolist()):
-            batch = order[step * recipe.batch_size :][: recipe.batch_size]
-            x = crop(batch, moves[step * recipe.batch_size :][: recipe.batch_size]) if crop else images.x_train[batch]
-            if x.dim() == 4:  # as does the layout
-                x = x.contiguous(memory_format=torch.channels_last)
-            optimiser.zero_grad()
-            torch.nn.functional.cross_entropy(network(x), labels[batch]).backward()
-            for group in optimiser.param_groups:
-                group["lr"] = rate
-            for name, p in network.named_parameters():
-                p.grad.mul_(mask[name])
-            optimiser.step()
-            with torch.no_grad():
-                for name, p in network.named_parameters():
-                    p.mul_(mask[name])
-    return network.eval()
 
 
 def start_of(run, parents):
@@ -121,15 +81,6 @@ def test_batched_mlps_train_as_usual(network, recipe, tmp_path):
     assert_as_usual(small(**network, **recipe), tmp_path, rtol=1e-4, atol=2e-6)
 
 
-@pytest.fixture
-def one_thread():
-    """One thread for a while: how convolutions add up depends on the number, and BatchNorm magnifies the difference."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("network", CONVOLUTIONAL, ids=name_of)
 def test_convolutional_members_train_as_usual(network, tmp_path, place_set, one_thread):
     """So does every member of a cohort of convolutional networks, BatchNorm's statistics included."""
@@ -146,16 +97,6 @@ def test_augmented_members_train_as_usual(tmp_path, place_set, one_thread):
 
 
 # -- independence of the cohort ----------------------------------------------------------------------------------------
-
-
-def same_in_all(run, companies, tmp_path):
-    """Train ``run`` alone and in each of ``companies``, and fail unless its result is the same to the bit."""
-    alone = outcomes([run], tmp_path / "alone")[0]
-    for number, company in enumerate(companies):
-        runs = random.Random(number).sample([run, *company], len(company) + 1)
-        done = outcomes(runs, tmp_path / str(number))[runs.index(run)]
-        same_tensors(done.tensors, alone.tensors)
-        same_table(pd.DataFrame(done.history), pd.DataFrame(alone.history))
 
 
 @pytest.mark.parametrize(
@@ -247,19 +188,6 @@ OPTIMISERS = [
     for momentum, nesterov in ((0.0, False), (0.9, False), (0.9, True))
     for decay in (0.0, 5e-4, 0.1)
 ]
-
-
-@pytest.fixture
-def after_every_step(monkeypatch):
-    """A list of (pruned weights that are not zero, pruned weights) after each optimiser step of any group."""
-    seen, real = [], training.sgd_
-
-    def watched(cohort, *arguments):
-        real(cohort, *arguments)
-        seen.append((int(cohort.weights[~cohort.mask].count_nonzero()), int((~cohort.mask).sum())))
-
-    monkeypatch.setattr(training, "sgd_", watched)
-    return seen
 
 
 @pytest.mark.parametrize("optimiser", OPTIMISERS, ids=lambda o: "-".join(map(str, o.values())))

@@ -14,8 +14,8 @@ __all__ = ["MeasureError", "by_class", "by_layer", "columns", "diagonal", "empir
 
 
 def sample_labels(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """A label for each example from the network's own distribution, int64 [n], drawn on the CPU."""
-    p = torch.softmax(logits.detach().double(), -1).cpu()
+    """A label for each example from the network's own distribution, int64 [n], drawn on the CPU; any label where its logits overflow."""
+    p = torch.softmax(logits.detach().double(), -1).cpu().nan_to_num(1.0)
     return torch.multinomial(p, 1, generator=generator).squeeze(1).to(logits.device)
 
 
