@@ -25,8 +25,8 @@ def prune(scores: dict[str, torch.Tensor], sparsity: float, scope: str = "global
     """The mask that removes the lowest ``sparsity`` share of ``scores`` (name -> tensor of the weight's shape).
 
     ``scope="global"`` ranks all weights together (one-shot global magnitude pruning: Zhu & Gupta 2017; price study,
-    section 2); ``scope="layer"`` prunes round(s * n) in each layer; ``"uniform"`` and ``"erk"`` prune in each layer what
-    ``allocation`` leaves it, round(s * N) together. Among equal scores the lower index goes first. Raises ``ValueError`` for an
+    section 2); ``scope="layer"`` prunes round(s * n) in each layer; ``"uniform"`` and ``"erk"`` keep in each layer what
+    ``allocation`` gives it, and prune round(s * N) together. Among equal scores the lower index goes first. Raises ``ValueError`` for an
     unknown scope, a sparsity outside [0, 1), NaN scores, or, under any scope but the global one, a sparsity that would leave a
     layer without any weight.
     """
@@ -40,38 +40,30 @@ def prune(scores: dict[str, torch.Tensor], sparsity: float, scope: str = "global
         keep = _keep(flat, pruned_count(sparsity, flat.numel()))
         parts = keep.split([score.numel() for score in scores.values()])
         return {name: part.view(scores[name].shape) for name, part in zip(scores, parts, strict=True)}
-    if scope == "layer":
-        counts = {name: check_layer(name, score.numel(), sparsity) for name, score in scores.items()}
-    else:
-        live = allocation({name: score.shape for name, score in scores.items()}, sparsity, scope)
-        counts = {name: score.numel() - live[name] for name, score in scores.items()}
-    return {name: _keep(score.flatten(), counts[name]).view(score.shape) for name, score in scores.items()}
-
-
-def check_layer(name: str, size: int, sparsity: float) -> int:
-    """How many of a layer's ``size`` weights go under the layer scope; raises ``ValueError`` if none would live."""
-    count = pruned_count(sparsity, size)
-    if count == size:
-        raise ValueError(f"sparsity {sparsity} with scope 'layer' leaves no weight in {name!r} ({count} weights); choose a lower one")
-    return count
+    live = allocation({name: score.shape for name, score in scores.items()}, sparsity, scope)
+    return {name: _keep(score.flatten(), score.numel() - live[name]).view(score.shape) for name, score in scores.items()}
 
 
 def allocation(shapes: dict[str, tuple[int, ...]], sparsity: float, scope: str) -> dict[str, int]:
-    """How many weights live in each layer, N - round(s * N) together; ``shapes`` by name, [outputs, inputs, *kernel].
+    """How many weights live in each layer under any scope but the global one; ``shapes`` by name, [outputs, inputs, *kernel].
 
-    ``"uniform"``: in proportion to a layer's weights. ``"erk"``: to outputs + inputs + sides of the kernel, so that the density
-    is that number over their product (Erdős-Rényi-Kernel; Evci et al. 2020, RigL, section 3). A layer that would get more than it
-    has lives wholly, and what it cannot take goes to the others in their proportion.
+    ``"layer"``: n - round(s * n) of each layer's n. The others leave N - round(s * N) together: ``"uniform"`` in proportion to a
+    layer's weights, ``"erk"`` to outputs + inputs + sides of the kernel, so that the density goes as that sum over their product
+    (Erdős-Rényi-Kernel; Evci et al. 2020, RigL, section 3). A layer that would get more than it has lives wholly, and what it
+    cannot take goes to the others in their proportion.
 
     Shares are made whole by the rule of Sainte-Laguë: the next weight goes to the layer with the largest claim / (2 * live + 1), on
     ties the first. Largest remainders would do as well for one sparsity, but a layer may then lose a weight where the total rises,
     and masks would not nest. Raises ``ValueError`` for another scope, or where a layer would be left without any weight.
     """
-    if scope not in ("uniform", "erk"):
-        raise ValueError(f"scope {scope!r} allocates nothing to layers; uniform and erk do")
     sizes = [torch.Size(shape).numel() for shape in shapes.values()]
-    claims = sizes if scope == "uniform" else [sum(shape) for shape in shapes.values()]
-    live = _apportioned(claims, sizes, sum(sizes) - pruned_count(sparsity, sum(sizes)))
+    if scope == "layer":
+        live = [size - pruned_count(sparsity, size) for size in sizes]
+    elif scope in ("uniform", "erk"):
+        claims = sizes if scope == "uniform" else [sum(shape) for shape in shapes.values()]
+        live = _apportioned(claims, sizes, sum(sizes) - pruned_count(sparsity, sum(sizes)))
+    else:
+        raise ValueError(f"scope {scope!r} gives no counts to layers; {', '.join(SCOPES[1:])} do")
     for name, size, count in zip(shapes, sizes, live, strict=True):
         if not count:
             raise ValueError(f"sparsity {sparsity} with scope {scope!r} leaves no weight in {name!r} ({size} weights); choose a lower one")

@@ -191,12 +191,12 @@ def _finished(member, tensors, task):
 
 
 def _check_layers(missing, images):
-    """Under the layer scope the counts are known from the shapes alone: what would empty a layer stops before any training."""
-    layered = {(run.data, run.network, run.pruning): run for run in missing if run.pruning and run.pruning.scope == "layer"}
+    """Under all scopes but one the counts are known from the shapes alone: what would empty a layer stops before any training."""
+    layered = {(run.data, run.network, run.pruning): run for run in missing if run.pruning and run.pruning.scope != "global"}
     for (spec, _, pruning), run in layered.items():
         network = training.network_of(run, images[spec])
-        for name in networks.prunable(network, pruning.keep_dense):
-            masks.check_layer(name, network.get_parameter(name).numel(), pruning.sparsity)
+        shapes = {name: network.get_parameter(name).shape for name in networks.prunable(network, pruning.keep_dense)}
+        masks.allocation(shapes, pruning.sparsity, pruning.scope)
 
 
 def _check_room(missing, images, store):

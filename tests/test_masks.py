@@ -88,8 +88,6 @@ def test_allocations_meet_the_total_exactly(found, sparsity, scope):
         with pytest.raises(ValueError, match=f"with scope '{scope}' leaves no weight in 'layer{expected.index(0)}'"):
             masks.allocation(named, sparsity, scope)
         return
-    with pytest.raises(ValueError, match="'layer' allocates nothing to layers; uniform and erk do"):
-        masks.allocation(named, sparsity, "layer")
     assert list(masks.allocation(named, sparsity, scope).values()) == expected
 
 
@@ -107,6 +105,13 @@ def test_allocations_nest(found, one, other, scope):
 
 
 LENET = {"conv1": (6, 1, 5, 5), "conv2": (16, 6, 5, 5), "fc1": (120, 256), "fc2": (84, 120), "fc3": (10, 84)}
+
+
+def test_allocations_by_layer():
+    """Under the layer scope each has n - round(s n); the global one gives no counts to layers."""
+    assert masks.allocation(LENET, 0.95, "layer") == {"conv1": 8, "conv2": 120, "fc1": 1536, "fc2": 504, "fc3": 42}
+    with pytest.raises(ValueError, match="'global' gives no counts to layers; layer, uniform, erk do"):
+        masks.allocation(LENET, 0.95, "global")
 
 
 def test_largest_remainders_would_not_nest():
