@@ -28,7 +28,7 @@ ORDER = [
         "runs",
         "presets",
     ),
-    *("criteria", "signals", "masks", "metrics", "init", "flops", "networks", "downloads", "data", "files", "draws"),
+    *("topology", "criteria", "signals", "masks", "metrics", "init", "flops", "networks", "downloads", "data", "files", "draws"),
 ]
 MODULES = sorted(p for p in FOLDER.rglob("*.py") if p != FOLDER / "__init__.py")
 
