@@ -9,7 +9,8 @@ The modules, from the notebook's side to the machine's:
 ``workers`` ``flops``               with how many threads, and at what cost
 ``runs`` ``presets``                what is to be trained, frozen and hashed
 ``criteria`` ``masks`` ``init``     which weights live, and where they start
-``signals`` ``peaks``               what tells during training when to prune, and a rule that listens
+    "networks", "notebook", "peaks", "plots", "presets", "runs", "signals", "starts", "store", "sweep", "tables", "topology",
+    "training", "workers",
 ``networks`` ``data`` ``metrics``   architectures, image sets, estimators
 ``draws``                           every random number, by seed and name
 
@@ -22,7 +23,8 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "claims", "cohort", "criteria", "data", "draws", "flops", "init", "masks", "measurements", "metrics",
-    "networks", "notebook", "peaks", "plots", "presets", "runs", "signals", "starts", "store", "sweep", "tables", "training", "workers",
+    "networks", "notebook", "peaks", "plots", "presets", "runs", "signals", "starts", "store", "sweep", "tables", "topology",
+    "training", "workers",
 }  # fmt: skip
 _HOMES = {
     "Run": "runs", "Setup": "runs", "continued": "runs", "finetune": "runs", "scratch": "runs",

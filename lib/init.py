@@ -1,4 +1,4 @@
-"""Dense initialisation, parameter by parameter, from named generators."""
+"""Initialisation, dense or aware of a mask, parameter by parameter, from named generators."""
 
 import math
 
@@ -8,9 +8,11 @@ from torch import nn
 from lib import draws
 
 SCHEMES = ("he", "he-fan-out", "glorot-normal", "glorot-uniform")
+FORMS = ("masked", "layer", "neuron")
+FANS = ("in", "out", "average")
 
 
-def dense(network: nn.Module, scheme: str, seed: int, name: str = "init") -> dict[str, torch.Tensor]:
+def dense(network: nn.Module, scheme: str, seed: int, name: str = "init", fan: str | None = None) -> dict[str, torch.Tensor]:
     """Fresh values for every parameter of ``network``, as a dict name -> CPU float32 tensor.
 
     Kernels follow ``scheme``; biases are 0; BatchNorm's scale is 1 and shift 0. Each kernel draws from its own
@@ -22,29 +24,117 @@ def dense(network: nn.Module, scheme: str, seed: int, name: str = "init") -> dic
     ``glorot-normal``   N(0, 2 / (fan_in + fan_out))         (Glorot & Bengio 2010, Eq. 12)
     ``glorot-uniform``  U(+-sqrt(6 / (fan_in + fan_out)))    (ibid., Eq. 16)
 
-    Raises ``ValueError`` for an unknown scheme.
+    ``fan`` puts another one in the scheme's place: ``"in"`` keeps the variance of activations (forward), ``"out"`` that of
+    gradients (backward), ``"average"`` is half of their sum (gradient-flow study, Eq. 2). The variance is then 2 / fan for He
+    and 1 / fan for Glorot. Raises ``ValueError`` for an unknown scheme or fan, or a fan for ``he-fan-out``, which has its own.
     """
+    return _drawn(network, scheme, seed, name, fan, lambda parameter, meta: (_fans(meta), 1.0))
+
+
+def sparse(
+    network: nn.Module,
+    mask: dict[str, torch.Tensor],
+    scheme: str,
+    seed: int,
+    name: str = "init",
+    *,
+    form: str = "neuron",
+    fan: str | None = None,
+) -> tuple[dict[str, torch.Tensor], dict[str, list[int]]]:
+    """(fresh values for every parameter, neurons without any live input) of ``network`` under ``mask``.
+
+    ``mask`` maps parameter names to CPU bool tensors; a parameter that it does not name lives wholly. Pruned weights are 0.
+    The draws are those of ``dense`` for the same seed and name, scaled weight by weight: under a mask of ones the values are
+    the same to the bit. ``scheme`` and ``fan`` as in ``dense``; ``form`` says whose connections count:
+
+    ``masked``  all: the dense values under the mask (the study's "original")
+    ``layer``   the dense variance over the layer's live share (Liu et al. 2019; gradient-flow study, section 3.1)
+    ``neuron``  the live ones of each weight's own neurons: fan_in of the neuron that it leads to, fan_out of the one that it
+                comes from, over all places of a convolution's kernel (gradient-flow study, Eqs. 1, 2, 14 and 24)
+
+    A neuron without a live input has nothing to draw: its output is its bias, 0. Those are returned as parameter name -> their
+    indices, for the layers that have any. Raises ``ValueError`` for an unknown form, scheme or fan, for a mask that does not fit
+    the network, and for the scheme ``he-fan-out`` by neuron: its linear layers have no fan.
+    """
+    if form not in FORMS:
+        raise ValueError(f"form {form!r} is unknown; there are {', '.join(FORMS)}")
+    if form == "neuron" and scheme == "he-fan-out":
+        raise ValueError("init 'he-fan-out' has no form by neuron: its linear layers have no fan; use 'he' with fan 'out'")
+    shapes = {parameter: meta.shape for parameter, meta in network.named_parameters()}
+    for parameter, live in mask.items():
+        if parameter not in shapes:
+            raise ValueError(f"the mask names {parameter!r}, and the network has no such parameter; it has {', '.join(shapes)}")
+        if live.shape != shapes[parameter] or live.dtype != torch.bool:
+            raise ValueError(f"the mask of {parameter!r} is {live.dtype} {tuple(live.shape)}; it must be bool {tuple(shapes[parameter])}")
+
+    def counted(parameter, meta):
+        live = mask.get(parameter)
+        if live is None or form == "masked":
+            return _fans(meta), 1.0
+        if form == "layer":
+            return _fans(meta), max(int(live.sum()), 1) / live.numel()
+        return _live_fans(live), 1.0
+
+    values = _drawn(network, scheme, seed, name, fan, counted)
+    values = {parameter: value * mask[parameter] if parameter in mask else value for parameter, value in values.items()}
+    idle = {parameter: _idle(live) for parameter, live in mask.items() if live.dim() > 1}
+    return values, {parameter: neurons for parameter, neurons in idle.items() if neurons}
+
+
+def _drawn(network, scheme, seed, name, fan, counted):
+    """The draws of every parameter; ``counted(parameter, meta)`` gives its (fan_in, fan_out) and the share of them that counts."""
     if scheme not in SCHEMES:
         raise ValueError(f"init {scheme!r} is unknown; there are {', '.join(SCHEMES)}")
+    if fan is not None and fan not in FANS:
+        raise ValueError(f"fan {fan!r} is unknown; there are {', '.join(FANS)}")
+    if fan is not None and scheme == "he-fan-out":
+        raise ValueError(f"init 'he-fan-out' has a fan of its own, not {fan!r}; use 'he' with fan 'out'")
+    fan = fan or {"he": "in", "he-fan-out": "out"}.get(scheme, "average")
     values = {}
     for parameter, meta in network.named_parameters():
         if meta.dim() < 2:
             values[parameter] = torch.full(meta.shape, float(_is_scale(network, parameter)))
             continue
-        receptive = math.prod(meta.shape[2:])
-        fan_in, fan_out = meta.shape[1] * receptive, meta.shape[0] * receptive
+        (fan_in, fan_out), share = counted(parameter, meta)
+        units = {"in": fan_in, "out": fan_out, "average": (fan_in + fan_out) / 2}[fan]
+        variance = (2 if scheme.startswith("he") else 1) / units
+        if scheme == "he-fan-out" and meta.dim() == 2:
+            variance = 0.01**2
         rng = draws.generator(seed, name, parameter)
         if scheme == "glorot-uniform":
-            bound = math.sqrt(6 / (fan_in + fan_out))
-            values[parameter] = torch.rand(meta.shape, generator=rng) * (2 * bound) - bound
-            continue
-        std = {
-            "he": math.sqrt(2 / fan_in),
-            "he-fan-out": math.sqrt(2 / fan_out) if meta.dim() > 2 else 0.01,
-            "glorot-normal": math.sqrt(2 / (fan_in + fan_out)),
-        }[scheme]
-        values[parameter] = torch.randn(meta.shape, generator=rng) * std
+            bound = _root(3 * variance / share)
+            values[parameter] = torch.rand(meta.shape, generator=rng) * _single(2 * bound) - _single(bound)
+        else:
+            values[parameter] = torch.randn(meta.shape, generator=rng) * _single(_root(variance / share))
     return values
+
+
+def _fans(meta):
+    receptive = math.prod(meta.shape[2:])
+    return meta.shape[1] * receptive, meta.shape[0] * receptive
+
+
+def _live_fans(live):
+    """Live inputs of each output neuron [o, 1, ...] and live outputs of each input neuron [1, i, ...], float64.
+
+    At least 1, so that nothing is divided by zero: where there is none, there is no live weight to scale either.
+    """
+    places = tuple(range(2, live.dim()))
+    return live.sum((1, *places), keepdim=True).double().clamp_min(1), live.sum((0, *places), keepdim=True).double().clamp_min(1)
+
+
+def _root(value):
+    return value.sqrt() if isinstance(value, torch.Tensor) else math.sqrt(value)
+
+
+def _single(value):
+    """A number, or a float64 tensor, as it multiplies a float32 tensor: both are rounded once."""
+    return value.float() if isinstance(value, torch.Tensor) else value
+
+
+def _idle(live):
+    """Indices of the neurons without a live input."""
+    return (~live.flatten(1).any(1)).nonzero().flatten().tolist()
 
 
 def _is_scale(network: nn.Module, parameter: str) -> bool:

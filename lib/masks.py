@@ -4,9 +4,11 @@ A mask is a dict parameter name -> bool tensor, True where the weight lives. Hig
 same scores a mask of higher sparsity is nested in one of lower, and ties fall by index, so counts are exact.
 """
 
+from fractions import Fraction
+
 import torch
 
-SCOPES = ("global", "layer")
+SCOPES = ("global", "layer", "uniform", "erk")
 
 
 def pruned_count(sparsity: float, size: int) -> int:
@@ -23,9 +25,10 @@ def prune(scores: dict[str, torch.Tensor], sparsity: float, scope: str = "global
     """The mask that removes the lowest ``sparsity`` share of ``scores`` (name -> tensor of the weight's shape).
 
     ``scope="global"`` ranks all weights together (one-shot global magnitude pruning: Zhu & Gupta 2017; price study,
-    section 2); ``scope="layer"`` prunes round(s * n) in each layer. Among equal scores the lower index goes first.
-    Raises ``ValueError`` for an unknown scope, a sparsity outside [0, 1), NaN scores, or, under the layer scope, a
-    sparsity that would leave a layer without any weight.
+    section 2); ``scope="layer"`` prunes round(s * n) in each layer; ``"uniform"`` and ``"erk"`` keep in each layer what
+    ``allocation`` gives it, and prune round(s * N) together. Among equal scores the lower index goes first. Raises ``ValueError`` for an
+    unknown scope, a sparsity outside [0, 1), NaN scores, or, under any scope but the global one, a sparsity that would leave a
+    layer without any weight.
     """
     if scope not in SCOPES:
         raise ValueError(f"scope {scope!r} is unknown; there are {', '.join(SCOPES)}")
@@ -37,18 +40,53 @@ def prune(scores: dict[str, torch.Tensor], sparsity: float, scope: str = "global
         keep = _keep(flat, pruned_count(sparsity, flat.numel()))
         parts = keep.split([score.numel() for score in scores.values()])
         return {name: part.view(scores[name].shape) for name, part in zip(scores, parts, strict=True)}
-    mask = {}
-    for name, score in scores.items():
-        mask[name] = _keep(score.flatten(), check_layer(name, score.numel(), sparsity)).view(score.shape)
-    return mask
+    live = allocation({name: score.shape for name, score in scores.items()}, sparsity, scope)
+    return {name: _keep(score.flatten(), score.numel() - live[name]).view(score.shape) for name, score in scores.items()}
 
 
-def check_layer(name: str, size: int, sparsity: float) -> int:
-    """How many of a layer's ``size`` weights go under the layer scope; raises ``ValueError`` if none would live."""
-    count = pruned_count(sparsity, size)
-    if count == size:
-        raise ValueError(f"sparsity {sparsity} with scope 'layer' leaves no weight in {name!r} ({count} weights); choose a lower one")
-    return count
+def allocation(shapes: dict[str, tuple[int, ...]], sparsity: float, scope: str) -> dict[str, int]:
+    """How many weights live in each layer under any scope but the global one; ``shapes`` by name, [outputs, inputs, *kernel].
+
+    ``"layer"``: n - round(s * n) of each layer's n. The others leave N - round(s * N) together: ``"uniform"`` in proportion to a
+    layer's weights, ``"erk"`` to outputs + inputs + sides of the kernel, so that the density goes as that sum over their product
+    (Erdős-Rényi-Kernel; Evci et al. 2020, RigL, section 3). A layer that would get more than it has lives wholly, and what it
+    cannot take goes to the others in their proportion.
+
+    Shares are made whole by the rule of Sainte-Laguë: the next weight goes to the layer with the largest claim / (2 * live + 1), on
+    ties the first. Largest remainders would do as well for one sparsity, but a layer may then lose a weight where the total rises,
+    and masks would not nest. Raises ``ValueError`` for another scope, or where a layer would be left without any weight.
+    """
+    sizes = [torch.Size(shape).numel() for shape in shapes.values()]
+    if scope == "layer":
+        live = [size - pruned_count(sparsity, size) for size in sizes]
+    elif scope in ("uniform", "erk"):
+        claims = sizes if scope == "uniform" else [sum(shape) for shape in shapes.values()]
+        live = _apportioned(claims, sizes, sum(sizes) - pruned_count(sparsity, sum(sizes)))
+    else:
+        raise ValueError(f"scope {scope!r} gives no counts to layers; {', '.join(SCOPES[1:])} do")
+    for name, size, count in zip(shapes, sizes, live, strict=True):
+        if not count:
+            raise ValueError(f"sparsity {sparsity} with scope {scope!r} leaves no weight in {name!r} ({size} weights); choose a lower one")
+    return dict(zip(shapes, live, strict=True))
+
+
+def _apportioned(claims, sizes, total):
+    """The first ``total`` weights in the order of claim / 1, claim / 3, claim / 5, ... of each layer, as counts by layer."""
+    layers, full = range(len(sizes)), set()
+    while True:  # the exact shares are level * claim, but for the layers that are full
+        open_claims = sum(claims[i] for i in layers if i not in full)
+        level = Fraction(total - sum(sizes[i] for i in full), open_claims)
+        over = {i for i in layers if i not in full and level * claims[i] > sizes[i]}
+        if not over:
+            break
+        full |= over
+    # rounded shares are the first so many weights in that order; the few that are missing, or too many, follow it
+    live = [min(size, int(level * claim + Fraction(1, 2))) for claim, size in zip(claims, sizes, strict=True)]
+    while sum(live) < total:
+        live[max((i for i in layers if live[i] < sizes[i]), key=lambda i: (Fraction(claims[i], 2 * live[i] + 1), -i))] += 1
+    while sum(live) > total:
+        live[min((i for i in layers if live[i]), key=lambda i: (Fraction(claims[i], 2 * live[i] - 1), -i))] -= 1
+    return live
 
 
 def _keep(scores: torch.Tensor, count: int) -> torch.Tensor:

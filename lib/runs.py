@@ -114,7 +114,8 @@ class Continuation(Spec):
 
     The highest rate from there on is max(``floor``, LR(at)), where LR is the schedule without its warm-up. The text leaves open
     how that combines with the rest of the schedule: ``"scale"`` multiplies the dense run's remaining schedule so that it starts
-    there (the dense schedule itself, where that is not below the floor); ``"restart"`` runs the whole schedule from there in the epochs that are left;
+    there (the dense schedule itself, where that is not below the floor); ``"restart"`` runs the whole schedule from there in the
+    epochs that are left;
     ``"each-step"`` takes max(floor, LR) at each step. ``momentum`` is that of a new optimiser, or the dense run's own.
     """
 

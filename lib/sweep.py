@@ -107,6 +107,8 @@ def _has_diverged_parent(run, store):
     parent = store.get(run.parent.key) if run.parent and not store.has(run.key) else None
     if parent is None or parent.info["diverged"] is None:
         return False
+    if run.continuation and run.begin < parent.info["diverged"]:
+        return False  # it diverged after it was pruned
     if run.pruning.source == "best-test" and not run.continuation and parent.tensors["weights@best"].isfinite().all():
         return False  # it diverged after its best epoch
     tensors = {name: parent.tensors[name] for name in ("weights", "buffers", "mask")}
@@ -194,12 +196,12 @@ def _finished(member, tensors, task):
 
 
 def _check_layers(missing, images):
-    """Under the layer scope the counts are known from the shapes alone: what would empty a layer stops before any training."""
-    layered = {(run.data, run.network, run.pruning): run for run in missing if run.pruning and run.pruning.scope == "layer"}
+    """Under all scopes but one the counts are known from the shapes alone: what would empty a layer stops before any training."""
+    layered = {(run.data, run.network, run.pruning): run for run in missing if run.pruning and run.pruning.scope != "global"}
     for (spec, _, pruning), run in layered.items():
         network = training.network_of(run, images[spec])
-        for name in networks.prunable(network, pruning.keep_dense):
-            masks.check_layer(name, network.get_parameter(name).numel(), pruning.sparsity)
+        shapes = {name: network.get_parameter(name).shape for name in networks.prunable(network, pruning.keep_dense)}
+        masks.allocation(shapes, pruning.sparsity, pruning.scope)
 
 
 def _check_room(missing, images, store):

@@ -1,6 +1,7 @@
 """Masks have exact counts, break ties by index, and nest; criteria give the scores that they name."""
 
 import math
+from fractions import Fraction
 
 import pytest
 import torch
@@ -53,6 +54,108 @@ def test_masks_nest(values, one, other):
     """Every weight that lives at the higher sparsity lives at the lower one."""
     low, high = (masks.prune(scores_of(values), s) for s in sorted((one, other)))
     assert all((low[name] | ~high[name]).all() for name in low)
+
+
+shapes = st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=4).map(tuple), min_size=1, max_size=5)
+allocations = st.sampled_from(["uniform", "erk"])
+
+
+def one_by_one(claims, sizes, total):
+    """Counts by layer where weights are given out one at a time, each to the first layer with the largest claim / (2 * live + 1)."""
+    live = [0] * len(sizes)
+    for _ in range(total):
+        open_layers = [i for i in range(len(sizes)) if live[i] < sizes[i]]
+        live[max(open_layers, key=lambda i: (Fraction(claims[i], 2 * live[i] + 1), -i))] += 1
+    return live
+
+
+def allocated(sizes, sparsity, scope):
+    """What ``allocation`` gives, or None where it would leave a layer empty."""
+    try:
+        return masks.allocation(sizes, sparsity, scope)
+    except ValueError:
+        return None
+
+
+@given(shapes, sparsities, allocations)
+def test_allocations_meet_the_total_exactly(found, sparsity, scope):
+    """They are those of giving out weights one by one; none is negative or more than its layer has; an empty layer is refused."""
+    named, sizes = {f"layer{i}": shape for i, shape in enumerate(found)}, [math.prod(shape) for shape in found]
+    total = sum(sizes) - round(sparsity * sum(sizes))
+    expected = one_by_one(sizes if scope == "uniform" else [sum(shape) for shape in found], sizes, total)
+    assert sum(expected) == total
+    if 0 in expected:
+        with pytest.raises(ValueError, match=f"with scope '{scope}' leaves no weight in 'layer{expected.index(0)}'"):
+            masks.allocation(named, sparsity, scope)
+        return
+    assert list(masks.allocation(named, sparsity, scope).values()) == expected
+
+
+@given(shapes, sparsities, sparsities, allocations)
+def test_allocations_nest(found, one, other, scope):
+    """No layer has fewer live weights at the lower sparsity: so masks from the same scores nest."""
+    named = {f"layer{i}": shape for i, shape in enumerate(found)}
+    low, high = (allocated(named, s, scope) for s in sorted((one, other)))
+    if high is not None:
+        assert low is not None
+        assert all(low[name] >= high[name] for name in named)
+        scores = {name: torch.randn(shape, generator=draws.generator(0, name)) for name, shape in named.items()}
+        low, high = (masks.prune(scores, s, scope) for s in sorted((one, other)))
+        assert all((low[name] | ~high[name]).all() for name in named)
+
+
+LENET = {"conv1": (6, 1, 5, 5), "conv2": (16, 6, 5, 5), "fc1": (120, 256), "fc2": (84, 120), "fc3": (10, 84)}
+
+
+def test_allocations_by_layer():
+    """Under the layer scope each has n - round(s n); the global one gives no counts to layers."""
+    assert masks.allocation(LENET, 0.95, "layer") == {"conv1": 8, "conv2": 120, "fc1": 1536, "fc2": 504, "fc3": 42}
+    with pytest.raises(ValueError, match="'global' gives no counts to layers; layer, uniform, erk do"):
+        masks.allocation(LENET, 0.95, "global")
+
+
+def test_largest_remainders_would_not_nest():
+    """The 20th live weight of LeNet-5 would take one away from its last layer; here each layer keeps what it has."""
+    sizes = [math.prod(shape) for shape in LENET.values()]
+
+    def remainders(total):
+        shares = [Fraction(total * size, sum(sizes)) for size in sizes]
+        first = sorted(range(len(sizes)), key=lambda i: (math.floor(shares[i]) - shares[i], i))[: total - sum(map(math.floor, shares))]
+        return [math.floor(share) + (i in first) for i, share in enumerate(shares)]
+
+    assert (remainders(19), remainders(20)) == ([0, 1, 13, 4, 1], [0, 1, 14, 5, 0])
+    before = [0] * len(sizes)
+    for total in range(0, sum(sizes) + 1, 37):
+        live = masks._apportioned(sizes, sizes, total)
+        assert sum(live) == total
+        assert all(now >= then for now, then in zip(live, before, strict=True))
+        before = live
+
+
+def test_erk_of_lenet():
+    """At 0.95 each density is level * (sum of the shape) / (its product); at 0.5 the small layers are full and the others share the rest.
+
+    Claims are 17, 32, 376, 204 and 94; 0.95 leaves 2,210 of 44,190 weights, so that the level is 2210 / 723.
+    At 0.5 conv1 (150) and fc3 (840) are full, and conv2, fc1 and fc2 share 22,095 - 990 = 21,105 by 32 : 376 : 204, which is
+    1,103.53, 12,966.47 and 7,035.
+    """
+    assert masks.allocation(LENET, 0.95, "erk") == {"conv1": 52, "conv2": 98, "fc1": 1149, "fc2": 624, "fc3": 287}
+    assert masks.allocation(LENET, 0.5, "erk") == {"conv1": 150, "conv2": 1104, "fc1": 12966, "fc2": 7035, "fc3": 840}
+    assert masks.allocation(LENET, 0.0, "erk") == {name: math.prod(shape) for name, shape in LENET.items()}
+    assert masks.allocation(LENET, 0.95, "uniform") == {"conv1": 8, "conv2": 120, "fc1": 1536, "fc2": 504, "fc3": 42}
+
+
+@given(layers, sparsities, allocations)
+def test_allocated_scopes_remove_exactly_the_lowest_of_each(values, sparsity, scope):
+    """round(s N) weights go together, and in each layer the lowest, ties by index."""
+    live = allocated({f"layer{i}": (len(part),) for i, part in enumerate(values)}, sparsity, scope)
+    if live is None:
+        return
+    mask = masks.prune(scores_of(values), sparsity, scope)
+    for part, (name, kept) in zip(values, mask.items(), strict=True):
+        assert {i for i, lives in enumerate(kept.tolist()) if not lives} == lowest(part, len(part) - live[name])
+    flat = torch.cat(list(mask.values()))
+    assert int((~flat).sum()) == round(sparsity * len(flat))
 
 
 def test_ties_fall_by_index():

@@ -74,3 +74,12 @@ def test_a_sparsity_that_empties_a_layer_is_refused(store):
     dense = Run.dense(small(epochs=0, widths=[2], keep_dense=[]), seed=3)
     with pytest.raises(ValueError, match=r"sparsity 0.999 leaves no weight in .*\.weight.* \(seed 3\)"):
         carry_out([finetune(dense, sparsity=0.999)], store)
+
+
+@pytest.mark.parametrize("scope", ["layer", "uniform", "erk"])
+def test_counts_by_layer_are_checked_before_any_training(scope, store):
+    """Where the shapes tell that a layer would be empty, nothing is trained, not even the dense network."""
+    dense = Run.dense(small(epochs=0, widths=[2], keep_dense=[], scope=scope), seed=3)
+    with pytest.raises(ValueError, match=f"sparsity 0.999 with scope '{scope}' leaves no weight in '1.weight'"):
+        carry_out([finetune(dense, sparsity=0.999)], store)
+    assert not store.has(dense.key)

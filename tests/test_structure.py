@@ -29,7 +29,7 @@ ORDER = [
         "runs",
         "presets",
     ),
-    *("criteria", "signals", "peaks", "masks", "metrics", "init", "flops", "networks", "downloads", "data", "files", "draws"),
+    *("topology", "criteria", "signals", "peaks", "masks", "metrics", "init", "flops", "networks", "downloads", "data", "files", "draws"),
 ]
 MODULES = sorted(p for p in FOLDER.rglob("*.py") if p != FOLDER / "__init__.py")
 
