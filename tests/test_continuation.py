@@ -517,10 +517,10 @@ def test_settings_that_are_refused(name, value, allowed, store):
 @pytest.mark.parametrize("epochs", [20, "20", " 20 "])
 def test_another_number_of_epochs_takes_the_grid_along(epochs):
     """The preset's pruning epochs stay the same shares of training, also where a number comes as text; given ones stay."""
-    assert settings("early_fig1_periods", epochs=epochs).prune_epochs == (0, 1, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20)
-    assert settings("early_fig1_periods", epochs=epochs, prune_epochs=[0, 19]).prune_epochs == (0, 19)
+    assert settings("early_fig1_periods", "desktop", epochs=epochs).prune_epochs == (0, 1, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20)
+    assert settings("early_fig1_periods", "desktop", epochs=epochs, prune_epochs=[0, 19]).prune_epochs == (0, 19)
     with pytest.raises(ParameterError, match=r"prune_epochs is \[0, 21\]: none may lie beyond epochs, which is 20"):
-        settings("early_fig1_periods", epochs=epochs, prune_epochs=[0, 21])
+        settings("early_fig1_periods", "desktop", epochs=epochs, prune_epochs=[0, 21])
 
 
 def test_kept_velocities_need_room(store, monkeypatch):
