@@ -490,8 +490,8 @@ REFUSED = [
     ("score_examples", 0, "greater than or equal to 1"),
     ("criteria", ["magnitude", "luck"], "allowed are magnitude, random, fisher"),
     ("scopes", ["globall"], "allowed are global, layer"),
-    ("prune_epochs", [0, 41], "none may lie beyond epochs, which is 40"),
-    ("prune_epochs", "[0, 41]", "none may lie beyond epochs, which is 40"),
+    ("prune_epochs", [0, 21], "none may lie beyond epochs, which is 20"),
+    ("prune_epochs", "[0, 21]", "none may lie beyond epochs, which is 20"),
     ("prune_epochs", [-1], "greater than or equal to 0"),
     ("prune_epochs", [1, 1], "each value may stand once"),
     ("prune_epochs", [True], "it should be a number"),
@@ -509,7 +509,7 @@ def test_settings_that_are_refused(name, value, allowed, store):
     message = str(caught.value)
     assert message.startswith(name)
     wrong = [value] if not isinstance(value, list) else [value[-1], value]
-    assert any(f" is {shown!r}: " in message for shown in wrong) or "41]: " in message or "'fischer': " in message or "[]: " in message
+    assert any(f" is {shown!r}: " in message for shown in wrong) or "21]: " in message or "'fischer': " in message or "[]: " in message
     assert allowed in message
     assert not store.root.exists()
 
