@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from lib import criteria, data, init, masks, networks, signals
+from lib import criteria, data, init, masks, networks, signals, topology
 
 PRESETS = ("quick", "desktop", "paper")
 
@@ -93,6 +93,8 @@ Normalisation, Noise, Activation = _one_of(data.NORMALISATIONS), _one_of(data.NO
 Pooling = Literal["max", "avg"]
 Criterion, Scope, Scheme = _one_of(criteria.CRITERIA), _one_of(masks.SCOPES), _one_of(init.SCHEMES)
 Signal = _one_of(signals.SIGNALS)
+TopologyMethod, DropSchedule = _one_of(topology.METHODS), _one_of(topology.SCHEDULES)
+Form = _one_of(init.FORMS)
 Seeds = Annotated[tuple[Epochs, ...], BeforeValidator(_seeds), Field(min_length=1)]
 Listed = BeforeValidator(_listed)
 
@@ -144,6 +146,7 @@ class Settings(Spec):
     lr_floor: NonNegative = 0.0
     warmup_epochs: NonNegative = 0.0
     precision: Literal["float32", "bfloat16"] = "float32"
+    decay: Literal["all", "kernels"] = "all"
     # replication and measurement
     seeds: Seeds
     measure_every: Count = 1

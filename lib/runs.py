@@ -10,16 +10,18 @@ import hashlib
 import json
 from typing import Literal
 
-from pydantic import Field, ValidationError, model_serializer, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from lib import presets
+from lib import init, presets
 from lib.presets import (
     Activation,
     Count,
     Criterion,
     Dataset,
+    DropSchedule,
     Epochs,
     FloorReading,
+    Form,
     KeepDense,
     MomentumAfter,
     NetworkName,
@@ -37,11 +39,21 @@ from lib.presets import (
     Signal,
     Sparsity,
     Spec,
+    TopologyMethod,
 )  # fmt: skip
 
 FORMAT = 1  # raised when the meaning of a specification changes, so that older runs are not mistaken for it
 # Fields that came later stand in a specification only where they are used: the keys of earlier runs stay.
-LATER = {"continuation": None, "watch": [], "watch_examples": None, "keep_velocity": False}
+LATER = {
+    "continuation": None, "watch": [], "watch_examples": None, "keep_velocity": False, "topology": None, "form": "masked", "rewind": 0,
+    "score_examples": None, "decay": "all",
+}  # fmt: skip
+
+
+def _without_later(content):
+    """``content`` without the later fields that are at their default, in the parts too."""
+    content = {name: _without_later(value) if isinstance(value, dict) else value for name, value in content.items()}
+    return {name: value for name, value in content.items() if name not in LATER or value != LATER[name]}
 
 
 class Data(Spec):
@@ -78,11 +90,6 @@ class Pruning(Spec):
     source: Literal["final", "best-test"] = "final"
     score_examples: Count | None = None  # how many training examples a criterion that needs some may look at; None: all
 
-    @model_serializer(mode="wrap")
-    def _earlier(self, dump):
-        content = dump(self)  # a later field, like those in LATER
-        return {name: value for name, value in content.items() if name != "score_examples" or value is not None}
-
 
 class Recipe(Spec):
     """Optimiser settings: SGD on cross-entropy. Milestones and warm-up are in epochs."""
@@ -99,6 +106,7 @@ class Recipe(Spec):
     lr_floor: NonNegative = 0.0
     warmup_epochs: NonNegative = 0.0
     precision: Literal["float32", "bfloat16"] = "float32"
+    decay: Literal["all", "kernels"] = "all"  # what weight decay shrinks: everything, or no biases and no BatchNorm
 
     @model_validator(mode="after")
     def _consistent(self):
@@ -125,6 +133,23 @@ class Continuation(Spec):
     momentum: MomentumAfter = "zero"
 
 
+class Topology(Spec):
+    """How the mask changes while training, see ``lib.topology``; moments are counted in optimiser steps.
+
+    ``gradual`` prunes a dense start to the run's sparsity; the others drop and grow ``fraction`` of each layer's live weights, with the
+    growth gradient from the training ``batch`` or from the first so many ``held`` training examples (gradient-flow study, its code).
+    """
+
+    method: TopologyMethod
+    every: Count
+    start: Epochs = 0
+    end: Epochs
+    fraction: Share | None = None
+    drop: DropSchedule = "rate"
+    gradient: Literal["held", "batch"] = "held"
+    held: Count = 1000
+
+
 class Setup(Spec):
     """What the runs of one figure share: data, network, the dense and the sparse recipe, the pruning."""
 
@@ -137,13 +162,14 @@ class Setup(Spec):
     watch: tuple[Signal, ...] = ()
     watch_examples: Count | None = None
     continuation: Continuation | None = None
+    topology: Topology | None = None
 
     @classmethod
     def of(cls, s: Settings, fingerprint: str) -> "Setup":
         """The setup that a figure's settings describe, on the data with this fingerprint."""
         common = dict(
             batch_size=s.batch_size, momentum=s.momentum, nesterov=s.nesterov, weight_decay=s.weight_decay,
-            schedule=s.schedule, gamma=s.gamma, lr_floor=s.lr_floor, warmup_epochs=s.warmup_epochs, precision=s.precision,
+            schedule=s.schedule, gamma=s.gamma, lr_floor=s.lr_floor, warmup_epochs=s.warmup_epochs, precision=s.precision, decay=s.decay,
         )  # fmt: skip
         late = s.milestones if s.sparse_milestones is None else s.sparse_milestones
         try:
@@ -169,12 +195,15 @@ class Setup(Spec):
 
 
 class Run(Spec):
-    """One network, trained once. ``solution`` is sol_d, sol_f, sol_s or sol_p; ``seed`` derives its every draw.
+    """One network, trained once; ``seed`` derives its every draw. ``solution`` is
+
+    ``sol_d``  dense, ``sol_f`` finetuned, ``sol_s`` from scratch (price study), ``sol_p`` pruned on its way (early-pruning study),
+    ``sol_g``  pruned gradually while training, and ``sol_t`` a ticket: its mask on its own start (gradient-flow study).
 
     The epochs of Sol-P are counted on its parent's clock: it begins at ``continuation.at`` and ends with the recipe.
     """
 
-    solution: Literal["sol_d", "sol_f", "sol_s", "sol_p"]
+    solution: Literal["sol_d", "sol_f", "sol_s", "sol_p", "sol_g", "sol_t"]
     seed: int = Field(ge=0)
     data: Data
     network: Network
@@ -188,13 +217,18 @@ class Run(Spec):
     watch: tuple[Signal, ...] = ()  # signals taken at every epoch while training, from so many examples: see lib.signals
     watch_examples: Count | None = None
     continuation: Continuation | None = None
+    topology: Topology | None = None
+    form: Form = "masked"  # how fresh weights take account of the mask: see lib.init.sparse
+    rewind: Epochs = 0  # the epoch to whose weights a ticket goes back
     setup: Setup = Field(exclude=True, repr=False)
 
     @model_validator(mode="after")
     def _whole(self):
-        dense = self.solution == "sol_d"
-        if dense != (self.parent is None) or dense != (self.pruning is None):
-            raise ValueError("a dense run has neither parent nor pruning; a sparse run has both")
+        first = self.solution in ("sol_d", "sol_g")
+        if first != (self.parent is None) or (self.solution == "sol_d") != (self.pruning is None):
+            raise ValueError("a dense run has neither parent nor pruning; a sparse run has both, a gradually pruned one no parent")
+        if (self.solution == "sol_g") != (self.topology is not None and self.topology.method == "gradual"):
+            raise ValueError("a gradually pruned run, and no other, has a gradual topology")
         if (self.solution == "sol_p") != (self.continuation is not None):
             raise ValueError("a run pruned on its way, and no other, has a continuation")
         if any(epoch > self.recipe.epochs for epoch in self.keep):
@@ -229,8 +263,7 @@ class Run(Spec):
     @functools.cached_property
     def specification(self) -> dict:
         """Everything that can change the result, as plain JSON values; the parent stands by its key."""
-        content = self.model_dump(mode="json", exclude={"setup", "parent"})
-        content = {name: value for name, value in content.items() if name not in LATER or value != LATER[name]}
+        content = _without_later(self.model_dump(mode="json", exclude={"setup", "parent"}))
         return {**content, "parent": self.parent.key if self.parent else None, "format": FORMAT}
 
     @functools.cached_property
@@ -246,15 +279,12 @@ class Run(Spec):
         return isinstance(other, Run) and self.key == other.key
 
 
-def _sparse(dense: Run, solution: str, sparsity: float, keep: tuple[int, ...]) -> Run:
+def _sparse(dense: Run, solution: str, sparsity: float, keep: tuple[int, ...], **more) -> Run:
     setup = dense.setup
-    try:
-        pruning = Pruning(**{**setup.pruning.model_dump(), "sparsity": sparsity})
-    except ValidationError as error:
-        raise ParameterError(presets.explain(error)) from None
+    pruning = _at(setup.pruning, sparsity)
     return Run(
         solution=solution, seed=dense.seed, data=dense.data, network=dense.network, recipe=setup.sparse, pruning=pruning,
-        parent=dense, measure_every=setup.measure_every, keep=keep, setup=setup,
+        parent=dense, measure_every=setup.measure_every, keep=keep, setup=setup, **more,
     )  # fmt: skip
 
 
@@ -263,9 +293,40 @@ def finetune(dense: Run, *, sparsity: float, keep: tuple[int, ...] = ()) -> Run:
     return _sparse(dense, "sol_f", sparsity, keep)
 
 
-def scratch(dense: Run, *, sparsity: float, keep: tuple[int, ...] = ()) -> Run:
-    """Init-S to Sol-S: the same mask on fresh weights (price study, Figure 2)."""
-    return _sparse(dense, "sol_s", sparsity, keep)
+def scratch(
+    dense: Run, *, sparsity: float, keep: tuple[int, ...] = (), form: str = "masked", topology: Topology | None = None
+) -> Run:
+    """Init-S to Sol-S: the same mask on fresh weights (price study, Figure 2).
+
+    ``form`` says how those take account of the mask (``lib.init.sparse``); with a ``topology`` the mask changes while training.
+    Of a gradually pruned run it is that run's own mask. Raises ``ParameterError`` for an unknown form.
+    """
+    if form not in init.FORMS:
+        raise ParameterError(f"form is {form!r}: allowed are {', '.join(init.FORMS)}")
+    return _sparse(dense, "sol_s", sparsity, keep, form=form, topology=topology)
+
+
+def gradually_pruned(setup: Setup, *, seed: int, sparsity: float, topology: Topology, keep: tuple[int, ...] = ()) -> Run:
+    """Sol-G: a dense start pruned while it trains (Zhu & Gupta 2017; the gradient-flow study's "pruning solution")."""
+    pruning = _at(setup.pruning, sparsity)
+    return Run(
+        solution="sol_g", seed=seed, data=setup.data, network=setup.network, recipe=setup.dense, pruning=pruning, topology=topology,
+        measure_every=setup.measure_every, keep=keep, setup=setup,
+    )  # fmt: skip
+
+
+def ticket(pruned: Run, *, rewind: int = 0) -> Run:
+    """Sol-T: the mask of a gradually pruned run on its own start, or on its weights at the epoch ``rewind`` (which it must keep)."""
+    if rewind and rewind not in pruned.keep:
+        raise ParameterError(f"rewind is {rewind}: the pruned run keeps its weights at {list(pruned.keep)} only; add it to its `keep`")
+    return _sparse(pruned, "sol_t", pruned.sparsity, (), rewind=rewind)
+
+
+def _at(pruning, sparsity):
+    try:
+        return Pruning(**{**pruning.model_dump(), "sparsity": sparsity})
+    except ValidationError as error:
+        raise ParameterError(presets.explain(error)) from None
 
 
 def continued(dense: Run, *, at: int, sparsity: float) -> Run:
@@ -281,10 +342,7 @@ def continued(dense: Run, *, at: int, sparsity: float) -> Run:
         raise ParameterError(f"the pruning epoch is {at!r}: it must be a whole number from 0 to {last}, the dense run's last epoch")
     if at not in (*dense.keep, last) or (at == last and dense.keep_velocity and last not in dense.keep):
         raise ParameterError(f"the pruning epoch is {at}: the dense run keeps its weights at {list(dense.keep)} only; add it to its `keep`")
-    try:
-        pruning = Pruning(**{**setup.pruning.model_dump(), "sparsity": sparsity})
-    except ValidationError as error:
-        raise ParameterError(presets.explain(error)) from None
+    pruning = _at(setup.pruning, sparsity)
     return Run(
         solution="sol_p", seed=dense.seed, data=dense.data, network=dense.network, recipe=setup.dense, pruning=pruning, parent=dense,
         measure_every=max(last, 1), setup=setup,
