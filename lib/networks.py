@@ -4,6 +4,7 @@ Every network is a plain ``torch.nn.Module`` built on the meta device: it has sh
 nothing from a global generator. ``lib.init`` gives the numbers, ``lib.cohort`` the memory.
 """
 
+from bisect import bisect_left
 from itertools import pairwise
 from math import prod
 
@@ -15,6 +16,7 @@ NAMES = (
     "resnet-18", "resnet-20", "resnet-32", "resnet-44", "resnet-56", "vgg-11",
 )  # fmt: skip
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
+LENET_WIDTHS = (6, 16, 120, 84)
 
 
 class MLP(nn.Sequential):
@@ -30,13 +32,15 @@ class MLP(nn.Sequential):
 
 
 class LeNet5(nn.Sequential):
-    """Two 5x5 convolutions without padding, each with a 2x2 pool, then 120-84-classes (LeCun et al. 1998, with ReLU).
+    """Two 5x5 convolutions without padding, each with a 2x2 pool, then two hidden layers (LeCun et al. 1998, with ReLU).
 
-    ``pooling`` is ``"max"`` (gradient-flow study) or ``"avg"`` (price study, Figure 11).
+    ``pooling`` is ``"max"`` (gradient-flow study) or ``"avg"`` (price study, Figure 11); ``widths`` are the channels of the
+    convolutions and the units of the hidden layers.
     """
 
-    def __init__(self, shape: tuple[int, ...], classes: int, activation: str = "relu", pooling: str = "max"):
+    def __init__(self, shape: tuple[int, ...], classes: int, activation: str = "relu", pooling: str = "max", widths=LENET_WIDTHS):
         channels, *sides = shape
+        conv1, conv2, hidden1, hidden2 = widths
         sides = [((side - 4) // 2 - 4) // 2 for side in sides]
         if min(sides) < 1:
             raise ValueError(f"network 'lenet-5' needs images of at least 16x16 pixels, not {tuple(shape)}")
@@ -44,12 +48,12 @@ class LeNet5(nn.Sequential):
         # max-pooling before the activation: the same values and gradients, with a quarter of the activations
         reduce = (lambda: (pool(2), act())) if pooling == "max" else (lambda: (act(), pool(2)))
         super().__init__(
-            nn.Conv2d(channels, 6, 5), *reduce(),
-            nn.Conv2d(6, 16, 5), *reduce(),
+            nn.Conv2d(channels, conv1, 5), *reduce(),
+            nn.Conv2d(conv1, conv2, 5), *reduce(),
             nn.Flatten(),
-            nn.Linear(16 * prod(sides), 120), act(),
-            nn.Linear(120, 84), act(),
-            nn.Linear(84, classes),
+            nn.Linear(conv2 * prod(sides), hidden1), act(),
+            nn.Linear(hidden1, hidden2), act(),
+            nn.Linear(hidden2, classes),
         )  # fmt: skip
 
 
@@ -105,9 +109,9 @@ class VGG11(nn.Sequential):
 def build(name, shape, classes, *, widths=(100, 100), width=1.0, activation="relu", pooling="max") -> nn.Module:
     """The network ``name`` for inputs of ``shape`` ([C, H, W] or [D]) and ``classes`` outputs, on the meta device.
 
-    ``widths`` are an MLP's hidden layers; ``width`` multiplies the channels of a ResNet (the price study's
-    ResNet-32 has ``width=4``). Raises ``ValueError`` for an unknown name, or where the input is too small or of
-    another rank than the network needs.
+    ``widths`` are an MLP's hidden layers; four of them are those of LeNet-5, and any other number leaves it its own;
+    ``width`` multiplies the channels of a ResNet (the price study's ResNet-32 has ``width=4``). Raises ``ValueError`` for an
+    unknown name, or where the input is too small or of another rank than the network needs.
     """
     if name not in NAMES:
         raise ValueError(f"network {name!r} is unknown; there are {', '.join(NAMES)}")
@@ -119,7 +123,7 @@ def build(name, shape, classes, *, widths=(100, 100), width=1.0, activation="rel
         if name == "lenet-300-100":
             return MLP(prod(shape), (300, 100), classes, activation)
         if name == "lenet-5":
-            return LeNet5(shape, classes, activation, pooling)
+            return LeNet5(shape, classes, activation, pooling, tuple(widths) if len(widths) == 4 else LENET_WIDTHS)
         if name == "vgg-11":
             return VGG11(shape, classes)
         depth = int(name.split("-")[1])
@@ -139,3 +143,35 @@ def prunable(network: nn.Module, keep_dense: tuple[str, ...] = ()) -> list[str]:
     if not names:
         raise ValueError(f"keep_dense={tuple(keep_dense)} leaves no layer of this network to prune")
     return names
+
+
+def small_dense(name, shape, classes, live: int, *, widths=(100, 100)) -> tuple[dict, int]:
+    """(what to give ``build``, its number of parameters) for the dense network of ``name``'s kind with about ``live`` parameters.
+
+    The *small dense* baseline (gradient-flow study, Table 1): all widths times one factor up to 1, each rounded and at least 1; of
+    the networks that this gives, the one whose size is nearest to ``live``, on ties the smaller. ``live`` counts all that lives
+    in the sparse network, biases and BatchNorm too. MLPs and LeNet-5 get ``widths``, ResNets ``width``; ``widths`` as in ``build``.
+    Raises ``ValueError`` where no network of the kind is so small or so large, or none has a width to change.
+    """
+    if name.startswith("resnet"):
+        full, kind = (64, 128, 256, 512) if name == "resnet-18" else (16, 32, 64), name
+    elif name == "lenet-5":
+        full, kind = tuple(widths) if len(widths) == 4 else LENET_WIDTHS, name
+    elif name in ("mlp", "lenet-300-100"):
+        full, kind = (300, 100) if name == "lenet-300-100" else tuple(widths), "mlp"
+    else:
+        raise ValueError(f"network {name!r} has no width that could be changed")
+
+    def made(factor):
+        scale = {"width": factor} if name.startswith("resnet") else {"widths": tuple(max(1, round(w * factor)) for w in full)}
+        options = {"name": kind, **scale}
+        return options, sum(p.numel() for p in build(shape=shape, classes=classes, **options).parameters())
+
+    # some width changes at each (k + 1/2) / w; the factors halfway between two changes give every network once
+    changes = sorted({(k + 0.5) / w for w in full for k in range(1, w)})
+    factors = [(a + b) / 2 for a, b in pairwise([0.0, *changes])] + [1.0]
+    place = bisect_left(factors, live, key=lambda factor: made(factor)[1])
+    smallest, largest = made(factors[0])[1], made(1.0)[1]
+    if not smallest <= live <= largest:
+        raise ValueError(f"no {name!r} has about {live} parameters: with all widths from 1 to their own it has {smallest} to {largest}")
+    return min((made(factor) for factor in factors[max(place - 1, 0) : place + 1]), key=lambda found: abs(found[1] - live))

@@ -69,7 +69,7 @@ def _mask(run, network, layout, weights, buffers, images):
     task = None
     if images is not None:
         x, y = images.x_train[: pruning.score_examples], labels_of(run, images)[0][: pruning.score_examples]
-        task = criteria.Task(lambda: filled(network, weights, buffers, x.device), x, y)
+        task = criteria.Task(lambda: filled(network, weights, buffers, x.device), x, y, pruning.sparsity, pruning.scope)
     rng = draws.generator(run.seed, "criterion", pruning.criterion, *([run.begin] if run.continuation else []))
     scores = criteria.CRITERIA[pruning.criterion]({name: views[name] for name in names}, rng, task)
     return masks.prune(scores, pruning.sparsity, pruning.scope)

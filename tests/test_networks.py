@@ -9,7 +9,7 @@ import torchvision
 from support import carry_out, family, small
 from torch import nn
 
-from lib import init, networks
+from lib import cohort, init, networks, runs
 
 
 def size(network):
@@ -20,6 +20,9 @@ KNOWN = [  # counted by hand, or given in the literature
     ("lenet-300-100", (1, 28, 28), 10, {}, 266_610),
     ("lenet-5", (1, 28, 28), 10, {}, 44_426),
     ("lenet-5", (3, 32, 32), 10, {}, 62_006),
+    # the gradient-flow study's small dense networks: 78 + 228 + 1,323 + 560 + 210, and 6,280 + 72 + 90
+    ("lenet-5", (1, 28, 28), 10, {"widths": (3, 3, 27, 20)}, 2_399),
+    ("mlp", (1, 28, 28), 10, {"widths": (8, 8)}, 6_442),
     ("mlp", (12,), 2, {"widths": (64, 32, 32, 18, 18, 6, 6)}, 832 + 2080 + 1056 + 594 + 342 + 114 + 42 + 14),
     ("mlp", (1, 8, 8), 10, {"widths": ()}, 650),
     # stem 464, stages of one block more each: 4,672 + 18,560 + 73,984, projections 576 + 2,176, linear 650
@@ -44,6 +47,50 @@ def test_width_multiplies_the_channels():
         found = [m.out_channels for m in network.modules() if isinstance(m, nn.Conv2d)]
         assert sorted(set(found)) == planes
         assert network[-1].in_features == planes[-1]
+
+
+def test_four_widths_are_those_of_lenet():
+    """A run's widths reach LeNet-5 where there are four; any other number, such as the default of two, leaves it as it is."""
+    for widths, channels in (((3, 5, 27, 20), [3, 5, 27, 20, 10]), ((100, 100), [6, 16, 120, 84, 10]), ((7,), [6, 16, 120, 84, 10])):
+        network = cohort.build(runs.Network(name="lenet-5", widths=widths), (1, 28, 28), 10)
+        assert [m.weight.shape[0] for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Linear))] == channels
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "options", "full"),
+    [
+        ("lenet-5", (1, 16, 16), {}, (6, 16, 120, 84)),
+        ("lenet-5", (1, 16, 16), {"widths": (4, 3, 9, 5)}, (4, 3, 9, 5)),
+        ("mlp", (30,), {"widths": (12, 7, 20)}, (12, 7, 20)),
+        ("resnet-20", (3, 8, 8), {}, None),
+    ],
+)
+def test_small_dense_is_the_nearest(name, shape, options, full):
+    """Among the networks of a fine grid of factors none is nearer to the size asked for; the answer builds what it says."""
+    grid = [(k + 0.5) / 2000 for k in range(2000)]
+    if full is None:
+        grid = grid[:: len(grid) // 100]
+        sizes = [size(networks.build(name, shape, 10, width=factor)) for factor in grid]
+    else:
+        widths = dict.fromkeys(tuple(max(1, round(w * factor)) for w in full) for factor in grid)
+        sizes = [size(networks.build(name, shape, 10, widths=w)) for w in widths]
+    largest = size(networks.build(name, shape, 10, **options))
+    for live in (*torch.linspace(min(sizes), largest, 25).int().tolist(), sizes[len(sizes) // 3]):
+        given, found = networks.small_dense(name, shape, 10, live, **options)
+        assert size(networks.build(shape=shape, classes=10, **given)) == found
+        assert abs(found - live) <= min(abs(s - live) for s in (*sizes, largest))
+    assert networks.small_dense(name, shape, 10, largest, **options)[1] == largest
+
+
+def test_small_dense_of_other_kinds():
+    """LeNet-300-100's is an MLP; sizes out of reach and networks without a width are refused."""
+    assert networks.small_dense("lenet-300-100", (1, 28, 28), 10, 266_610) == ({"name": "mlp", "widths": (300, 100)}, 266_610)
+    with pytest.raises(ValueError, match=r"no 'mlp' has about 500000 parameters: .* it has 807 to 266610"):
+        networks.small_dense("mlp", (1, 28, 28), 10, 500_000, widths=(300, 100))
+    with pytest.raises(ValueError, match="no 'lenet-5' has about 20"):
+        networks.small_dense("lenet-5", (1, 28, 28), 10, 20)
+    with pytest.raises(ValueError, match="'vgg-11' has no width that could be changed"):
+        networks.small_dense("vgg-11", (3, 32, 32), 10, 1000)
 
 
 def filled(network, seed=0):
