@@ -10,7 +10,7 @@ The modules, from the notebook's side to the machine's:
 ``runs`` ``presets``                what is to be trained, frozen and hashed
 ``criteria`` ``masks`` ``init``     which weights live, and where they start
     "networks", "notebook", "peaks", "plots", "presets", "runs", "signals", "starts", "store", "sweep", "tables", "topology",
-    "training", "workers",
+    "training", "updates", "workers",
 ``networks`` ``data`` ``metrics``   architectures, image sets, estimators
 ``draws``                           every random number, by seed and name
 
@@ -24,10 +24,11 @@ __version__ = "0.1.0"
 _MODULES = {
     "claims", "cohort", "criteria", "data", "draws", "flops", "init", "masks", "measurements", "metrics",
     "networks", "notebook", "peaks", "plots", "presets", "runs", "signals", "starts", "store", "sweep", "tables", "topology",
-    "training", "workers",
+    "training", "updates", "workers",
 }  # fmt: skip
 _HOMES = {
-    "Run": "runs", "Setup": "runs", "continued": "runs", "finetune": "runs", "scratch": "runs",
+    "Run": "runs", "Setup": "runs", "Topology": "runs", "continued": "runs", "finetune": "runs",
+    "gradually_pruned": "runs", "scratch": "runs", "ticket": "runs",
     "carry_out": "sweep", "measure": "measurements",
 }  # fmt: skip
 

@@ -293,9 +293,7 @@ def finetune(dense: Run, *, sparsity: float, keep: tuple[int, ...] = ()) -> Run:
     return _sparse(dense, "sol_f", sparsity, keep)
 
 
-def scratch(
-    dense: Run, *, sparsity: float, keep: tuple[int, ...] = (), form: str = "masked", topology: Topology | None = None
-) -> Run:
+def scratch(dense: Run, *, sparsity: float, keep: tuple[int, ...] = (), form: str = "masked", topology: Topology | None = None) -> Run:
     """Init-S to Sol-S: the same mask on fresh weights (price study, Figure 2).
 
     ``form`` says how those take account of the mask (``lib.init.sparse``); with a ``topology`` the mask changes while training.

@@ -30,36 +30,50 @@ def start(
     Init-D is drawn from (seed, "init"). A mask is made from the dense run's weights by the run's criterion (its draws come
     from (seed, "criterion")), which may look at the training examples of ``images``. Init-F is Sol-D under it, with Sol-D's
     BatchNorm statistics; Init-S is a draw from (seed, "scratch") under it, with fresh ones; a run pruned on its way starts
-    from the dense run as it was at that epoch. Raises ``ValueError`` where the sparsity empties a layer.
+    from the dense run as it was at that epoch; a ticket from the start of the gradually pruned run whose mask it has, or from its weights
+    at a later epoch. Raises ``ValueError`` where the sparsity empties a layer.
     """
-    if run.solution == "sol_d":
+    if run.solution in ("sol_d", "sol_g"):
         weights = layout.row(init.dense(network, run.network.init, run.seed))
         mask = torch.ones(layout.size, dtype=torch.bool)
         return Start(weights, layout.fresh_buffers(), mask, {"live": layout.size, "prunable": 0, "pruned": 0})
     suffix = _moment(run)
     trained, statistics = parent[f"weights{suffix}"], parent[f"buffers{suffix}"]
-    mask = _mask(run, network, layout, trained, statistics, images)
+    own = run.parent.solution == "sol_g"  # then its mask is there already
+    row = parent["mask"] if own else layout.mask_row(_mask(run, network, layout, trained, statistics, images))
+    facts = mask_facts(run, network, layout, row)
+    if run.solution == "sol_s":
+        mask = {name: live for name, live in layout.views(row).items() if live.dim() > 1}
+        weights, idle = init.sparse(network, mask, run.network.init, run.seed, "scratch", form=run.form)
+        facts |= {"neurons without input": sum(map(len, idle.values()))} if run.form != "masked" else {}
+        return Start(layout.row(weights) * row, layout.fresh_buffers(), row, facts)
+    if run.solution == "sol_t" and not run.rewind:
+        return Start(layout.row(init.dense(network, run.network.init, run.seed)) * row, layout.fresh_buffers(), row, facts)
+    velocity = parent[f"velocity{suffix}"] * row if run.continuation and run.continuation.momentum == "kept" else None
+    return Start(trained * row, statistics, row, facts, velocity)
+
+
+def mask_facts(run: Run, network: nn.Module, layout: Layout, row: torch.Tensor) -> dict:
+    """What the table says of a mask ``row`` (bool [P]). Raises ``ValueError`` if it leaves a prunable layer without any weight."""
+    views = layout.views(row)
+    mask = {name: views[name] for name in networks.prunable(network, run.pruning.keep_dense)}
     if empty := masks.empty_layers(mask):
         raise ValueError(f"sparsity {run.pruning.sparsity} leaves no weight in {', '.join(empty)} (seed {run.seed}); choose a lower one")
-    row = layout.mask_row(mask)
     size = sum(m.numel() for m in mask.values())
-    facts = {
+    return {
         "live": int(row.sum()),
         "prunable": size,
         "pruned": size - sum(int(m.sum()) for m in mask.values()),
         "mask": hashlib.blake2b(row.numpy().tobytes(), digest_size=8).hexdigest(),
     }
-    if run.solution == "sol_s":
-        weights = layout.row(init.dense(network, run.network.init, run.seed, "scratch"))
-        return Start(weights * row, layout.fresh_buffers(), row, facts)
-    velocity = parent[f"velocity{suffix}"] * row if run.continuation and run.continuation.momentum == "kept" else None
-    return Start(trained * row, statistics, row, facts, velocity)
 
 
 def _moment(run):
     """The suffix of the parent's tensors at the moment at which it was pruned."""
     if run.continuation and (run.begin < run.parent.recipe.epochs or run.parent.keep_velocity):
         return f"@{run.begin}"
+    if run.rewind:
+        return f"@{run.rewind}"
     return "@best" if run.pruning.source == "best-test" and not run.continuation else ""
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from lib import data, masks, networks, starts, training
+from lib import data, masks, networks, starts, training, updates
 from lib.runs import Data, Run
 from lib.store import Finished, Store
 from lib.tables import columns_of, cost, final, nested, tabulate, with_settings
@@ -48,6 +48,8 @@ def carry_out(runs: list[Run], *, store: Store | None = None, device: str = "aut
     images = {spec: images_of(spec, place) for spec in dict.fromkeys(run.data for stage in stages for run in stage)}
     found = {run.key: store.get(run.key) is not None for stage in stages for run in stage}
     missing = [run for stage in stages for run in stage if not found[run.key]]
+    for run in missing:
+        updates.check(run, len(images[run.data].y_train))
     _check_layers(missing, images)
     _check_room(missing, images, store)
     begin, bar = time.perf_counter(), _bar(missing, images, progress)

@@ -18,7 +18,8 @@ from lib.cohort import Cohort, Layout, filled, sgd_
 from lib.metrics import geometry, predictions
 from lib.networks import MLP
 from lib.runs import Run
-from lib.starts import Start, labels_of
+from lib.starts import Start, labels_of, mask_facts
+from lib.updates import Updates
 from lib.workers import Workers, plan
 
 
@@ -77,7 +78,9 @@ class Training:
         for start in range(0, count, size):
             rows = self.cohort.slice(start, min(start + size, count))
             engine = steps.engine(rows, self.network, self.recipe.precision)
-            self.groups.append((start, rows, engine))
+            labels = [given for given, _ in self.labels[start : start + size]]
+            updates = Updates([m.run for m in self.members[start : start + size]], rows, self.network, self.images, labels)
+            self.groups.append((start, rows, engine, updates))
 
     def close(self) -> None:
         """Let the workers' threads go; they would wait for more until this object is collected."""
@@ -108,7 +111,7 @@ class Training:
         self.observe()
 
     def _group_epoch(self, number, tell=None):
-        start, rows, engine = self.groups[number]
+        start, rows, engine, updates = self.groups[number]
         members = self.members[start : start + len(rows)]
         recipe, count = self.recipe, len(self.images.y_train)
         batches = -(-count // recipe.batch_size)
@@ -125,7 +128,7 @@ class Training:
             moves = torch.stack([self.crop.draw(count, rng) for rng in rngs]).to(self.device)
         rate = torch.stack([schedules.rates(m.run.recipe, t, batches, m.run.continuation) for m, t in zip(members, clock, strict=True)])
         rate = _column(rate.float(), self.device)
-        decay = _column(torch.tensor([[m.run.recipe.weight_decay] for m in members]), self.device)
+        decay = self._decay(members)
         total = torch.zeros(len(members), device=self.device)
         for step in range(batches):
             if self.workers.cancelled.is_set():
@@ -133,11 +136,22 @@ class Training:
             part = slice(step * recipe.batch_size, (step + 1) * recipe.batch_size)
             x = self._batch(order[:, part], moves[:, part] if moves is not None else None)
             total += engine.gradients(x, y_epoch[:, part])
-            sgd_(rows, rate(step), recipe.momentum, recipe.nesterov, decay(0))
+            sgd_(rows, rate(step), recipe.momentum, recipe.nesterov, decay)
+            if updates.any:
+                updates.after(self.epoch * batches + step + 1, batches, x, y_epoch[:, part])
             self.seen[number] += x.shape[0] * x.shape[1]
             if tell:
                 tell()
         return total.cpu()
+
+    def _decay(self, members):
+        """What is added of the weights to their gradients: a number, or [c, 1], or [c, P] where some spare what is no kernel."""
+        column = torch.tensor([[m.run.recipe.weight_decay] for m in members])
+        if all(m.run.recipe.decay == "all" for m in members):
+            return _column(column, self.device)(0)
+        kernels = self.cohort.layout.row({name: torch.full(s, float(len(s) > 1)) for name, s in self.cohort.layout.parameters.items()})
+        spared = torch.tensor([[m.run.recipe.decay == "kernels"] for m in members])
+        return (column * torch.where(spared, kernels, torch.ones_like(kernels))).to(self.device)
 
     def _batch(self, index, moves):
         """[c, B, ...] of the examples ``index`` [c, B]; images of convolutional networks come channels-last."""
@@ -174,7 +188,7 @@ class Training:
 
     def _measure_group(self, number, due):
         """A row for each member of a group: its measures if it is due, and its signals."""
-        start, rows, _ = self.groups[number]
+        start, rows, *_ = self.groups[number]
         due = due[start : start + len(rows)]
         found = self._predictions(number) if any(due) else [{}] * len(rows)
         return [(row if is_due else {}) | self._signals(start + k) for k, (row, is_due) in enumerate(zip(found, due, strict=True))]
@@ -196,7 +210,7 @@ class Training:
         return row
 
     def _predictions(self, number):
-        start, rows, engine = self.groups[number]
+        start, rows, engine, _ = self.groups[number]
         images, labels = self.images, self.labels[start : start + len(rows)]
         noisy = self.members[start].run.data.noise > 0
         train = predictions.Part(
@@ -229,6 +243,8 @@ class Training:
             member, mask = self.members[k], self.cohort.mask[k]
             if self.cohort.weights[k][~mask].count_nonzero():
                 raise RuntimeError(f"a pruned weight of {member.run.solution}, seed {member.run.seed}, is not zero")
+            if member.run.topology:
+                member.facts |= mask_facts(member.run, self.network, self.cohort.layout, mask.cpu())
             state = {name: getattr(self.cohort, name)[k].cpu() for name in ("weights", "buffers", "mask")}
             left.append((member, {**state, **member.kept}))
         staying = [k for k in range(len(self.members)) if k not in leaving]

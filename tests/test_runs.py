@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from support import SMALL, small
 
 from lib.presets import ParameterError, Settings
-from lib.runs import Continuation, Data, Network, Pruning, Recipe, Run, Setup, continued, finetune, scratch
+from lib.runs import Continuation, Data, Network, Pruning, Recipe, Run, Setup, Topology, continued, finetune, scratch
 
 DATA = Data(name="digits", fingerprint="abc")
 NETWORK = Network(name="mlp")
@@ -27,6 +27,7 @@ OTHERS = {
     "recipe": {
         **{"epochs": 6, "batch_size": 33, "lr": 0.1 + 1e-9, "momentum": 0.8, "nesterov": True, "weight_decay": 1e-9},
         **{"schedule": "cosine", "milestones": [3], "gamma": 0.2, "lr_floor": 1e-3, "warmup_epochs": 0.5, "precision": "bfloat16"},
+        **{"decay": "kernels"},
     },
     "pruning": {
         "sparsity": 0.5 + 1e-9,
@@ -39,7 +40,11 @@ OTHERS = {
 }
 RUN = {
     **{"solution": "sol_f", "seed": 1, "parent": Run.dense(SETUP, seed=1), "measure_every": 2, "keep": [3], "keep_best": True},
-    **{"keep_velocity": True, "watch": ["fisher"], "watch_examples": 7},
+    **{"keep_velocity": True, "watch": ["fisher"], "watch_examples": 7, "form": "layer", "rewind": 1},
+    "topology": {"method": "rigl", "every": 3, "end": 9, "fraction": 0.3},
+}
+TOPOLOGY = {
+    **{"method": "set", "every": 4, "start": 1, "end": 8, "fraction": 0.2, "drop": "cosine", "gradient": "batch", "held": 50},
 }
 CONTINUATION = {"at": 2, "floor": 1e-9, "reading": "restart", "momentum": "kept"}
 
@@ -67,6 +72,11 @@ def test_every_field_changes_the_key():
     fields = {name: getattr(pruned, name) for name in Run.model_fields}
     changes = [{"continuation": changed(pruned.continuation, field, value)} for field, value in CONTINUATION.items()]
     assert len({pruned.key, *(Run(**{**fields, **change}).key for change in changes)}) == 1 + len(CONTINUATION)
+    assert set(TOPOLOGY) == set(Topology.model_fields), "every field needs another value here"
+    moving = scratch(dense, sparsity=0.5, topology=Topology(**RUN["topology"]))
+    fields = {name: getattr(moving, name) for name in Run.model_fields}
+    changes = [{"topology": changed(moving.topology, field, value)} for field, value in TOPOLOGY.items()]
+    assert len({moving.key, *(Run(**{**fields, **change}).key for change in changes)}) == 1 + len(TOPOLOGY)
 
 
 def test_a_parents_specification_counts():
@@ -220,12 +230,12 @@ def test_a_setup_takes_over_every_setting():
         **{"criterion": "random", "scope": "layer", "keep_dense": ["first"], "prune_from": "best-test", "sparsity": 0.25},
         **{"epochs": 7, "sparse_epochs": 8, "batch_size": 9, "lr": 0.3, "sparse_lr": 0.4, "momentum": 0.5, "nesterov": True},
         **{"weight_decay": 0.01, "schedule": "step", "milestones": [2, 3], "sparse_milestones": [4], "gamma": 0.6, "lr_floor": 0.01},
-        **{"warmup_epochs": 0.5, "precision": "bfloat16", "measure_every": 2, "score_examples": 30},
+        **{"warmup_epochs": 0.5, "precision": "bfloat16", "measure_every": 2, "score_examples": 30, "decay": "kernels"},
         **{"watch": ["kl_uniform"], "watch_examples": 20, "rate_floor": 0.02, "floor_reading": "restart", "momentum_after": "kept"},
     }
     setup = small(**given)
     common = {k: given[k] for k in ("batch_size", "momentum", "nesterov", "weight_decay", "schedule", "gamma")}
-    common |= {k: given[k] for k in ("lr_floor", "warmup_epochs", "precision")}
+    common |= {k: given[k] for k in ("lr_floor", "warmup_epochs", "precision", "decay")}
     assert setup.dense == Recipe(epochs=7, lr=0.3, milestones=[2, 3], **common)
     assert setup.sparse == Recipe(epochs=8, lr=0.4, milestones=[4], **common)
     assert setup.data == Data(

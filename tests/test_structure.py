@@ -23,6 +23,7 @@ ORDER = [
         "training",
         "workers",
         "steps",
+        "updates",
         "starts",
         "cohort",
         "schedules",

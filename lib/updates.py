@@ -1,0 +1,74 @@
+"""Mask updates within training: which members are due after a step, and the change of their masks.
+
+The rules are ``lib.topology``'s; here they meet a group of a cohort in training.
+"""
+
+import torch
+
+from lib import data, draws, networks, schedules, topology
+from lib.cohort import Cohort, filled
+from lib.metrics import gradients
+from lib.runs import Run
+
+
+def check(run: Run, examples: int) -> None:
+    """Raise ``ValueError`` for a topology that makes no sense in a run on so many training examples; see ``topology.check``."""
+    t = run.topology
+    if t is None:
+        return
+    steps = run.recipe.epochs * -(-examples // run.recipe.batch_size)
+    topology.check(t.method, every=t.every, start=t.start, end=t.end, steps=steps, fraction=t.fraction)
+    if t.method != "gradual" and t.gradient == "held" and t.held > examples:
+        raise ValueError(f"held is {t.held}: the growth gradient cannot come from more examples than the {examples} there are")
+
+
+class Updates:
+    """The updates of one group: ``rows`` of a cohort that train the ``runs``, on ``images`` with ``labels`` [n] for each."""
+
+    def __init__(self, runs: list[Run], rows: Cohort, network, images: data.ImageSet, labels: list[torch.Tensor]):
+        self.runs, self.rows, self.network, self.images, self.labels = runs, rows, network, images, labels
+        self.any = any(run.topology for run in runs)
+
+    def after(self, steps: int, batches: int, x: torch.Tensor, y: torch.Tensor) -> None:
+        """Update the masks that are due after ``steps`` optimiser steps, ``batches`` an epoch, the last one on x [c, B, ...], y [c, B]."""
+        for k, run in enumerate(self.runs):
+            t = run.topology
+            last = run.recipe.epochs * batches
+            if t and topology.due(t.method, steps, every=t.every, start=t.start, end=t.end, steps=last):
+                if not self.rows.weights[k].isfinite().all():
+                    continue  # it has diverged, and will be found so at the end of the epoch
+                new = self._pruned(k, steps) if t.method == "gradual" else self._regrown(k, steps, batches, x[k], y[k])
+                self._change(k, new)
+
+    def _views(self, row, run):
+        names = networks.prunable(self.network, run.pruning.keep_dense)
+        views = self.rows.layout.views(row)
+        return {name: views[name] for name in names}
+
+    def _pruned(self, k, steps):
+        run, t = self.runs[k], self.runs[k].topology
+        sparsity = topology.gradual(steps, start=t.start, end=t.end, final=run.sparsity)
+        mask = topology.pruned(self._views(self.rows.weights[k], run), self._views(self.rows.mask[k], run), sparsity, run.pruning.scope)
+        new = self.rows.mask[k].clone()
+        for name, view in self._views(new, run).items():
+            view.copy_(mask[name])
+        return new
+
+    def _regrown(self, k, steps, batches, x, y):
+        run, t = self.runs[k], self.runs[k].topology
+        rate = schedules.rates(run.recipe, (steps - 1) // batches, batches)[(steps - 1) % batches].item()
+        fraction = topology.drop_fraction(t.drop, t.fraction, step=steps, end=t.end, rate=min(rate, run.recipe.lr), highest=run.recipe.lr)
+        gradient = None
+        if t.method != "set":
+            if t.gradient == "held":
+                x, y = self.images.x_train[: t.held], self.labels[k][: t.held]
+            network = filled(self.network, self.rows.weights[k], self.rows.buffers[k], x.device)
+            gradient = self.rows.layout.row(gradients.loss_gradient(network, x, y))
+        layers = topology.spans(self.rows.layout.parameters, networks.prunable(self.network, run.pruning.keep_dense))
+        rng = draws.generator(run.seed, run.solution, "grow", steps)
+        return topology.update_rows(t.method, self.rows.weights[k], self.rows.mask[k], gradient, fraction, rng, layers)
+
+    def _change(self, k, new):
+        topology.apply_(self.rows.weights[k], self.rows.velocity[k], self.rows.mask[k], new)
+        self.rows.mask[k] = new
+        self.rows.__dict__.pop("bits", None)  # made from the mask when next asked for
