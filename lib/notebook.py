@@ -117,11 +117,11 @@ def account(verdicts) -> None:
     print(f"At 5% each, {0.05 * tested:.1f} of the {tested} verdicts tested would be wrong by chance.")
 
 
-def manifest(settings: Settings, table, verdicts, seconds: float, figures: dict | None = None) -> dict:
+def manifest(settings: Settings, table, verdicts, seconds: float, figures: dict | None = None, tables: dict | None = None) -> dict:
     """The last word of a notebook: parameters, keys of the runs, versions, verdicts; its presence means that all ran.
 
     With the parameter ``save_to``, the manifest, the final table, the measures by epoch, the verdicts and the
-    ``figures`` (file name -> figure) are written into that folder. Returns the manifest.
+    ``figures`` and further ``tables`` (file name -> figure, or DataFrame) are written into that folder. Returns the manifest.
     """
     import torch
 
@@ -145,6 +145,8 @@ def manifest(settings: Settings, table, verdicts, seconds: float, figures: dict 
         last.to_csv(folder / "final.csv", index=False, float_format="%.6g")
         table.drop(columns=["mask", "pruned", "prunable"]).to_csv(folder / "by_epoch.csv.gz", index=False, float_format="%.6g")
         verdicts.to_csv(folder / "verdicts.csv", index=False, float_format="%.6g")
+        for name, further in (tables or {}).items():
+            further.to_csv(folder / name, index=False, float_format="%.6g")
         for name, figure in (figures or {}).items():
             figure.savefig(folder / name, dpi=130)
         (folder / "manifest.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

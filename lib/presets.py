@@ -156,6 +156,17 @@ class Settings(Spec):
     watch: Annotated[tuple[Signal, ...], Listed] = ()
     watch_examples: Count | None = None
     patience: Count | None = None
+    # masks that change while training; moments in optimiser steps
+    prune_start: Epochs | None = None
+    prune_end: Epochs | None = None
+    prune_every: Count | None = None
+    update_every: Count | None = None
+    drop_fraction: Share | None = None
+    drop_schedule: DropSchedule = "rate"
+    growth_gradient: Literal["held", "batch"] = "held"
+    held: Count = 1000
+    small_widths: Annotated[tuple[Count, ...], Listed, Field(min_length=1)] | None = None
+    forms: Annotated[tuple[Form, ...], Listed, Field(min_length=1)] | None = None
     alphas: Annotated[tuple[Share, ...], Listed, Field(min_length=1)] | None = None
     # variants that a figure lays side by side
     networks: Annotated[tuple[NetworkName, ...], Listed, Field(min_length=1)] | None = None
@@ -176,7 +187,7 @@ class Settings(Spec):
     def _no_repeats(self):
         if self.sparsities is not None and len(set(self.sparsities)) != len(self.sparsities):
             raise ValueError(f"sparsities is {list(self.sparsities)}: each value may stand once")
-        for name in ("networks", "schedules", "weight_decays", "scopes", "criteria", "prune_epochs"):
+        for name in ("networks", "schedules", "weight_decays", "scopes", "criteria", "prune_epochs", "forms"):
             values = getattr(self, name)
             if values is not None and len(set(values)) != len(values):
                 raise ValueError(f"{name} is {list(values)}: each value may stand once")

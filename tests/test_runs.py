@@ -261,6 +261,8 @@ def test_a_setup_takes_over_every_setting():
     assert (dense.keep_best, sparse.sparsity, sparse.pruning.scope, sparse.seed) == (True, 0.75, "layer", 4)
     measured = {"alphas", "examples", "keep_epochs", "probes"}  # what a notebook keeps and measures
     varied = {"sparsities", "prune_epochs", "networks", "schedules", "weight_decays", "scopes", "criteria", "patience"}
+    varied |= {"prune_start", "prune_end", "prune_every", "update_every", "drop_fraction", "drop_schedule", "growth_gradient", "held"}
+    varied |= {"small_widths", "forms"}
     unsaid = {"preset", "dataset", "seeds", "device", "runs_folder", "save_to"} | measured | varied  # left to the notebook
     assert set(Settings.model_fields) - set(given) == unsaid, "a new setting must reach the setup too"
 

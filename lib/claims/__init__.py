@@ -18,6 +18,7 @@ from lib.claims import (
     dynamics,
     early,
     early_variants,
+    flow_methods,
     interpolation,
     noise,
     noise_fisher,
@@ -27,10 +28,12 @@ from lib.claims import (
 )
 from lib.claims.decisions import NOT_TESTED, NotHere, combine, decide
 
-_MODULES = (regimes, noise, dynamics, curvature, interpolation, disagreement, cosine, noise_fisher, signal, spectrum, early, early_variants)
-RULES = {
-    name.replace("_", "-"): rule for module in _MODULES for name, rule in vars(module).items() if name.startswith(("price_", "early_"))
-}
+_MODULES = (
+    regimes, noise, dynamics, curvature, interpolation, disagreement, cosine, noise_fisher, signal, spectrum,
+    early, early_variants, flow_methods,
+)  # fmt: skip
+_STUDIES = ("price_", "early_", "flow_")
+RULES = {name.replace("_", "-"): rule for module in _MODULES for name, rule in vars(module).items() if name.startswith(_STUDIES)}
 
 COLUMNS = ["claim", "says", "verdict", "rows", "what", "effect", "low", "high", "unit", "in_sd", "seeds", "note", "preset", "setting"]
 

@@ -7,6 +7,7 @@ from lib.plots.disagreement import disagreement
 from lib.plots.dynamics import dynamics, seeds
 from lib.plots.early import periods, policies, schedules
 from lib.plots.interpolation import LINES, interpolation, network_map
+from lib.plots.methods import FORM_NAMES, methods
 from lib.plots.noise import curves, noise
 from lib.plots.noise_fisher import noise_fisher
 from lib.plots.procedure import procedure
@@ -16,6 +17,7 @@ from lib.plots.spectrum import spectrum
 
 __all__ = [
     "COLOURS",
+    "FORM_NAMES",
     "LABELS",
     "LINES",
     "STYLE",
@@ -25,6 +27,7 @@ __all__ = [
     "disagreement",
     "dynamics",
     "interpolation",
+    "methods",
     "network_map",
     "noise",
     "noise_fisher",
