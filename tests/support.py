@@ -42,6 +42,15 @@ def layout_of(run: Run) -> Layout:
     return Layout(network_of(run, images_of(run)))
 
 
+def network_at(run: Run, tensors: dict, suffix: str = "") -> torch.nn.Module:
+    """The network of ``run`` with stored weights (``"@3"``: those kept at epoch 3), in eval mode, filled by torch's own means."""
+    layout, images = layout_of(run), images_of(run)
+    network = build(run.network, images.shape, images.classes).to_empty(device="cpu").eval()
+    values = {**layout.views(tensors[f"weights{suffix}"]), **layout.views(tensors[f"buffers{suffix}"], buffers=True)}
+    network.load_state_dict({**values, **{name: torch.tensor(0) for name in network.state_dict() if name.endswith("tracked")}})
+    return network
+
+
 def family(setup: Setup, sparsity: float = 0.8, seeds=(0, 1)) -> list[Run]:
     """Sol-D, Sol-F and Sol-S for each seed."""
     dense = [Run.dense(setup, seed=seed) for seed in seeds]

@@ -13,6 +13,7 @@ from support import (
     kill_at,
     labels_of,
     layout_of,
+    network_at,
     outcomes,
     same_in_all,
     same_results,
@@ -132,6 +133,23 @@ def test_from_the_start_without_a_floor_every_reading_is_the_dense_schedule(plan
     """Pruned at epoch 0, a run has the dense run's rates throughout, warm-up included."""
     recipe, _, steps, _ = plan
     torch.testing.assert_close(rates_of(recipe, steps, Continuation(at=0, reading=reading)), rates_of(recipe, steps), rtol=1e-12, atol=0)
+
+
+@given(plans(warmups=(0.0,)).filter(lambda plan: plan[0].schedule in ("constant", "step", "exponential")))
+def test_a_restart_forgets_only_shapes(plan):
+    """A schedule that only multiplies goes on as it was when it starts again at LR(t), a milestone at t included."""
+    recipe, at, steps, floor = plan
+    if floor <= reached(recipe, at):
+        restarted = rates_of(recipe, steps, Continuation(at=at, floor=floor, reading="restart"))
+        torch.testing.assert_close(restarted, rates_of(recipe, steps)[at * steps :], rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("reading", READINGS)
+def test_a_milestone_at_the_pruning_epoch(reading):
+    """It has been passed: 1, 0.5, 0.25 become 0.5, 0.25 from epoch 2 on, in every reading."""
+    recipe = Recipe(epochs=5, batch_size=1, lr=1.0, schedule="step", milestones=(2, 4), gamma=0.5)
+    assert rates_of(recipe, 1, Continuation(at=2, reading=reading)).tolist() == [0.5, 0.5, 0.25]
+    assert rates_of(recipe, 1, Continuation(at=1, reading=reading)).tolist() == [1.0, 0.5, 0.5, 0.25]
 
 
 def test_the_papers_schedule_by_hand():
@@ -279,12 +297,11 @@ def test_pruned_at_the_last_epoch_it_is_one_shot_pruning(network, momentum, stor
     run = continued(dense, at=2, sparsity=0.7)
     table = carry_out([run], store)
     parent, tensors = store.get(dense.key).tensors, store.get(run.key).tensors
-    weights, buffers, mask, _ = masked_at(dense, parent, "", 0.7)
+    weights, _, mask, _ = masked_at(dense, parent, "", 0.7)
     layout = layout_of(run)
     same_tensors(tensors, {"weights": layout.row(weights), "buffers": parent["buffers"], "mask": layout.row(mask)})
     assert table["epoch"].tolist() == [2]
-    images, network = images_of(run), build(run.network, images_of(run).shape, 10).to_empty(device="cpu").eval()
-    network.load_state_dict({**weights, **buffers, **{n: torch.tensor(0) for n in network.state_dict() if n.endswith("tracked")}})
+    images, network = images_of(run), network_at(run, tensors)
     with torch.no_grad():
         parts = ((images.x_train, labels_of(run)), (images.x_test, images.y_test))
         accuracies = [network(x).argmax(1).eq(y).double().mean().item() for x, y in parts]

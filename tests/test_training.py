@@ -9,7 +9,20 @@ import scipy.stats
 import torch
 from scipy.special import log_softmax
 from sklearn import metrics
-from support import carry_out, family, images_of, labels_of, layout_of, outcomes, same_in_all, same_table, same_tensors, small, usual_loop
+from support import (
+    carry_out,
+    family,
+    images_of,
+    labels_of,
+    layout_of,
+    network_at,
+    outcomes,
+    same_in_all,
+    same_table,
+    same_tensors,
+    small,
+    usual_loop,
+)
 
 from lib import init, networks, schedules, training, workers
 from lib.cohort import build
@@ -425,10 +438,7 @@ def test_measures_agree_with_scipy_and_scikit_learn(options, store):
     table = carry_out(runs, store)
     for run in runs:
         row = table[(table["key"] == run.key) & (table["epoch"] == 2)].iloc[0]
-        images, tensors, layout = images_of(run), store.get(run.key).tensors, layout_of(run)
-        network = build(run.network, images.shape, images.classes).to_empty(device="cpu").eval()
-        values = {**layout.views(tensors["weights"]), **layout.views(tensors["buffers"], buffers=True)}
-        network.load_state_dict({**values, **{n: torch.tensor(0) for n in network.state_dict() if n.endswith("tracked")}})
+        images, network = images_of(run), network_at(run, store.get(run.key).tensors)
         true, given = images.y_train.numpy(), labels_of(run).numpy()
         with torch.no_grad():
             parts = {"train": (network(images.x_train), given), "test": (network(images.x_test), images.y_test.numpy())}
