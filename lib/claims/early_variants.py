@@ -172,7 +172,7 @@ def early_kl_near_zero_at_init(table):
 def early_kl_cheaper(table):
     seconds = table[table["solution"] == "sol_d"].groupby("seed")[["fisher_seconds", "kl_uniform_seconds"]].sum()
     ratio = np.log(0.5 * seconds["fisher_seconds"] / seconds["kl_uniform_seconds"]).to_numpy()
-    return [Effect("ln(half the time of Tr(F) / the time of KL)", ratio, "ln", note="wall-clock on the machine that trained")]
+    return [Effect("ln(half the time of Tr(F) / the time of KL)", ratio, "ln", note="wall-clock, in turns")]
 
 
 # -- Figures 8 and 13: weight decay ---------------------------------------------------------------------------------------------------
