@@ -74,7 +74,8 @@ def _moment(run):
         return f"@{run.begin}"
     if run.rewind:
         return f"@{run.rewind}"
-    return "@best" if run.pruning.source == "best-test" and not run.continuation else ""
+    best = run.pruning.source == "best-test" and not run.continuation and run.parent.solution != "sol_g"  # its mask is there at its end only
+    return "@best" if best else ""
 
 
 def _mask(run, network, layout, weights, buffers, images):
