@@ -9,8 +9,7 @@ The modules, from the notebook's side to the machine's:
 ``workers`` ``flops``               with how many threads, and at what cost
 ``runs`` ``presets``                what is to be trained, frozen and hashed
 ``criteria`` ``masks`` ``init``     which weights live, and where they start
-    "networks", "notebook", "peaks", "plots", "presets", "runs", "signals", "starts", "store", "sweep", "tables", "topology",
-    "training", "updates", "workers",
+``topology`` ``updates``            masks that change while training
 ``networks`` ``data`` ``metrics``   architectures, image sets, estimators
 ``draws``                           every random number, by seed and name
 
