@@ -45,8 +45,8 @@ from lib.presets import (
 FORMAT = 1  # raised when the meaning of a specification changes, so that older runs are not mistaken for it
 # Fields that came later stand in a specification only where they are used: the keys of earlier runs stay.
 LATER = {
-    "continuation": None, "watch": [], "watch_examples": None, "keep_velocity": False, "topology": None, "form": "masked", "rewind": 0,
-    "score_examples": None, "decay": "all",
+    "continuation": None, "watch": [], "watch_examples": None, "keep_velocity": False, "score_examples": None, "decay": "all",
+    "topology": None, "form": "masked", "rewind": 0, "flow": None,
 }  # fmt: skip
 
 
@@ -150,6 +150,18 @@ class Topology(Spec):
     held: Count = 1000
 
 
+class Flow(Spec):
+    """When gradient flow is recorded while training: before it, after ``every`` so many optimiser steps, and around mask updates.
+
+    It is the squared norm of the loss gradient in the live weights on ``examples`` training examples behind the first ``skip`` (which
+    serve the growth gradient): the gradient-flow study's code measures on other held examples than those it grows by.
+    """
+
+    every: Count
+    examples: Count = 1000
+    skip: Epochs = 1000
+
+
 class Setup(Spec):
     """What the runs of one figure share: data, network, the dense and the sparse recipe, the pruning."""
 
@@ -162,7 +174,7 @@ class Setup(Spec):
     watch: tuple[Signal, ...] = ()
     watch_examples: Count | None = None
     continuation: Continuation | None = None
-    topology: Topology | None = None
+    flow: Flow | None = None
 
     @classmethod
     def of(cls, s: Settings, fingerprint: str) -> "Setup":
@@ -188,6 +200,7 @@ class Setup(Spec):
                     score_examples=s.score_examples,
                 ),
                 measure_every=s.measure_every, watch=s.watch, watch_examples=s.watch_examples,
+                flow=Flow(every=s.flow_every, examples=s.flow_examples, skip=s.held) if s.flow_every else None,
                 continuation=Continuation(at=0, floor=s.rate_floor, reading=s.floor_reading, momentum=s.momentum_after),
             )  # fmt: skip
         except ValidationError as error:
@@ -220,6 +233,7 @@ class Run(Spec):
     topology: Topology | None = None
     form: Form = "masked"  # how fresh weights take account of the mask: see lib.init.sparse
     rewind: Epochs = 0  # the epoch to whose weights a ticket goes back
+    flow: Flow | None = None
     setup: Setup = Field(exclude=True, repr=False)
 
     @model_validator(mode="after")
@@ -243,7 +257,7 @@ class Run(Spec):
         """Init-D to Sol-D. Weights are kept at the epochs ``keep``, for measures, or to prune there (``continued``)."""
         return cls(
             solution="sol_d", seed=seed, data=setup.data, network=setup.network, recipe=setup.dense, keep=keep,
-            measure_every=setup.measure_every, keep_best=setup.pruning.source == "best-test", setup=setup,
+            flow=setup.flow, measure_every=setup.measure_every, keep_best=setup.pruning.source == "best-test", setup=setup,
             keep_velocity=bool(setup.continuation and setup.continuation.momentum == "kept"),
             watch=setup.watch, watch_examples=setup.watch_examples if setup.watch else None,
         )  # fmt: skip
@@ -289,7 +303,7 @@ def _sparse(dense: Run, solution: str, sparsity: float, keep: tuple[int, ...], *
         raise ParameterError(f"sparsity is {sparsity!r}: a run on the mask of a gradually pruned one has its sparsity, {dense.sparsity}")
     return Run(
         solution=solution, seed=dense.seed, data=dense.data, network=dense.network, recipe=setup.sparse, pruning=pruning,
-        parent=dense, measure_every=setup.measure_every, keep=keep, setup=setup, **more,
+        parent=dense, flow=setup.flow, measure_every=setup.measure_every, keep=keep, setup=setup, **more,
     )  # fmt: skip
 
 
@@ -316,7 +330,7 @@ def gradually_pruned(setup: Setup, *, seed: int, sparsity: float, topology: Topo
     pruning = _at(setup.pruning, sparsity)
     return Run(
         solution="sol_g", seed=seed, data=setup.data, network=setup.network, recipe=setup.dense, pruning=pruning, topology=topology,
-        measure_every=setup.measure_every, keep=keep, setup=setup,
+        flow=setup.flow, measure_every=setup.measure_every, keep=keep, setup=setup,
     )  # fmt: skip
 
 

@@ -76,7 +76,9 @@ def _moment(run):
         return f"@{run.begin}"
     if run.rewind:
         return f"@{run.rewind}"
-    best = run.pruning.source == "best-test" and not run.continuation and run.parent.solution != "sol_g"  # its mask is there at its end only
+    best = (
+        run.pruning.source == "best-test" and not run.continuation and run.parent.solution != "sol_g"
+    )  # its mask is there at its end only
     return "@best" if best else ""
 
 
