@@ -227,8 +227,11 @@ class Run(Spec):
         first = self.solution in ("sol_d", "sol_g")
         if first != (self.parent is None) or (self.solution == "sol_d") != (self.pruning is None):
             raise ValueError("a dense run has neither parent nor pruning; a sparse run has both, a gradually pruned one no parent")
-        if (self.solution == "sol_g") != (self.topology is not None and self.topology.method == "gradual"):
-            raise ValueError("a gradually pruned run, and no other, has a gradual topology")
+        method = self.topology and self.topology.method
+        if (self.solution == "sol_g") != (method == "gradual"):
+            raise ValueError(f"topology is {method!r} in a {self.solution!r}: a gradually pruned run, 'sol_g', and no other has 'gradual'")
+        if method and self.solution in ("sol_d", "sol_p"):
+            raise ValueError(f"topology is {method!r} in a {self.solution!r}: there is no mask from its start on that could change")
         if (self.solution == "sol_p") != (self.continuation is not None):
             raise ValueError("a run pruned on its way, and no other, has a continuation")
         if any(epoch > self.recipe.epochs for epoch in self.keep):
@@ -282,6 +285,8 @@ class Run(Spec):
 def _sparse(dense: Run, solution: str, sparsity: float, keep: tuple[int, ...], **more) -> Run:
     setup = dense.setup
     pruning = _at(setup.pruning, sparsity)
+    if dense.solution == "sol_g" and pruning.sparsity != dense.sparsity:
+        raise ParameterError(f"sparsity is {sparsity!r}: a run on the mask of a gradually pruned one has its sparsity, {dense.sparsity}")
     return Run(
         solution=solution, seed=dense.seed, data=dense.data, network=dense.network, recipe=setup.sparse, pruning=pruning,
         parent=dense, measure_every=setup.measure_every, keep=keep, setup=setup, **more,
@@ -301,6 +306,8 @@ def scratch(dense: Run, *, sparsity: float, keep: tuple[int, ...] = (), form: st
     """
     if form not in init.FORMS:
         raise ParameterError(f"form is {form!r}: allowed are {', '.join(init.FORMS)}")
+    if form == "neuron" and dense.network.init == "he-fan-out":
+        raise ParameterError("form is 'neuron': it has no fan for init 'he-fan-out'; allowed are masked and layer, or another init")
     return _sparse(dense, "sol_s", sparsity, keep, form=form, topology=topology)
 
 
@@ -315,6 +322,8 @@ def gradually_pruned(setup: Setup, *, seed: int, sparsity: float, topology: Topo
 
 def ticket(pruned: Run, *, rewind: int = 0) -> Run:
     """Sol-T: the mask of a gradually pruned run on its own start, or on its weights at the epoch ``rewind`` (which it must keep)."""
+    if pruned.solution != "sol_g":
+        raise ParameterError(f"a ticket has the mask of a gradually pruned run, 'sol_g', and not of one that is {pruned.solution!r}")
     if rewind and rewind not in pruned.keep:
         raise ParameterError(f"rewind is {rewind}: the pruned run keeps its weights at {list(pruned.keep)} only; add it to its `keep`")
     return _sparse(pruned, "sol_t", pruned.sparsity, (), rewind=rewind)
@@ -336,6 +345,8 @@ def continued(dense: Run, *, at: int, sparsity: float) -> Run:
     dense run's last or one that it does not keep.
     """
     setup, last = dense.setup, dense.recipe.epochs
+    if dense.solution == "sol_g":
+        raise ParameterError("what is pruned on its way is a dense run, 'sol_d', and not a gradually pruned one, 'sol_g'")
     if not isinstance(at, int) or isinstance(at, bool) or not 0 <= at <= last:
         raise ParameterError(f"the pruning epoch is {at!r}: it must be a whole number from 0 to {last}, the dense run's last epoch")
     if at not in (*dense.keep, last) or (at == last and dense.keep_velocity and last not in dense.keep):
