@@ -76,10 +76,9 @@ def _moment(run):
         return f"@{run.begin}"
     if run.rewind:
         return f"@{run.rewind}"
-    best = (
-        run.pruning.source == "best-test" and not run.continuation and run.parent.solution != "sol_g"
-    )  # its mask is there at its end only
-    return "@best" if best else ""
+    if run.parent.solution == "sol_g":
+        return ""  # its mask is that of its end
+    return "@best" if run.pruning.source == "best-test" and not run.continuation else ""
 
 
 def _mask(run, network, layout, weights, buffers, images):
