@@ -413,14 +413,14 @@ def test_a_resumed_cohort_goes_on_with_its_masks(undisturbed, store):
 @pytest.mark.parametrize("network", ["mlp", "resnet"])
 def test_starts_on_a_gradually_pruned_mask(network, tmp_path):
     """A ticket has the dense start or a kept epoch's weights, a restart the last ones, and fresh weights are those of their form."""
-    parent = pruned(small(**{**NETWORKS[network], "sparse_epochs": 0}), seed=3, sparsity=0.95, keep=(0, 1, 3))
+    parent = pruned(small(**{**NETWORKS[network], "sparse_epochs": 0, "scope": "layer"}), seed=3, sparsity=0.95, keep=(0, 1, 3))
     runs = [ticket(parent), ticket(parent, rewind=1), ticket(parent, rewind=3), finetune(parent, sparsity=0.95)]
     runs += [scratch(parent, sparsity=0.95, form=form) for form in init.FORMS]
     g, *found = outcomes([parent, *runs], tmp_path)
     first, rewound, late, restart, *fresh = (done.tensors for done in found)
     layout, mask = layout_of(parent), g.tensors["mask"]
     module = build(parent.network, images_of(parent).shape, 10)
-    assert int((~mask).sum()) == g.info["pruned"] == round(0.95 * g.info["prunable"])
+    assert int((~mask).sum()) == g.info["pruned"] > 0.9 * g.info["prunable"]
     assert all(torch.equal(done.tensors["mask"], mask) and done.info["mask"] == g.info["mask"] for done in found)
     assert torch.equal(first["weights"], layout.row(init.dense(module, "he", 3)) * mask)
     assert torch.equal(first["weights"], g.tensors["weights@0"] * mask)
@@ -436,7 +436,7 @@ def test_starts_on_a_gradually_pruned_mask(network, tmp_path):
         assert torch.equal(tensors["buffers"], layout.fresh_buffers())
         assert done.info.get("neurons without input") == (None if form == "masked" else sum(map(len, idle.values())))
     assert torch.equal(fresh[0]["weights"], layout.row(init.dense(module, "he", 3, "scratch")) * mask)
-    assert not any(torch.equal(a["weights"], b["weights"]) for i, a in enumerate([first, rewound, restart, *fresh]) for b in fresh[: i - 3])
+    assert len({start["weights"].numpy().tobytes() for start in (first, rewound, restart, *fresh)}) == 6
 
 
 def test_changing_masks_begin_as_the_gradually_pruned_one(store, after_every_update):
