@@ -7,10 +7,10 @@ The modules, from the notebook's side to the machine's:
 ``sweep`` ``tables`` ``store``      carry a list of runs out; tabulate and keep what is finished
 ``training`` ``cohort`` ``starts``  train K networks of one architecture in lock-step
 ``workers`` ``flops``               with how many threads, and at what cost
-``runs`` ``presets``                what is to be trained, frozen and hashed
+``runs`` ``specs`` ``presets``      what is to be trained, frozen and hashed
 ``criteria`` ``masks`` ``init``     which weights live, and where they start
-    "networks", "notebook", "peaks", "plots", "presets", "runs", "signals", "starts", "store", "sweep", "tables", "topology",
-    "training", "updates", "workers",
+``topology`` ``updates``            masks that change while training
+``signals`` ``peaks``               what tells while training when to prune, and a rule that listens
 ``networks`` ``data`` ``metrics``   architectures, image sets, estimators
 ``draws``                           every random number, by seed and name
 
@@ -23,7 +23,7 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "claims", "cohort", "criteria", "data", "draws", "flops", "init", "masks", "measurements", "metrics",
-    "networks", "notebook", "peaks", "plots", "presets", "runs", "signals", "starts", "store", "sweep", "tables", "topology",
+    "networks", "notebook", "peaks", "plots", "presets", "runs", "signals", "specs", "starts", "store", "sweep", "tables", "topology",
     "training", "updates", "workers",
 }  # fmt: skip
 _HOMES = {

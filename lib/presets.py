@@ -165,6 +165,8 @@ class Settings(Spec):
     drop_schedule: DropSchedule = "rate"
     growth_gradient: Literal["held", "batch"] = "held"
     held: Count = 1000
+    flow_every: Count | None = None
+    flow_examples: Count = 1000
     small_widths: Annotated[tuple[Count, ...], Listed, Field(min_length=1)] | None = None
     forms: Annotated[tuple[Form, ...], Listed, Field(min_length=1)] | None = None
     alphas: Annotated[tuple[Share, ...], Listed, Field(min_length=1)] | None = None

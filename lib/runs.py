@@ -13,41 +13,19 @@ from typing import Literal
 from pydantic import Field, ValidationError, model_validator
 
 from lib import init, presets
-from lib.presets import (
-    Activation,
-    Count,
-    Criterion,
-    Dataset,
-    DropSchedule,
-    Epochs,
-    FloorReading,
-    Form,
-    KeepDense,
-    MomentumAfter,
-    NetworkName,
-    Noise,
-    NonNegative,
-    Normalisation,
-    ParameterError,
-    Perturbation,
-    Pooling,
-    Positive,
-    Schedule,
-    Scheme,
-    Scope,
-    Settings,
-    Share,
-    Signal,
-    Sparsity,
-    Spec,
-    TopologyMethod,
-)  # fmt: skip
+from lib.presets import Count, Epochs, Form, ParameterError, Perturbation, Signal, Spec
+from lib.specs import Continuation, Data, Flow, Network, Pruning, Recipe, Setup, Topology
+
+__all__ = [
+    "Continuation", "Data", "Flow", "Network", "Pruning", "Recipe", "Run", "Setup", "Topology",
+    "continued", "finetune", "gradually_pruned", "scratch", "ticket",
+]  # fmt: skip
 
 FORMAT = 1  # raised when the meaning of a specification changes, so that older runs are not mistaken for it
 # Fields that came later stand in a specification only where they are used: the keys of earlier runs stay.
 LATER = {
-    "continuation": None, "watch": [], "watch_examples": None, "keep_velocity": False, "topology": None, "form": "masked", "rewind": 0,
-    "score_examples": None, "decay": "all", "replica": 0, "fresh": False, "perturbed": None,
+    "continuation": None, "watch": [], "watch_examples": None, "keep_velocity": False, "score_examples": None, "decay": "all",
+    "topology": None, "form": "masked", "rewind": 0, "flow": None, "replica": 0, "fresh": False, "perturbed": None,
 }  # fmt: skip
 
 
@@ -55,144 +33,6 @@ def _without_later(content):
     """``content`` without the later fields that are at their default, in the parts too."""
     content = {name: _without_later(value) if isinstance(value, dict) else value for name, value in content.items()}
     return {name: value for name, value in content.items() if name not in LATER or value != LATER[name]}
-
-
-class Data(Spec):
-    """Which examples: a set, its size, its treatment, its label noise, and the fingerprint of the tensors."""
-
-    name: Dataset
-    train: Count | None = None
-    test: Count | None = None
-    normalise: Normalisation = "none"
-    augment: bool = False
-    noise: Share = 0.0
-    noise_kind: Noise = "symmetric"
-    fingerprint: str = Field(min_length=1)
-
-
-class Network(Spec):
-    """Which architecture, and how its dense weights are drawn."""
-
-    name: NetworkName
-    widths: tuple[Count, ...] = (100, 100)
-    width: Positive = 1.0
-    activation: Activation = "relu"
-    pooling: Pooling = "max"
-    init: Scheme = "he"
-
-
-class Pruning(Spec):
-    """Which weights go: exactly round(sparsity * N) of the prunable ones, by criterion, under a scope."""
-
-    sparsity: Sparsity
-    criterion: Criterion = "magnitude"
-    scope: Scope = "global"
-    keep_dense: KeepDense = ("last",)
-    source: Literal["final", "best-test"] = "final"
-    score_examples: Count | None = None  # how many training examples a criterion that needs some may look at; None: all
-
-
-class Recipe(Spec):
-    """Optimiser settings: SGD on cross-entropy. Milestones and warm-up are in epochs."""
-
-    epochs: Epochs
-    batch_size: Count
-    lr: Positive
-    momentum: Share = 0.0
-    nesterov: bool = False
-    weight_decay: NonNegative = 0.0
-    schedule: Schedule = "constant"
-    milestones: tuple[Count, ...] = ()
-    gamma: Positive = 0.1
-    lr_floor: NonNegative = 0.0
-    warmup_epochs: NonNegative = 0.0
-    precision: Literal["float32", "bfloat16"] = "float32"
-    decay: Literal["all", "kernels"] = "all"  # what weight decay shrinks: everything, or no biases and no BatchNorm
-
-    @model_validator(mode="after")
-    def _consistent(self):
-        if self.schedule == "step" and list(self.milestones) != sorted(set(self.milestones)):
-            raise ValueError(f"milestones is {self.milestones}: they must rise")
-        if self.nesterov and not self.momentum:
-            raise ValueError("nesterov is True: it needs a momentum above 0")
-        return self
-
-
-class Continuation(Spec):
-    """How a dense run goes on after it was pruned at the end of epoch ``at`` (early-pruning study, section 3 and appendix A).
-
-    The highest rate from there on is max(``floor``, LR(at)), where LR is the schedule without its warm-up. The text leaves open
-    how that combines with the rest of the schedule: ``"scale"`` multiplies the dense run's remaining schedule so that it starts
-    there (the dense schedule itself, where that is not below the floor); ``"restart"`` runs the whole schedule from there in the
-    epochs that are left;
-    ``"each-step"`` takes max(floor, LR) at each step. ``momentum`` is that of a new optimiser, or the dense run's own.
-    """
-
-    at: Epochs
-    floor: NonNegative = 0.0
-    reading: FloorReading = "scale"
-    momentum: MomentumAfter = "zero"
-
-
-class Topology(Spec):
-    """How the mask changes while training, see ``lib.topology``; moments are counted in optimiser steps.
-
-    ``gradual`` prunes a dense start to the run's sparsity; the others drop and grow ``fraction`` of each layer's live weights, with the
-    growth gradient from the training ``batch`` or from the first so many ``held`` training examples (gradient-flow study, its code).
-    """
-
-    method: TopologyMethod
-    every: Count
-    start: Epochs = 0
-    end: Epochs
-    fraction: Share | None = None
-    drop: DropSchedule = "rate"
-    gradient: Literal["held", "batch"] = "held"
-    held: Count = 1000
-
-
-class Setup(Spec):
-    """What the runs of one figure share: data, network, the dense and the sparse recipe, the pruning."""
-
-    data: Data
-    network: Network
-    dense: Recipe
-    sparse: Recipe
-    pruning: Pruning
-    measure_every: Count = 1
-    watch: tuple[Signal, ...] = ()
-    watch_examples: Count | None = None
-    continuation: Continuation | None = None
-    topology: Topology | None = None
-
-    @classmethod
-    def of(cls, s: Settings, fingerprint: str) -> "Setup":
-        """The setup that a figure's settings describe, on the data with this fingerprint."""
-        common = dict(
-            batch_size=s.batch_size, momentum=s.momentum, nesterov=s.nesterov, weight_decay=s.weight_decay,
-            schedule=s.schedule, gamma=s.gamma, lr_floor=s.lr_floor, warmup_epochs=s.warmup_epochs, precision=s.precision, decay=s.decay,
-        )  # fmt: skip
-        late = s.milestones if s.sparse_milestones is None else s.sparse_milestones
-        try:
-            return cls(
-                data=Data(
-                    name=s.dataset, train=s.train_examples, test=s.test_examples, normalise=s.normalise, augment=s.augment,
-                    noise=s.noise, noise_kind=s.noise_kind, fingerprint=fingerprint,
-                ),
-                network=Network(
-                    name=s.network, widths=s.widths, width=s.width, activation=s.activation, pooling=s.pooling, init=s.init
-                ),
-                dense=Recipe(epochs=s.epochs, lr=s.lr, milestones=s.milestones, **common),
-                sparse=Recipe(epochs=s.sparse_epochs, lr=s.sparse_lr or s.lr, milestones=late, **common),
-                pruning=Pruning(
-                    sparsity=s.sparsity or 0.0, criterion=s.criterion, scope=s.scope, keep_dense=s.keep_dense, source=s.prune_from,
-                    score_examples=s.score_examples,
-                ),
-                measure_every=s.measure_every, watch=s.watch, watch_examples=s.watch_examples,
-                continuation=Continuation(at=0, floor=s.rate_floor, reading=s.floor_reading, momentum=s.momentum_after),
-            )  # fmt: skip
-        except ValidationError as error:
-            raise ParameterError(presets.explain(error)) from None
 
 
 class Run(Spec):
@@ -221,6 +61,7 @@ class Run(Spec):
     topology: Topology | None = None
     form: Form = "masked"  # how fresh weights take account of the mask: see lib.init.sparse
     rewind: Epochs = 0  # the epoch to whose weights a ticket goes back
+    flow: Flow | None = None
     replica: int = Field(0, ge=0)  # replicas of one specification differ in their data order (and crops) alone
     fresh: bool = False  # this replica's fresh weights are its own draw too
     perturbed: Perturbation | None = None  # what is done to a ticket's starting weights: see lib.init.perturbed
@@ -231,8 +72,11 @@ class Run(Spec):
         first = self.solution in ("sol_d", "sol_g")
         if first != (self.parent is None) or (self.solution == "sol_d") != (self.pruning is None):
             raise ValueError("a dense run has neither parent nor pruning; a sparse run has both, a gradually pruned one no parent")
-        if (self.solution == "sol_g") != (self.topology is not None and self.topology.method == "gradual"):
-            raise ValueError("a gradually pruned run, and no other, has a gradual topology")
+        method = self.topology and self.topology.method
+        if (self.solution == "sol_g") != (method == "gradual"):
+            raise ValueError(f"topology is {method!r} in a {self.solution!r}: a gradually pruned run, 'sol_g', and no other has 'gradual'")
+        if method and self.solution in ("sol_d", "sol_p"):
+            raise ValueError(f"topology is {method!r} in a {self.solution!r}: there is no mask from its start on that could change")
         if (self.solution == "sol_p") != (self.continuation is not None):
             raise ValueError("a run pruned on its way, and no other, has a continuation")
         if any(epoch > self.recipe.epochs for epoch in self.keep):
@@ -244,7 +88,7 @@ class Run(Spec):
         """Init-D to Sol-D. Weights are kept at the epochs ``keep``, for measures, or to prune there (``continued``)."""
         return cls(
             solution="sol_d", seed=seed, data=setup.data, network=setup.network, recipe=setup.dense, keep=keep,
-            measure_every=setup.measure_every, keep_best=setup.pruning.source == "best-test", setup=setup,
+            flow=setup.flow, measure_every=setup.measure_every, keep_best=setup.pruning.source == "best-test", setup=setup,
             keep_velocity=bool(setup.continuation and setup.continuation.momentum == "kept"),
             watch=setup.watch, watch_examples=setup.watch_examples if setup.watch else None,
         )  # fmt: skip
@@ -286,9 +130,11 @@ class Run(Spec):
 def _sparse(dense: Run, solution: str, sparsity: float, keep: tuple[int, ...], **more) -> Run:
     setup = dense.setup
     pruning = _at(setup.pruning, sparsity)
+    if dense.solution == "sol_g" and pruning.sparsity != dense.sparsity:
+        raise ParameterError(f"sparsity is {sparsity!r}: a run on the mask of a gradually pruned one has its sparsity, {dense.sparsity}")
     return Run(
         solution=solution, seed=dense.seed, data=dense.data, network=dense.network, recipe=setup.sparse, pruning=pruning,
-        parent=dense, measure_every=setup.measure_every, keep=keep, setup=setup, **more,
+        parent=dense, flow=setup.flow, measure_every=setup.measure_every, keep=keep, setup=setup, **more,
     )  # fmt: skip
 
 
@@ -318,6 +164,8 @@ def scratch(
     """
     if form not in init.FORMS:
         raise ParameterError(f"form is {form!r}: allowed are {', '.join(init.FORMS)}")
+    if form == "neuron" and dense.network.init == "he-fan-out":
+        raise ParameterError("form is 'neuron': it has no fan for init 'he-fan-out'; allowed are masked and layer, or another init")
     return _sparse(dense, "sol_s", sparsity, keep, form=form, topology=topology, replica=replica, fresh=fresh)
 
 
@@ -328,7 +176,7 @@ def gradually_pruned(
     pruning = _at(setup.pruning, sparsity)
     return Run(
         solution="sol_g", seed=seed, data=setup.data, network=setup.network, recipe=setup.dense, pruning=pruning, topology=topology,
-        measure_every=setup.measure_every, keep=keep, replica=replica, fresh=fresh, setup=setup,
+        flow=setup.flow, measure_every=setup.measure_every, keep=keep, replica=replica, fresh=fresh, setup=setup,
     )  # fmt: skip
 
 
@@ -337,6 +185,8 @@ def ticket(pruned: Run, *, rewind: int = 0, replica: int = 0, perturbed: str | N
 
     ``perturbed`` changes these starting weights (``lib.init.perturbed``). Raises ``ParameterError`` for an unknown perturbation.
     """
+    if pruned.solution != "sol_g":
+        raise ParameterError(f"a ticket has the mask of a gradually pruned run, 'sol_g', and not of one that is {pruned.solution!r}")
     if rewind and rewind not in pruned.keep:
         raise ParameterError(f"rewind is {rewind}: the pruned run keeps its weights at {list(pruned.keep)} only; add it to its `keep`")
     if perturbed is not None and perturbed not in init.PERTURBATIONS:
@@ -360,6 +210,8 @@ def continued(dense: Run, *, at: int, sparsity: float) -> Run:
     dense run's last or one that it does not keep.
     """
     setup, last = dense.setup, dense.recipe.epochs
+    if dense.solution == "sol_g":
+        raise ParameterError("what is pruned on its way is a dense run, 'sol_d', and not a gradually pruned one, 'sol_g'")
     if not isinstance(at, int) or isinstance(at, bool) or not 0 <= at <= last:
         raise ParameterError(f"the pruning epoch is {at!r}: it must be a whole number from 0 to {last}, the dense run's last epoch")
     if at not in (*dense.keep, last) or (at == last and dense.keep_velocity and last not in dense.keep):

@@ -43,6 +43,8 @@ def start(
     own = run.parent.solution == "sol_g"  # then its mask is there already
     row = parent["mask"] if own else layout.mask_row(_mask(run, network, layout, trained, statistics, images))
     facts = mask_facts(run, network, layout, row)
+    if empty := facts.get("empty layers"):
+        raise ValueError(f"sparsity {run.pruning.sparsity} leaves no weight in {', '.join(empty)} (seed {run.seed}); choose a lower one")
     if run.solution == "sol_s":
         mask = {name: live for name, live in layout.views(row).items() if live.dim() > 1}
         weights, idle = init.sparse(network, mask, run.network.init, run.seed, _draw("scratch", run), form=run.form)
@@ -62,17 +64,17 @@ def _draw(name, run):
 
 
 def mask_facts(run: Run, network: nn.Module, layout: Layout, row: torch.Tensor) -> dict:
-    """What the table says of a mask ``row`` (bool [P]). Raises ``ValueError`` if it leaves a prunable layer without any weight."""
+    """What is kept about a mask ``row`` (bool [P]), with the "empty layers" if it leaves a prunable layer without any weight."""
     views = layout.views(row)
     mask = {name: views[name] for name in networks.prunable(network, run.pruning.keep_dense)}
-    if empty := masks.empty_layers(mask):
-        raise ValueError(f"sparsity {run.pruning.sparsity} leaves no weight in {', '.join(empty)} (seed {run.seed}); choose a lower one")
+    empty = masks.empty_layers(mask)
     size = sum(m.numel() for m in mask.values())
     return {
         "live": int(row.sum()),
         "prunable": size,
         "pruned": size - sum(int(m.sum()) for m in mask.values()),
         "mask": hashlib.blake2b(row.numpy().tobytes(), digest_size=8).hexdigest(),
+        **({"empty layers": empty} if empty else {}),
     }
 
 
@@ -82,6 +84,8 @@ def _moment(run):
         return f"@{run.begin}"
     if run.rewind:
         return f"@{run.rewind}"
+    if run.parent.solution == "sol_g":
+        return ""  # its mask is that of its end
     return "@best" if run.pruning.source == "best-test" and not run.continuation else ""
 
 

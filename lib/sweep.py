@@ -111,7 +111,8 @@ def _has_diverged_parent(run, store):
         return False
     if run.continuation and run.begin < parent.info["diverged"]:
         return False  # it diverged after it was pruned
-    if run.pruning.source == "best-test" and not run.continuation and parent.tensors["weights@best"].isfinite().all():
+    best = parent.tensors.get("weights@best") if run.pruning.source == "best-test" and not run.continuation else None
+    if best is not None and best.isfinite().all():
         return False  # it diverged after its best epoch
     tensors = {name: parent.tensors[name] for name in ("weights", "buffers", "mask")}
     info = {**parent.info, "diverged": run.begin, "note": "its Sol-D diverged"}

@@ -79,7 +79,8 @@ class Training:
             rows = self.cohort.slice(start, min(start + size, count))
             engine = steps.engine(rows, self.network, self.recipe.precision)
             labels = [given for given, _ in self.labels[start : start + size]]
-            updates = Updates([m.run for m in self.members[start : start + size]], rows, self.network, self.images, labels)
+            members = self.members[start : start + size]
+            updates = Updates([m.run for m in members], [m.facts for m in members], rows, self.network, self.images, labels)
             self.groups.append((start, rows, engine, updates))
 
     def close(self) -> None:
@@ -130,6 +131,8 @@ class Training:
         rate = torch.stack([schedules.rates(m.run.recipe, t, batches, m.run.continuation) for m, t in zip(members, clock, strict=True)])
         rate = _column(rate.float(), self.device)
         decay = self._decay(members)
+        if self.epoch == 0:
+            updates.before()
         total = torch.zeros(len(members), device=self.device)
         for step in range(batches):
             if self.workers.cancelled.is_set():
@@ -272,7 +275,9 @@ class Training:
             getattr(self.cohort, name).copy_(tensors[name])
         self.epoch = content["epoch"]
         for k, (member, saved) in enumerate(zip(self.members, content["members"], strict=True)):
-            member.facts, member.history = saved["facts"], saved["history"]
+            member.facts.clear()  # the dict stays the same: others write to it
+            member.facts.update(saved["facts"])
+            member.history = saved["history"]
             member.best, member.diverged = saved["best"], saved["diverged"]
             member.kept = {n.split("/", 1)[1]: v for n, v in tensors.items() if n.startswith(f"{k}/")}
 

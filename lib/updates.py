@@ -12,8 +12,10 @@ from lib.runs import Run
 
 
 def check(run: Run, examples: int) -> None:
-    """Raise ``ValueError`` for a topology that makes no sense in a run on so many training examples; see ``topology.check``."""
+    """Raise ``ValueError`` for a topology or a flow that make no sense in a run on so many training examples; see ``topology.check``."""
     t = run.topology
+    if run.flow and run.flow.skip + run.flow.examples > examples:
+        raise ValueError(f"gradient flow on {run.flow.examples} examples behind the first {run.flow.skip}: there are only {examples}")
     if t is None:
         return
     steps = run.recipe.epochs * -(-examples // run.recipe.batch_size)
@@ -23,11 +25,20 @@ def check(run: Run, examples: int) -> None:
 
 
 class Updates:
-    """The updates of one group: ``rows`` of a cohort that train the ``runs``, on ``images`` with ``labels`` [n] for each."""
+    """The updates of one group: ``rows`` of a cohort that train the ``runs``, on ``images`` with ``labels`` [n] for each.
 
-    def __init__(self, runs: list[Run], rows: Cohort, network, images: data.ImageSet, labels: list[torch.Tensor]):
-        self.runs, self.rows, self.network, self.images, self.labels = runs, rows, network, images, labels
-        self.any = any(run.topology for run in runs)
+    Recorded gradient flow goes to each run's ``facts``: "flow" as [steps, flow], "updates" as [steps, flow before, flow after].
+    """
+
+    def __init__(self, runs: list[Run], facts: list[dict], rows: Cohort, network, images: data.ImageSet, labels: list[torch.Tensor]):
+        self.runs, self.facts, self.rows, self.network, self.images, self.labels = runs, facts, rows, network, images, labels
+        self.any = any(run.topology or run.flow for run in runs)
+
+    def before(self) -> None:
+        """Record the flow before the first step."""
+        for k, run in enumerate(self.runs):
+            if run.flow:
+                self.facts[k]["flow"] = [[0, self._flow(k)]]
 
     def after(self, steps: int, batches: int, x: torch.Tensor, y: torch.Tensor) -> None:
         """Update the masks that are due after ``steps`` optimiser steps, ``batches`` an epoch, the last one on x [c, B, ...], y [c, B]."""
@@ -38,7 +49,21 @@ class Updates:
                 if not self.rows.weights[k].isfinite().all():
                     continue  # it has diverged, and will be found so at the end of the epoch
                 new = self._pruned(k, steps) if t.method == "gradual" else self._regrown(k, steps, batches, x[k], y[k])
+                before = self._flow(k) if run.flow else None
                 self._change(k, new)
+                if run.flow:
+                    self.facts[k].setdefault("updates", []).append([steps, before, self._flow(k)])
+            if run.flow and steps % run.flow.every == 0:
+                self.facts[k].setdefault("flow", []).append([steps, self._flow(k)])
+
+    def _flow(self, k):
+        """Gradient flow of member ``k`` now; None where it has diverged."""
+        if not self.rows.weights[k].isfinite().all():
+            return None
+        part = slice(self.runs[k].flow.skip, self.runs[k].flow.skip + self.runs[k].flow.examples)
+        network = filled(self.network, self.rows.weights[k], self.rows.buffers[k], self.images.x_train.device)
+        mask = {name: live.to(self.images.x_train.device) for name, live in self.rows.layout.views(self.rows.mask[k]).items()}
+        return gradients.flow(network, self.images.x_train[part], self.labels[k][part], mask=mask)
 
     def _views(self, row, run):
         names = networks.prunable(self.network, run.pruning.keep_dense)

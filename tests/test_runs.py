@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from support import SMALL, small
 
 from lib.presets import ParameterError, Settings
-from lib.runs import Continuation, Data, Network, Pruning, Recipe, Run, Setup, Topology, continued, finetune, scratch
+from lib.runs import Continuation, Data, Flow, Network, Pruning, Recipe, Run, Setup, Topology, continued, finetune, scratch
 
 DATA = Data(name="digits", fingerprint="abc")
 NETWORK = Network(name="mlp")
@@ -41,6 +41,7 @@ OTHERS = {
 RUN = {
     **{"solution": "sol_f", "seed": 1, "parent": Run.dense(SETUP, seed=1), "measure_every": 2, "keep": [3], "keep_best": True},
     **{"keep_velocity": True, "watch": ["fisher"], "watch_examples": 7, "form": "layer", "rewind": 1},
+    "flow": {"every": 5},
     **{"replica": 1, "fresh": True, "perturbed": "signs"},
     "topology": {"method": "rigl", "every": 3, "end": 9, "fraction": 0.3},
 }
@@ -232,6 +233,7 @@ def test_a_setup_takes_over_every_setting():
         **{"epochs": 7, "sparse_epochs": 8, "batch_size": 9, "lr": 0.3, "sparse_lr": 0.4, "momentum": 0.5, "nesterov": True},
         **{"weight_decay": 0.01, "schedule": "step", "milestones": [2, 3], "sparse_milestones": [4], "gamma": 0.6, "lr_floor": 0.01},
         **{"warmup_epochs": 0.5, "precision": "bfloat16", "measure_every": 2, "score_examples": 30, "decay": "kernels"},
+        **{"flow_every": 7, "flow_examples": 11, "held": 5},
         **{"watch": ["kl_uniform"], "watch_examples": 20, "rate_floor": 0.02, "floor_reading": "restart", "momentum_after": "kept"},
     }
     setup = small(**given)
@@ -253,6 +255,7 @@ def test_a_setup_takes_over_every_setting():
     assert setup.pruning == Pruning(
         sparsity=0.25, criterion="random", scope="layer", keep_dense=["first"], source="best-test", score_examples=30
     )
+    assert setup.flow == Flow(every=7, examples=11, skip=5)
     assert setup.continuation == Continuation(at=0, floor=0.02, reading="restart", momentum="kept")
     dense = Run.dense(setup, seed=4)
     sparse = finetune(dense, sparsity=0.75)
@@ -262,7 +265,7 @@ def test_a_setup_takes_over_every_setting():
     assert (dense.keep_best, sparse.sparsity, sparse.pruning.scope, sparse.seed) == (True, 0.75, "layer", 4)
     measured = {"alphas", "examples", "keep_epochs", "probes"}  # what a notebook keeps and measures
     varied = {"sparsities", "prune_epochs", "networks", "schedules", "weight_decays", "scopes", "criteria", "patience"}
-    varied |= {"prune_start", "prune_end", "prune_every", "update_every", "drop_fraction", "drop_schedule", "growth_gradient", "held"}
+    varied |= {"prune_start", "prune_end", "prune_every", "update_every", "drop_fraction", "drop_schedule", "growth_gradient"}
     varied |= {"small_widths", "forms", "replicas", "perturbations"}
     unsaid = {"preset", "dataset", "seeds", "device", "runs_folder", "save_to"} | measured | varied  # left to the notebook
     assert set(Settings.model_fields) - set(given) == unsaid, "a new setting must reach the setup too"

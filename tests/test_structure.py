@@ -28,6 +28,7 @@ ORDER = [
         "cohort",
         "schedules",
         "runs",
+        "specs",
         "presets",
     ),
     *("topology", "criteria", "signals", "peaks", "masks", "metrics", "init", "flops", "networks", "downloads", "data", "files", "draws"),
