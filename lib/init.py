@@ -10,6 +10,7 @@ from lib import draws
 SCHEMES = ("he", "he-fan-out", "glorot-normal", "glorot-uniform")
 FORMS = ("masked", "layer", "neuron")
 FANS = ("in", "out", "average")
+PERTURBATIONS = ("signs", "noise", "shuffled")
 
 
 def dense(network: nn.Module, scheme: str, seed: int, name: str = "init", fan: str | None = None) -> dict[str, torch.Tensor]:
@@ -79,6 +80,33 @@ def sparse(
     values = {parameter: value * mask[parameter] if parameter in mask else value for parameter, value in values.items()}
     idle = {parameter: _idle(live) for parameter, live in mask.items() if live.dim() > 1}
     return values, {parameter: neurons for parameter, neurons in idle.items() if neurons}
+
+
+def perturbed(values: dict[str, torch.Tensor], mask: dict[str, torch.Tensor], kind: str, seed: int) -> dict[str, torch.Tensor]:
+    """``values`` with the live weights of each kernel changed (after Zhou et al. 2019 and Frankle et al. 2020c); all else as it was.
+
+    ``signs``     the sign alone is kept: each has the root mean square of the kernel's live weights as its size
+    ``noise``     Gaussian noise with this root mean square as its standard deviation is added
+    ``shuffled``  they change places among themselves
+
+    Each kernel draws from its own generator ``(seed, "perturbed", kind, parameter name)``. Raises ``ValueError`` for an unknown kind.
+    """
+    if kind not in PERTURBATIONS:
+        raise ValueError(f"perturbation {kind!r} is unknown; there are {', '.join(PERTURBATIONS)}")
+    changed = {}
+    for name, value in values.items():
+        changed[name] = value.clone()
+        if value.dim() < 2:
+            continue
+        own, rng = value[mask[name]], draws.generator(seed, "perturbed", kind, name)
+        size = own.square().mean().sqrt()
+        if kind == "signs":
+            changed[name][mask[name]] = size * own.sign()
+        elif kind == "noise":
+            changed[name][mask[name]] = own + size * torch.randn(own.shape, generator=rng)
+        else:
+            changed[name][mask[name]] = own[torch.randperm(len(own), generator=rng)]
+    return changed
 
 
 def _drawn(network, scheme, seed, name, fan, counted):

@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import Field, ValidationError, model_validator
 
 from lib import init, presets
-from lib.presets import Count, Epochs, Form, ParameterError, Signal, Spec
+from lib.presets import Count, Epochs, Form, ParameterError, Perturbation, Signal, Spec
 from lib.specs import Continuation, Data, Flow, Network, Pruning, Recipe, Setup, Topology
 
 __all__ = [
@@ -25,7 +25,7 @@ FORMAT = 1  # raised when the meaning of a specification changes, so that older 
 # Fields that came later stand in a specification only where they are used: the keys of earlier runs stay.
 LATER = {
     "continuation": None, "watch": [], "watch_examples": None, "keep_velocity": False, "score_examples": None, "decay": "all",
-    "topology": None, "form": "masked", "rewind": 0, "flow": None,
+    "topology": None, "form": "masked", "rewind": 0, "flow": None, "replica": 0, "fresh": False, "perturbed": None,
 }  # fmt: skip
 
 
@@ -62,6 +62,9 @@ class Run(Spec):
     form: Form = "masked"  # how fresh weights take account of the mask: see lib.init.sparse
     rewind: Epochs = 0  # the epoch to whose weights a ticket goes back
     flow: Flow | None = None
+    replica: int = Field(0, ge=0)  # replicas of one specification differ in their data order (and crops) alone
+    fresh: bool = False  # this replica's fresh weights are its own draw too
+    perturbed: Perturbation | None = None  # what is done to a ticket's starting weights: see lib.init.perturbed
     setup: Setup = Field(exclude=True, repr=False)
 
     @model_validator(mode="after")
@@ -135,12 +138,25 @@ def _sparse(dense: Run, solution: str, sparsity: float, keep: tuple[int, ...], *
     )  # fmt: skip
 
 
-def finetune(dense: Run, *, sparsity: float, keep: tuple[int, ...] = ()) -> Run:
+# Replicas: with ``replica`` 1, 2, ... the run of the same specification in other data orders, all from the same start. With ``fresh``
+# each replica draws its fresh weights for itself too; replica 0 then is another run than replica 0 without.
+
+
+def finetune(dense: Run, *, sparsity: float, keep: tuple[int, ...] = (), replica: int = 0) -> Run:
     """Init-F to Sol-F: Sol-D's surviving weights, trained on (price study, Figure 2)."""
-    return _sparse(dense, "sol_f", sparsity, keep)
+    return _sparse(dense, "sol_f", sparsity, keep, replica=replica)
 
 
-def scratch(dense: Run, *, sparsity: float, keep: tuple[int, ...] = (), form: str = "masked", topology: Topology | None = None) -> Run:
+def scratch(
+    dense: Run,
+    *,
+    sparsity: float,
+    keep: tuple[int, ...] = (),
+    form: str = "masked",
+    topology: Topology | None = None,
+    replica: int = 0,
+    fresh: bool = False,
+) -> Run:
     """Init-S to Sol-S: the same mask on fresh weights (price study, Figure 2).
 
     ``form`` says how those take account of the mask (``lib.init.sparse``); with a ``topology`` the mask changes while training.
@@ -150,25 +166,32 @@ def scratch(dense: Run, *, sparsity: float, keep: tuple[int, ...] = (), form: st
         raise ParameterError(f"form is {form!r}: allowed are {', '.join(init.FORMS)}")
     if form == "neuron" and dense.network.init == "he-fan-out":
         raise ParameterError("form is 'neuron': it has no fan for init 'he-fan-out'; allowed are masked and layer, or another init")
-    return _sparse(dense, "sol_s", sparsity, keep, form=form, topology=topology)
+    return _sparse(dense, "sol_s", sparsity, keep, form=form, topology=topology, replica=replica, fresh=fresh)
 
 
-def gradually_pruned(setup: Setup, *, seed: int, sparsity: float, topology: Topology, keep: tuple[int, ...] = ()) -> Run:
+def gradually_pruned(
+    setup: Setup, *, seed: int, sparsity: float, topology: Topology, keep: tuple[int, ...] = (), replica: int = 0, fresh: bool = False
+) -> Run:
     """Sol-G: a dense start pruned while it trains (Zhu & Gupta 2017; the gradient-flow study's "pruning solution")."""
     pruning = _at(setup.pruning, sparsity)
     return Run(
         solution="sol_g", seed=seed, data=setup.data, network=setup.network, recipe=setup.dense, pruning=pruning, topology=topology,
-        flow=setup.flow, measure_every=setup.measure_every, keep=keep, setup=setup,
+        flow=setup.flow, measure_every=setup.measure_every, keep=keep, replica=replica, fresh=fresh, setup=setup,
     )  # fmt: skip
 
 
-def ticket(pruned: Run, *, rewind: int = 0) -> Run:
-    """Sol-T: the mask of a gradually pruned run on its own start, or on its weights at the epoch ``rewind`` (which it must keep)."""
+def ticket(pruned: Run, *, rewind: int = 0, replica: int = 0, perturbed: str | None = None) -> Run:
+    """Sol-T: the mask of a gradually pruned run on its own start, or on its weights at the epoch ``rewind`` (which it must keep).
+
+    ``perturbed`` changes these starting weights (``lib.init.perturbed``). Raises ``ParameterError`` for an unknown perturbation.
+    """
     if pruned.solution != "sol_g":
         raise ParameterError(f"a ticket has the mask of a gradually pruned run, 'sol_g', and not of one that is {pruned.solution!r}")
     if rewind and rewind not in pruned.keep:
         raise ParameterError(f"rewind is {rewind}: the pruned run keeps its weights at {list(pruned.keep)} only; add it to its `keep`")
-    return _sparse(pruned, "sol_t", pruned.sparsity, (), rewind=rewind)
+    if perturbed is not None and perturbed not in init.PERTURBATIONS:
+        raise ParameterError(f"perturbed is {perturbed!r}: allowed are {', '.join(init.PERTURBATIONS)}")
+    return _sparse(pruned, "sol_t", pruned.sparsity, (), rewind=rewind, replica=replica, perturbed=perturbed)
 
 
 def _at(pruning, sparsity):

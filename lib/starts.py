@@ -31,10 +31,11 @@ def start(
     from (seed, "criterion")), which may look at the training examples of ``images``. Init-F is Sol-D under it, with Sol-D's
     BatchNorm statistics; Init-S is a draw from (seed, "scratch") under it, with fresh ones; a run pruned on its way starts
     from the dense run as it was at that epoch; a ticket from the start of the gradually pruned run whose mask it has, or from its weights
-    at a later epoch. Raises ``ValueError`` where the sparsity empties a layer.
+    at a later epoch, perturbed or not. A fresh replica draws under a name of its own. Raises ``ValueError`` where the sparsity
+    empties a layer.
     """
     if run.solution in ("sol_d", "sol_g"):
-        weights = layout.row(init.dense(network, run.network.init, run.seed))
+        weights = layout.row(init.dense(network, run.network.init, run.seed, _draw("init", run)))
         mask = torch.ones(layout.size, dtype=torch.bool)
         return Start(weights, layout.fresh_buffers(), mask, {"live": layout.size, "prunable": 0, "pruned": 0})
     suffix = _moment(run)
@@ -46,13 +47,20 @@ def start(
         raise ValueError(f"sparsity {run.pruning.sparsity} leaves no weight in {', '.join(empty)} (seed {run.seed}); choose a lower one")
     if run.solution == "sol_s":
         mask = {name: live for name, live in layout.views(row).items() if live.dim() > 1}
-        weights, idle = init.sparse(network, mask, run.network.init, run.seed, "scratch", form=run.form)
+        weights, idle = init.sparse(network, mask, run.network.init, run.seed, _draw("scratch", run), form=run.form)
         facts |= {"neurons without input": sum(map(len, idle.values()))} if run.form != "masked" else {}
         return Start(layout.row(weights) * row, layout.fresh_buffers(), row, facts)
     if run.solution == "sol_t" and not run.rewind:
-        return Start(layout.row(init.dense(network, run.network.init, run.seed)) * row, layout.fresh_buffers(), row, facts)
+        trained, statistics = layout.row(init.dense(network, run.network.init, run.seed, _draw("init", run.parent))), layout.fresh_buffers()
+    if run.perturbed:
+        trained = layout.row(init.perturbed(layout.views(trained), layout.views(row), run.perturbed, run.seed))
     velocity = parent[f"velocity{suffix}"] * row if run.continuation and run.continuation.momentum == "kept" else None
     return Start(trained * row, statistics, row, facts, velocity)
+
+
+def _draw(name, run):
+    """The name of the draw of fresh weights."""
+    return f"{name}/replica/{run.replica}" if run.fresh else name
 
 
 def mask_facts(run: Run, network: nn.Module, layout: Layout, row: torch.Tensor) -> dict:

@@ -118,14 +118,15 @@ class Training:
         batches = -(-count // recipe.batch_size)
         clock = [m.run.begin + self.epoch for m in members]  # the epoch of each
         streams = ["sol_d" if m.run.continuation else m.run.solution for m in members]  # who goes on goes on with the same order
-        rngs = [draws.generator(m.run.seed, s, "order", t) for m, s, t in zip(members, streams, clock, strict=True)]
+        replicas = [("replica", m.run.replica) if m.run.replica else () for m in members]
+        rngs = [draws.generator(m.run.seed, s, "order", t, *r) for m, s, t, r in zip(members, streams, clock, replicas, strict=True)]
         order = torch.stack([torch.randperm(count, generator=rng) for rng in rngs])
         labels = [self.labels[start + k][0] for k in range(len(members))]
         y_epoch = torch.stack([y[o.to(y.device)] for y, o in zip(labels, order, strict=True)])
         order = order.to(self.device)
         moves = None
         if self.crop:
-            rngs = [draws.generator(m.run.seed, s, "crop", t) for m, s, t in zip(members, streams, clock, strict=True)]
+            rngs = [draws.generator(m.run.seed, s, "crop", t, *r) for m, s, t, r in zip(members, streams, clock, replicas, strict=True)]
             moves = torch.stack([self.crop.draw(count, rng) for rng in rngs]).to(self.device)
         rate = torch.stack([schedules.rates(m.run.recipe, t, batches, m.run.continuation) for m, t in zip(members, clock, strict=True)])
         rate = _column(rate.float(), self.device)

@@ -102,6 +102,52 @@ def js_matrix(logits: torch.Tensor) -> torch.Tensor:
     return (total / logits.shape[1]).clamp(min=0)
 
 
+def js_all(logits: torch.Tensor) -> float:
+    """Jensen-Shannon divergence of m networks at once, a mean over examples: the entropy of their mean less the mean of their entropies.
+
+    At most ln m; for two networks it is their entry in ``js_matrix``.
+    """
+    _check_set(logits)
+    total = 0.0
+    for part in _chunks(logits):
+        p = _log_p(part).exp()
+        total += (torch.special.entr(p.mean(0)).sum() - torch.special.entr(p).sum() / len(p)).item()
+    return max(total / logits.shape[1], 0.0)
+
+
+def within(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+    """How good and how alike m >= 2 networks are (gradient-flow study, Tables 2 and 6), from their logits [m, n, C]; means over pairs.
+
+    accuracy (mean of the members), ensemble (its accuracy), disagreement, kl (both directions), js, and js_all of all at once.
+    """
+    _check_set(logits)
+    m = len(logits)
+    if m < 2:
+        raise MeasureError("one network: how alike networks are takes at least two")
+    chosen = predicted(logits)
+    apart = [disagreement(chosen[i], chosen[j]) for i in range(m) for j in range(i)]
+    pairs = m * (m - 1)
+    return {
+        "accuracy": accuracy(logits, labels).mean().item(),
+        "ensemble": accuracy(ensemble(logits), labels).item(),
+        "disagreement": sum(apart) / len(apart),
+        "kl": (kl_matrix(logits).sum() / pairs).item(),
+        "js": (js_matrix(logits).sum() / pairs).item(),
+        "js_all": js_all(logits),
+    }
+
+
+def against(logits: torch.Tensor, reference: torch.Tensor) -> dict[str, float]:
+    """How far networks [m, n, C] are from one other, ``reference`` [n, C], means over them: disagreement, kl (both directions), js."""
+    chosen, own = predicted(logits), predicted(reference)
+    pairs = [torch.stack([member, reference]) for member in logits]
+    return {
+        "disagreement": sum(disagreement(member, own) for member in chosen) / len(chosen),
+        "kl": sum(kl_matrix(pair).sum().item() / 2 for pair in pairs) / len(pairs),
+        "js": sum(js_matrix(pair)[0, 1].item() for pair in pairs) / len(pairs),
+    }
+
+
 def _log_p(logits):
     return torch.log_softmax(logits.double(), -1)
 

@@ -7,6 +7,7 @@ from lib.plots.disagreement import disagreement
 from lib.plots.dynamics import dynamics, seeds
 from lib.plots.early import periods, policies, schedules
 from lib.plots.interpolation import LINES, interpolation, network_map
+from lib.plots.lottery import ROWS, functions, lottery
 from lib.plots.methods import FORM_NAMES, methods
 from lib.plots.noise import curves, noise
 from lib.plots.noise_fisher import noise_fisher
@@ -20,13 +21,16 @@ __all__ = [
     "FORM_NAMES",
     "LABELS",
     "LINES",
+    "ROWS",
     "STYLE",
     "cosine",
     "curvature",
     "curves",
     "disagreement",
     "dynamics",
+    "functions",
     "interpolation",
+    "lottery",
     "methods",
     "network_map",
     "noise",
