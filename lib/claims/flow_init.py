@@ -1,8 +1,8 @@
 """Decision rules for the gradient-flow study's Figure 1c and the variances of its section 3.1 and appendix A: starts, without training.
 
 The table has a row per number. ``part`` says what was measured: "signal" (the output's standard deviation), "forward" and "backward"
-(mean squares by layer), "full mask", "equal fan-in" and "step"; ``value`` is the number. ``kind`` is that of the random masks
-(``lib.masks.random``), ``form`` and ``scheme`` are those of ``lib.init``.
+(mean squares by layer), "full mask", "equal fan-in", "step", and "moved" (a step from biases off zero); ``value`` is the number.
+``kind`` is that of the random masks (``lib.masks.random``), ``form`` and ``scheme`` are those of ``lib.init``.
 """
 
 from itertools import pairwise
@@ -47,14 +47,25 @@ def ratio_of_means(numbers, reference):
 
 def signals(table, *, kind, form, scheme):
     """Standard deviation of the output: a row per seed, a column per sparsity, the dense network as sparsity 0."""
-    dense = by_seed(values(table, "signal", sparsity=0.0, scheme=scheme), "sparsity")
-    return dense.join(by_seed(values(table, "signal", kind=kind, form=form, scheme=scheme), "sparsity"), how="inner")
+    dense = by_seed(values(table, "signal", kind="", scheme=scheme), "sparsity")
+    sparse = by_seed(values(table, "signal", kind=kind, form=form, scheme=scheme), "sparsity")
+    return dense.join(sparse.drop(columns=0.0, errors="ignore"), how="inner")
 
 
 def relative(table, *, kind, form, scheme):
     """The same in units of the dense network's: columns of numbers whose mean is the ratio of the means over seeds."""
     found = signals(table, kind=kind, form=form, scheme=scheme)
     return pd.DataFrame({s: ratio_of_means(found[s], found[0.0]) for s in found if s > 0}, index=found.index)
+
+
+def relative_signals(table):
+    """``relative`` for every kind of mask, scheme and form of the table, as rows kind, scheme, form, sparsity, seed, value."""
+    rows = table[(table["part"] == "signal") & (table["sparsity"] > 0)]
+    found = []
+    for kind, scheme, form in rows[["kind", "scheme", "form"]].drop_duplicates().itertuples(index=False):
+        wide = relative(table, kind=kind, form=form, scheme=scheme)
+        found.append(wide.melt(ignore_index=False, var_name="sparsity").reset_index().assign(kind=kind, scheme=scheme, form=form))
+    return pd.concat(found, ignore_index=True)
 
 
 def signal_effects(table, kind, scheme="he"):
@@ -111,7 +122,7 @@ def steady_effects(table, part, *, kind, form="neuron"):
             before, after = after, before
         step = np.log(found[after] / found[before]).to_numpy()
         note = f"ratio {np.exp(step.mean()):.3f}, in closed form {expected[after] / expected[before]:.3f}"
-        effects.append(Effect(f"ln(layer {after} / layer {before})", step, "ln", "equal", np.log(STEADY), note=note))
+        effects.append(Effect(f"ln(layer {after:g} / layer {before:g})", step, "ln", "equal", np.log(STEADY), note=note))
     return effects
 
 
@@ -134,27 +145,32 @@ def flow_liu_special_case(table):
     ]
 
 
-def errors(table):
+def errors(table, part="step"):
     """Relative errors of the first and of the second order: two tables, a row per seed and a column per size of step, rising."""
-    rows = values(table, "step")
+    rows = values(table, part)
     found = {name: rows.assign(value=(rows[name] / rows["value"] - 1).abs()) for name in ("first", "second")}
     return tuple(by_seed(wanted, "step") for wanted in found.values())
 
 
-def flow_descent_first_order(table):
-    first, second = errors(table)
+def step_effects(table, part="step"):
+    """The evidence on the prediction of a step's change of the loss."""
+    first, second = errors(table, part)
     if first.shape[1] < 2:
         raise NotHere("needs two sizes of step at least")
     effects = []
     for name, error in (("first", first), ("second", second)):
         small, large = error.columns[0], error.columns[-1]
         fall = np.log(error[large] / error[small]).to_numpy()
-        note = f"{error[large].mean():.2g} at {large:g}, {error[small].mean():.2g} at {small:g}"
+        note = f"{error[large].mean():.2g} at {large:.2g}, {error[small].mean():.2g} at {small:.2g}"
         effects += [
             Effect(f"{name} order: ln(error at the largest / at the smallest step)", fall, "ln", note=note),
             Effect(f"{name} order: 1% - error at the smallest step", 1 - 100 * error[small].to_numpy(), "%"),
         ]
     return effects + [
-        Effect(f"step {step:g}: ln(error of the first / of the second order)", np.log(first[step] / second[step]).to_numpy(), "ln")
+        Effect(f"step {step:.2g}: ln(error of the first / of the second order)", np.log(first[step] / second[step]).to_numpy(), "ln")
         for step in first
     ]
+
+
+def flow_descent_first_order(table):
+    return step_effects(table)

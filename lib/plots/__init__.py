@@ -6,6 +6,7 @@ from lib.plots.curvature import curvature, scatter
 from lib.plots.disagreement import disagreement
 from lib.plots.dynamics import dynamics, seeds
 from lib.plots.early import periods, policies, schedules
+from lib.plots.init import KIND_NAMES, initialisation
 from lib.plots.interpolation import LINES, interpolation, network_map
 from lib.plots.methods import FORM_NAMES, methods
 from lib.plots.noise import curves, noise
@@ -18,6 +19,7 @@ from lib.plots.spectrum import spectrum
 __all__ = [
     "COLOURS",
     "FORM_NAMES",
+    "KIND_NAMES",
     "LABELS",
     "LINES",
     "STYLE",
@@ -26,6 +28,7 @@ __all__ = [
     "curves",
     "disagreement",
     "dynamics",
+    "initialisation",
     "interpolation",
     "methods",
     "network_map",
