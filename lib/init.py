@@ -57,6 +57,27 @@ def sparse(
     indices, for the layers that have any. Raises ``ValueError`` for an unknown form, scheme or fan, for a mask that does not fit
     the network, and for the scheme ``he-fan-out`` by neuron: its linear layers have no fan.
     """
+    counted = _counted(network, mask, scheme, form)
+    values = _drawn(network, scheme, seed, name, fan, counted)
+    values = {parameter: value * mask[parameter] if parameter in mask else value for parameter, value in values.items()}
+    idle = {parameter: _idle(live) for parameter, live in mask.items() if live.dim() > 1}
+    return values, {parameter: neurons for parameter, neurons in idle.items() if neurons}
+
+
+def variances(
+    network: nn.Module, mask: dict[str, torch.Tensor], scheme: str, *, form: str = "neuron", fan: str | None = None
+) -> dict[str, torch.Tensor]:
+    """The variance that ``sparse`` draws each weight of each kernel with, float64, by parameter name; 0 where ``mask`` has no weight."""
+    found = {}
+    for parameter, (variance, share) in _spreads(network, scheme, fan, _counted(network, mask, scheme, form)).items():
+        shape = network.get_parameter(parameter).shape
+        live = mask[parameter] if parameter in mask else torch.ones(shape, dtype=torch.bool)
+        found[parameter] = torch.as_tensor(variance / share, dtype=torch.float64).expand(shape) * live
+    return found
+
+
+def _counted(network, mask, scheme, form):
+    """What ``sparse`` counts: a function that gives a kernel's (fan_in, fan_out), and the share of them that counts."""
     if form not in FORMS:
         raise ValueError(f"form {form!r} is unknown; there are {', '.join(FORMS)}")
     if form == "neuron" and scheme == "he-fan-out":
@@ -76,10 +97,7 @@ def sparse(
             return _fans(meta), max(int(live.sum()), 1) / live.numel()
         return _live_fans(live), 1.0
 
-    values = _drawn(network, scheme, seed, name, fan, counted)
-    values = {parameter: value * mask[parameter] if parameter in mask else value for parameter, value in values.items()}
-    idle = {parameter: _idle(live) for parameter, live in mask.items() if live.dim() > 1}
-    return values, {parameter: neurons for parameter, neurons in idle.items() if neurons}
+    return counted
 
 
 def perturbed(values: dict[str, torch.Tensor], mask: dict[str, torch.Tensor], kind: str, seed: int) -> dict[str, torch.Tensor]:
@@ -111,23 +129,12 @@ def perturbed(values: dict[str, torch.Tensor], mask: dict[str, torch.Tensor], ki
 
 def _drawn(network, scheme, seed, name, fan, counted):
     """The draws of every parameter; ``counted(parameter, meta)`` gives its (fan_in, fan_out) and the share of them that counts."""
-    if scheme not in SCHEMES:
-        raise ValueError(f"init {scheme!r} is unknown; there are {', '.join(SCHEMES)}")
-    if fan is not None and fan not in FANS:
-        raise ValueError(f"fan {fan!r} is unknown; there are {', '.join(FANS)}")
-    if fan is not None and scheme == "he-fan-out":
-        raise ValueError(f"init 'he-fan-out' has a fan of its own, not {fan!r}; use 'he' with fan 'out'")
-    fan = fan or {"he": "in", "he-fan-out": "out"}.get(scheme, "average")
-    values = {}
+    spreads, values = _spreads(network, scheme, fan, counted), {}
     for parameter, meta in network.named_parameters():
-        if meta.dim() < 2:
+        if parameter not in spreads:
             values[parameter] = torch.full(meta.shape, float(_is_scale(network, parameter)))
             continue
-        (fan_in, fan_out), share = counted(parameter, meta)
-        units = {"in": fan_in, "out": fan_out, "average": (fan_in + fan_out) / 2}[fan]
-        variance = (2 if scheme.startswith("he") else 1) / units
-        if scheme == "he-fan-out" and meta.dim() == 2:
-            variance = 0.01**2
+        variance, share = spreads[parameter]
         rng = draws.generator(seed, name, parameter)
         if scheme == "glorot-uniform":
             bound = _root(3 * variance / share)
@@ -135,6 +142,28 @@ def _drawn(network, scheme, seed, name, fan, counted):
         else:
             values[parameter] = torch.randn(meta.shape, generator=rng) * _single(_root(variance / share))
     return values
+
+
+def _spreads(network, scheme, fan, counted):
+    """By kernel, (variance of the fans that count, their share): a weight is drawn with variance / share."""
+    if scheme not in SCHEMES:
+        raise ValueError(f"init {scheme!r} is unknown; there are {', '.join(SCHEMES)}")
+    if fan is not None and fan not in FANS:
+        raise ValueError(f"fan {fan!r} is unknown; there are {', '.join(FANS)}")
+    if fan is not None and scheme == "he-fan-out":
+        raise ValueError(f"init 'he-fan-out' has a fan of its own, not {fan!r}; use 'he' with fan 'out'")
+    fan = fan or {"he": "in", "he-fan-out": "out"}.get(scheme, "average")
+    spreads = {}
+    for parameter, meta in network.named_parameters():
+        if meta.dim() < 2:
+            continue
+        (fan_in, fan_out), share = counted(parameter, meta)
+        units = {"in": fan_in, "out": fan_out, "average": (fan_in + fan_out) / 2}[fan]
+        variance = (2 if scheme.startswith("he") else 1) / units
+        if scheme == "he-fan-out" and meta.dim() == 2:
+            variance = 0.01**2
+        spreads[parameter] = variance, share
+    return spreads
 
 
 def _fans(meta):

@@ -9,6 +9,7 @@ from fractions import Fraction
 import torch
 
 SCOPES = ("global", "layer", "uniform", "erk")
+KINDS = ("uniform", "bounded", "uneven", "even")
 
 
 def pruned_count(sparsity: float, size: int) -> int:
@@ -68,6 +69,33 @@ def allocation(shapes: dict[str, tuple[int, ...]], sparsity: float, scope: str) 
         if not count:
             raise ValueError(f"sparsity {sparsity} with scope {scope!r} leaves no weight in {name!r} ({size} weights); choose a lower one")
     return dict(zip(shapes, live, strict=True))
+
+
+def random(shapes: dict[str, tuple[int, ...]], sparsity: float, kind: str, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """A random mask of layers of ``shapes`` [outputs, inputs, *kernel], with exactly round(s * n) zeros in each of them.
+
+    ``uniform``  every weight is as likely to live
+    ``bounded``  those with the lowest draws from U(0, k) go, k = 1, 2, ... along the output neurons: the first have few inputs or
+                 none, the last have many (what the gradient-flow study's released code does for its Figure 1c)
+    ``uneven``   each neuron has a share of its own, from about 1/2 to 2 times the mean, for its inputs and another for its outputs
+    ``even``     every output neuron has as many live inputs: round(s * inputs) of them are zero, which may differ from round(s * n)
+
+    Raises ``ValueError`` for an unknown kind, a sparsity outside [0, 1), or one that leaves a layer without any weight.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind of mask {kind!r} is unknown; there are {', '.join(KINDS)}")
+    scores = {name: torch.rand(tuple(shape), generator=generator, dtype=torch.float64) for name, shape in shapes.items()}
+    if kind == "even":
+        rows = {name: prune({str(o): row for o, row in enumerate(score)}, sparsity, "layer") for name, score in scores.items()}
+        return {name: torch.stack(list(each.values())) for name, each in rows.items()}
+    for score in scores.values():
+        outputs, inputs, ones = *score.shape[:2], [1] * (score.dim() - 2)
+        if kind == "bounded":
+            score *= torch.arange(1, outputs + 1).view(outputs, 1, *ones)
+        if kind == "uneven":  # the largest u^(1/w) are a draw without replacement in proportion to w (Efraimidis & Spirakis 2006)
+            own = [4 ** (torch.rand(count, generator=generator, dtype=torch.float64) - 0.5) for count in (outputs, inputs)]
+            score.log_().div_(torch.outer(*own).view(outputs, inputs, *ones))
+    return prune(scores, sparsity, "layer")
 
 
 def _apportioned(claims, sizes, total):

@@ -94,7 +94,7 @@ Pooling = Literal["max", "avg"]
 Criterion, Scope, Scheme = _one_of(criteria.CRITERIA), _one_of(masks.SCOPES), _one_of(init.SCHEMES)
 Signal = _one_of(signals.SIGNALS)
 TopologyMethod, DropSchedule = _one_of(topology.METHODS), _one_of(topology.SCHEDULES)
-Form, Perturbation = _one_of(init.FORMS), _one_of(init.PERTURBATIONS)
+Form, Perturbation, MaskKind = _one_of(init.FORMS), _one_of(init.PERTURBATIONS), _one_of(masks.KINDS)
 Seeds = Annotated[tuple[Epochs, ...], BeforeValidator(_seeds), Field(min_length=1)]
 Listed = BeforeValidator(_listed)
 
@@ -172,6 +172,10 @@ class Settings(Spec):
     alphas: Annotated[tuple[Share, ...], Listed, Field(min_length=1)] | None = None
     replicas: Annotated[int, BeforeValidator(_number), Field(ge=2)] | None = None
     perturbations: Annotated[tuple[Perturbation, ...], Listed] | None = None
+    # starts alone: signals through random masks
+    input_shape: Annotated[tuple[Count, ...], Listed, Field(min_length=1)] | None = None
+    mask_kinds: Annotated[tuple[MaskKind, ...], Listed, Field(min_length=1)] | None = None
+    inits: Annotated[tuple[Scheme, ...], Listed, Field(min_length=1)] | None = None
     # variants that a figure lays side by side
     networks: Annotated[tuple[NetworkName, ...], Listed, Field(min_length=1)] | None = None
     schedules: Annotated[tuple[Schedule, ...], Listed, Field(min_length=1)] | None = None
@@ -191,7 +195,9 @@ class Settings(Spec):
     def _no_repeats(self):
         if self.sparsities is not None and len(set(self.sparsities)) != len(self.sparsities):
             raise ValueError(f"sparsities is {list(self.sparsities)}: each value may stand once")
-        for name in ("networks", "schedules", "weight_decays", "scopes", "criteria", "prune_epochs", "forms", "perturbations"):
+        for name in (
+            "networks", "schedules", "weight_decays", "scopes", "criteria", "prune_epochs", "forms", "perturbations", "mask_kinds", "inits",
+        ):  # fmt: skip
             values = getattr(self, name)
             if values is not None and len(set(values)) != len(values):
                 raise ValueError(f"{name} is {list(values)}: each value may stand once")

@@ -6,6 +6,7 @@ from lib.plots.curvature import curvature, scatter
 from lib.plots.disagreement import disagreement
 from lib.plots.dynamics import dynamics, seeds
 from lib.plots.early import periods, policies, schedules
+from lib.plots.init import KIND_NAMES, initialisation
 from lib.plots.interpolation import LINES, interpolation, network_map
 from lib.plots.lottery import ROWS, functions, lottery
 from lib.plots.methods import FORM_NAMES, methods
@@ -19,6 +20,7 @@ from lib.plots.spectrum import spectrum
 __all__ = [
     "COLOURS",
     "FORM_NAMES",
+    "KIND_NAMES",
     "LABELS",
     "LINES",
     "ROWS",
@@ -29,6 +31,7 @@ __all__ = [
     "disagreement",
     "dynamics",
     "functions",
+    "initialisation",
     "interpolation",
     "lottery",
     "methods",
