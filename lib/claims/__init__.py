@@ -18,6 +18,7 @@ from lib.claims import (
     dynamics,
     early,
     early_variants,
+    flow_gradients,
     flow_methods,
     interpolation,
     noise,
@@ -30,7 +31,7 @@ from lib.claims.decisions import NOT_TESTED, NotHere, combine, decide
 
 _MODULES = (
     regimes, noise, dynamics, curvature, interpolation, disagreement, cosine, noise_fisher, signal, spectrum,
-    early, early_variants, flow_methods,
+    early, early_variants, flow_methods, flow_gradients,
 )  # fmt: skip
 _STUDIES = ("price_", "early_", "flow_")
 RULES = {name.replace("_", "-"): rule for module in _MODULES for name, rule in vars(module).items() if name.startswith(_STUDIES)}
