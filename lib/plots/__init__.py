@@ -6,6 +6,7 @@ from lib.plots.curvature import curvature, scatter
 from lib.plots.disagreement import disagreement
 from lib.plots.dynamics import dynamics, seeds
 from lib.plots.early import periods, policies, schedules
+from lib.plots.flow import flow, link, mask_updates
 from lib.plots.interpolation import LINES, interpolation, network_map
 from lib.plots.methods import FORM_NAMES, methods
 from lib.plots.noise import curves, noise
@@ -26,7 +27,10 @@ __all__ = [
     "curves",
     "disagreement",
     "dynamics",
+    "flow",
     "interpolation",
+    "link",
+    "mask_updates",
     "methods",
     "network_map",
     "noise",
