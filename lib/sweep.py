@@ -11,10 +11,11 @@ import torch
 from lib import data, masks, networks, starts, training, updates
 from lib.runs import Data, Run
 from lib.store import Finished, Store
-from lib.tables import columns_of, cost, final, nested, tabulate, with_settings
+from lib.tables import columns_of, cost, final, flows, mask_updates, nested, tabulate, with_settings
 
 __all__ = [
-    "carry_out", "choose_device", "columns_of", "cost", "final", "images_of", "nested", "tabulate", "with_settings",
+    "carry_out", "choose_device", "columns_of", "cost", "final", "flows", "images_of", "mask_updates", "nested", "tabulate",
+    "with_settings",
 ]  # fmt: skip
 
 CHECKPOINT_SECONDS = 20.0

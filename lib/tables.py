@@ -1,4 +1,4 @@
-"""Tables of runs: what finished ones measured, a row per run and epoch; what those still missing would cost."""
+"""Tables of runs: what finished ones measured, by epoch and by step; what those still missing would cost."""
 
 from itertools import pairwise
 
@@ -13,11 +13,48 @@ def tabulate(runs: list[Run], store: Store):
 
     rows = []
     for run in runs:
-        finished = store.get(run.key)
-        if finished is None:
-            raise KeyError(f"run {run.key} is not in the store {store.root}")
+        finished = _finished(run, store)
         common = columns_of(run, finished.info)
         rows += [{**common, **row} for row in finished.history]
+    return pd.DataFrame(rows)
+
+
+def _finished(run, store):
+    found = store.get(run.key)
+    if found is None:
+        raise KeyError(f"run {run.key} is not in the store {store.root}")
+    return found
+
+
+def flows(runs: list[Run], store: Store):
+    """The gradient flow of finished ``runs`` while they trained (see ``lib.updates``), a row per run and recorded step.
+
+    ``flow`` is that of the network as its optimiser steps left it; ``flow_after`` is another where the mask changed at that very step.
+    Raises ``KeyError`` for a run that the store lacks.
+    """
+    import pandas as pd
+
+    rows = []
+    for run in runs:
+        info = _finished(run, store).info
+        before = {step: flow for step, flow, _ in info.get("updates", [])}
+        for step, flow in info.get("flow", []):
+            rows.append({**columns_of(run, info), "step": step, "flow": before.get(step, flow), "flow_after": flow})
+    return pd.DataFrame(rows)
+
+
+def mask_updates(runs: list[Run], store: Store):
+    """The gradient flow of finished ``runs`` just ``before`` and ``after`` each change of their masks, a row per run and change.
+
+    Raises ``KeyError`` for a run that the store lacks.
+    """
+    import pandas as pd
+
+    rows = []
+    for run in runs:
+        info = _finished(run, store).info
+        for step, before, after in info.get("updates", []):
+            rows.append({**columns_of(run, info), "step": step, "before": before, "after": after})
     return pd.DataFrame(rows)
 
 

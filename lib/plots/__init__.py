@@ -7,6 +7,7 @@ from lib.plots.disagreement import disagreement
 from lib.plots.dynamics import dynamics, seeds
 from lib.plots.early import periods, policies, schedules
 from lib.plots.init import KIND_NAMES, initialisation
+from lib.plots.flow import flow, link, mask_updates
 from lib.plots.interpolation import LINES, interpolation, network_map
 from lib.plots.lottery import ROWS, functions, lottery
 from lib.plots.methods import FORM_NAMES, methods
@@ -30,10 +31,13 @@ __all__ = [
     "curves",
     "disagreement",
     "dynamics",
+    "flow",
     "functions",
     "initialisation",
     "interpolation",
+    "link",
     "lottery",
+    "mask_updates",
     "methods",
     "network_map",
     "noise",
