@@ -6,8 +6,8 @@ from lib.plots.curvature import curvature, scatter
 from lib.plots.disagreement import disagreement
 from lib.plots.dynamics import dynamics, seeds
 from lib.plots.early import periods, policies, schedules
-from lib.plots.init import KIND_NAMES, initialisation
 from lib.plots.flow import flow, link, mask_updates
+from lib.plots.init import KIND_NAMES, initialisation
 from lib.plots.interpolation import LINES, interpolation, network_map
 from lib.plots.lottery import ROWS, functions, lottery
 from lib.plots.methods import FORM_NAMES, methods
