@@ -1,14 +1,17 @@
-"""Forward and backward passes of a group of members: batched products for MLPs, members in turn for the rest.
+"""Forward and backward passes of a group of members: batched products for MLPs, members in turn for the rest, and those of
+``lib.live`` where few weights live.
 
-Both kinds have the same two methods. ``gradients(x, y)`` takes a batch for each member, x [c, B, ...] and labels
+All kinds have the same three methods. ``gradients(x, y)`` takes a batch for each member, x [c, B, ...] and labels
 y int64 [c, B], fills the group's gradient rows with those of each member's mean cross-entropy, and returns the
-losses [c]. ``logits(x)`` evaluates the same inputs x [n, ...] in every member: [c, n, C].
+losses [c]. ``logits(x)`` evaluates the same inputs x [n, ...] in every member: [c, n, C]. ``changed(k)`` hears that the mask of
+member k has changed.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from lib import live
 from lib.cohort import Cohort
 from lib.networks import MLP
 
@@ -58,6 +61,9 @@ class BatchedMLP:
                 delta = delta.mul_(1 - a * a) if self.tanh else torch.ops.aten.threshold_backward(delta, a, 0)
         return loss.mean((1, 2)).neg_()
 
+    def changed(self, k):
+        """Nothing to do: pruned weights are zeros like any others."""
+
     @torch.no_grad()
     def logits(self, x):
         members = len(self.weights[0])
@@ -87,13 +93,19 @@ class InTurn:
             losses.append(loss.detach())
         return torch.stack(losses)
 
+    def changed(self, k):
+        """Nothing to do: pruned weights are zeros like any others."""
+
     @torch.no_grad()
     def logits(self, x):
         return torch.stack([self._forward(module.eval(), x) for module in self.modules])
 
 
-def engine(group: Cohort, network: nn.Module, precision: str = "float32"):
-    """The faster kind for this architecture: batched where the network is an MLP in float32, else in turn."""
+def engine(group: Cohort, network: nn.Module, precision: str = "float32", live_inputs: tuple[int, ...] | None = None):
+    """The passes of a group: at the cost of the live weights where the shape of the inputs is given for that (see ``lib.live``), else
+    batched where the network is an MLP in float32, else in turn."""
+    if live_inputs is not None:
+        return live.LiveOnly(group, network, live_inputs)
     if isinstance(network, MLP) and precision == "float32":
         return BatchedMLP(group, network)
     return InTurn(group, network, precision)

@@ -9,11 +9,12 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import torch
 
 from lib import cohort as cohorts
-from lib import data, draws, flops, schedules, signals, steps
+from lib import data, draws, flops, live, schedules, signals, steps
 from lib.cohort import Cohort, Layout, filled, sgd_
 from lib.metrics import geometry, predictions
 from lib.networks import MLP
@@ -64,24 +65,43 @@ class Training:
         self._group()
 
     def _group(self):
-        """Split the members among groups, and give each group its engine."""
+        """Put the members whose live weights are few behind the others, split all among groups, and give each group its engine."""
+        kinds = self._live()
+        order = sorted(range(len(kinds)), key=kinds.__getitem__)
+        if order != sorted(order):
+            self._select(order)
+        self.live = sorted(kinds)
         batched = isinstance(self.network, MLP) and self.recipe.precision == "float32"
-        count = len(self.members)
+        count, dense = len(kinds), kinds.count(False)
         if self.device.type == "cpu":
             work = flops.training(flops.forward(self.network, self.images.shape), self.recipe.batch_size)
-            size, workers, threads = plan(count, work, batched, self.cores)
+            sizes, workers, threads = plan(dense, count - dense, work, batched, self.cores)
         else:
-            size, workers, threads = count, 1, self.cores
+            sizes, workers, threads = [count], 1, self.cores
         self.close()
         self.workers = Workers(workers, threads)
         self.groups = []
-        for start in range(0, count, size):
-            rows = self.cohort.slice(start, min(start + size, count))
-            engine = steps.engine(rows, self.network, self.recipe.precision)
-            labels = [given for given, _ in self.labels[start : start + size]]
-            members = self.members[start : start + size]
-            updates = Updates([m.run for m in members], [m.facts for m in members], rows, self.network, self.images, labels)
+        for stop, size in zip(accumulate(sizes), sizes, strict=True):
+            start = stop - size
+            rows = self.cohort.slice(start, stop)
+            engine = steps.engine(rows, self.network, self.recipe.precision, self.images.shape if self.live[start] else None)
+            labels = [given for given, _ in self.labels[start:stop]]
+            members = self.members[start:stop]
+            updates = Updates([m.run for m in members], [m.facts for m in members], rows, self.network, self.images, labels, engine)
             self.groups.append((start, rows, engine, updates))
+
+    def _live(self):
+        """For each member, whether its steps are taken at the cost of its live weights."""
+        if self.device.type != "cpu" or self.recipe.precision != "float32":
+            return [False] * len(self.members)
+        masks = (self.cohort.layout.views(row) for row in self.cohort.mask)
+        return [live.pays(self.network, mask, self.images.shape, self.recipe.batch_size) for mask in masks]
+
+    def _select(self, members):
+        """Keep these members, in this order."""
+        self.cohort = self.cohort.select(members)
+        self.labels = [self.labels[k] for k in members]
+        self.members = [self.members[k] for k in members]
 
     def close(self) -> None:
         """Let the workers' threads go; they would wait for more until this object is collected."""
@@ -92,6 +112,8 @@ class Training:
 
     def run_epoch(self, tick: Callable[[int], None] = lambda seen: None) -> None:
         """Train one epoch and measure where it is due; ``tick`` hears how many images were seen since it last did."""
+        if self._live() != self.live:  # masks that are pruned gradually
+            self._group()
         self.seen, told = [0] * len(self.groups), 0
         begin = time.perf_counter()
 
@@ -253,11 +275,10 @@ class Training:
             left.append((member, {**state, **member.kept}))
         staying = [k for k in range(len(self.members)) if k not in leaving]
         if leaving and staying:
-            self.cohort = self.cohort.select(staying)
-            self.labels = [self.labels[k] for k in staying]
-        self.members = [self.members[k] for k in staying]
-        if leaving and staying:
+            self._select(staying)
             self._group()
+        elif leaving:
+            self.members = []
         return left
 
     def state(self) -> tuple[dict, dict]:
@@ -270,16 +291,20 @@ class Training:
         return tensors, content
 
     def resume(self, tensors: dict, content: dict) -> None:
-        """Set the state that ``state`` gave; the members must be the same runs in the same order."""
+        """Set the state that ``state`` gave of the same runs."""
+        keys = [member["key"] for member in content["members"]]
+        order = [keys.index(member.run.key) for member in self.members]
         for name in ("weights", "velocity", "buffers", "mask"):
-            getattr(self.cohort, name).copy_(tensors[name])
+            getattr(self.cohort, name).copy_(tensors[name][order])
         self.epoch = content["epoch"]
-        for k, (member, saved) in enumerate(zip(self.members, content["members"], strict=True)):
+        for k, member in zip(order, self.members, strict=True):
+            saved = content["members"][k]
             member.facts.clear()  # the dict stays the same: others write to it
             member.facts.update(saved["facts"])
             member.history = saved["history"]
             member.best, member.diverged = saved["best"], saved["diverged"]
             member.kept = {n.split("/", 1)[1]: v for n, v in tensors.items() if n.startswith(f"{k}/")}
+        self._group()  # for the masks as they are now
 
 
 def _column(values: torch.Tensor, device):

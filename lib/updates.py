@@ -30,8 +30,11 @@ class Updates:
     Recorded gradient flow goes to each run's ``facts``: "flow" as [steps, flow], "updates" as [steps, flow before, flow after].
     """
 
-    def __init__(self, runs: list[Run], facts: list[dict], rows: Cohort, network, images: data.ImageSet, labels: list[torch.Tensor]):
+    def __init__(
+        self, runs: list[Run], facts: list[dict], rows: Cohort, network, images: data.ImageSet, labels: list[torch.Tensor], engine
+    ):
         self.runs, self.facts, self.rows, self.network, self.images, self.labels = runs, facts, rows, network, images, labels
+        self.engine = engine  # that hears of changed masks
         self.any = any(run.topology or run.flow for run in runs)
 
     def before(self) -> None:
@@ -97,3 +100,4 @@ class Updates:
         topology.apply_(self.rows.weights[k], self.rows.velocity[k], self.rows.mask[k], new)
         self.rows.mask[k] = new
         self.rows.__dict__.pop("bits", None)  # made from the mask when next asked for
+        self.engine.changed(k)

@@ -7,19 +7,22 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import torch
 
 
-def plan(members: int, work: float, batched: bool, cores: int) -> tuple[int, int, int]:
-    """(members in a group, workers, threads of each) for ``members`` that cost ``work`` FLOPs a step each.
+def plan(members: int, live: int, work: float, batched: bool, cores: int) -> tuple[list[int], int, int]:
+    """(sizes of the groups, workers, threads of each) for ``members`` that cost ``work`` FLOPs a step each, and ``live`` ones behind them.
 
-    Small networks are grouped until a step is worth its calls (about 60 MFLOP). A worker takes a group at a time and
-    computes with one thread; where there are fewer groups than cores, spare cores help with a group of many members, or with
-    a lone large one (whose convolutions then add up in another order than they do in a cohort).
+    Small networks are grouped until a step is worth its calls (about 60 MFLOP); those whose steps cost their live weights alone
+    (``lib.live``) are groups of one. A worker takes a group at a time and computes with one thread; where there are fewer groups than
+    cores, spare cores help with a group of many members, or with a lone large one (whose convolutions then add up in another order
+    than they do in a cohort).
     """
     size = min(members, max(1, round(60e6 / work))) if batched else 1
-    groups = -(-members // size)
-    size = -(-members // groups)
-    workers = min(cores, groups)
-    shared = work > 100e6 or (size >= 8 and size * work > 5e6)  # batched products are split between members: the bits stay
-    return size, workers, cores // workers if shared else 1
+    groups = -(-members // max(size, 1))
+    size = -(-members // max(groups, 1))
+    sizes = [min(size, members - start) for start in range(0, members, max(size, 1))] + [1] * live
+    workers = min(cores, len(sizes))
+    # batched products are split between members: the bits stay
+    shared = members and (work > 100e6 or (size >= 8 and size * work > 5e6))
+    return sizes, workers, cores // workers if shared else 1
 
 
 class Workers:

@@ -133,12 +133,12 @@ def test_a_member_does_not_depend_on_its_cohort(network, tmp_path):
 def test_spare_threads_help_a_lone_large_member_or_a_large_group():
     """Bits of a lone member depend on the number of threads, so more than one serves it only where cores would idle on large work."""
     large, small_work = 1e9, 1e6
-    assert workers.plan(1, large, False, 2) == (1, 1, 2)
-    assert workers.plan(2, large, False, 2) == (1, 2, 1)
-    assert workers.plan(5, large, False, 2) == (1, 2, 1)
-    assert workers.plan(1, small_work, True, 2) == (1, 1, 1)
-    assert workers.plan(4, small_work, True, 2) == (4, 1, 1)
-    assert workers.plan(32, small_work, True, 2) == (32, 1, 2)  # batched products: each member is one thread's
+    assert workers.plan(1, 0, large, False, 2) == ([1], 1, 2)
+    assert workers.plan(2, 0, large, False, 2) == ([1, 1], 2, 1)
+    assert workers.plan(5, 0, large, False, 2) == ([1] * 5, 2, 1)
+    assert workers.plan(1, 0, small_work, True, 2) == ([1], 1, 1)
+    assert workers.plan(4, 0, small_work, True, 2) == ([4], 1, 1)
+    assert workers.plan(32, 0, small_work, True, 2) == ([32], 1, 2)  # batched products: each member is one thread's
 
 
 def test_a_member_does_not_depend_on_the_recipes_beside_it(tmp_path):

@@ -195,7 +195,9 @@ RECIPES = [
 @pytest.mark.parametrize(("seed", "drop", "options"), RECIPES, ids=[drop for _, drop, _ in RECIPES])
 def test_mlps_train_as_written_out(seed, drop, options, tmp_path, monkeypatch):
     """Pruned gradually, or changed by SET, RigL and its inverse, each member ends with the mask and the weights of a plain loop."""
-    monkeypatch.setattr(training, "plan", lambda *_: (2, 1, 1))  # groups of two: one of other batches and labels, then those looked at
+    monkeypatch.setattr(
+        training, "plan", lambda members, *_: ([2] * (members // 2) + [1] * (members % 2), 1, 1)
+    )  # groups of two: one of other batches and labels, then those looked at
     assert_as_by_hand(small(**options), seed, tmp_path, 1e-4, 2e-6, drop)
 
 
