@@ -3,6 +3,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from lib.plots.common import STYLE
 from lib.plots.methods import COLOURS as FORM_COLOURS
@@ -81,7 +82,9 @@ def mask_updates(table: pd.DataFrame, *, title: str):
                 ax.axhline(neutral, color="black", linewidth=0.8)
                 ax.axvline(rows["steps"].iloc[0] / 2, color="black", linestyle="--", linewidth=0.8)
             axes[1, column].set_yscale("log")
+            _plain(axes[1, column].yaxis)
             axes[1, column].set_xlabel("optimiser step")
+        drawn["half of training"] = plt.Line2D([], [], color="black", linestyle="--", linewidth=0.8)
         axes[0, 0].set_ylabel("change of the gradient norm")
         axes[1, 0].set_ylabel("gradient norm after / before")
         figure.legend(drawn.values(), drawn.keys(), loc="outside lower center", ncols=4)
@@ -103,10 +106,7 @@ def link(cells: dict, *, title: str):
             middle = np.exp(np.log(points["flow"]).mean()), points["accuracy"].mean()
             ax.plot(*middle, marker, color=colour, markersize=9 if marker == "*" else 7, markeredgecolor="white")
         ax.set_xscale("log")
-        lowest = min(points["accuracy"].quantile(0.2) for points in cells.values())
-        highest = max(points["accuracy"].max() for points in cells.values())
-        room = 0.06 * (highest - lowest)
-        ax.set_ylim(max(0, lowest - 3 * room), highest + room)
+        _plain(ax.xaxis)
         ax.set(xlabel="gradient flow, geometric mean over the first half of training", ylabel="final test accuracy, %", title=title)
         rows, forms = dict.fromkeys(row for row, _ in cells), dict.fromkeys(form for _, form in cells)
         handles = [plt.Line2D([], [], color="0.4", linestyle="", marker=METHODS[row][3], label=METHODS[row][0]) for row in rows]
@@ -130,6 +130,13 @@ def _steps(ax, last):
     ax.set_xlim(0, last)
     digits = 1 - len(str(int(last // 40)))
     ax.set_xticks(sorted({0, *(int(round(share * last, digits)) for share in (0.04, 0.12, 0.25, 0.5, 0.75)), int(last)}))
+
+
+def _plain(axis):
+    """Numbers without powers of ten on a logarithmic axis, at 1, 2 and 5 of each decade."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _labels(axes, y, x, panels):
