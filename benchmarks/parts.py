@@ -1,6 +1,6 @@
 """The parts of the benchmark: each runs what it measures and says how to read it. ``(title, text, rows)`` for each table."""
 
-from benchmarks import cohorts, estimators, processes, threads, training
+from benchmarks import cohorts, estimators, passes, processes, threads, training
 
 
 def _training(quick):
@@ -63,11 +63,20 @@ def _threads(quick):
     return [("Threads", text, threads.run(quick))]
 
 
+def _passes(quick):
+    text = (
+        "Optimiser steps of one member on one thread, batch 128, random masks of the same sparsity in every layer: the sparse products of "
+        "`lib.live` against the dense ones with zeros in them, and which of the two a run takes."
+    )
+    return [("Steps at the cost of the live weights", text, passes.run(quick))]
+
+
 PARTS = {
     "training": _training,
     "cohorts": _cohorts,
     "one-by-one": _one_by_one,
     "threads": _threads,
+    "passes": _passes,
     "estimators": _estimators,
     "imports": _imports,
     "notebooks": _notebooks,

@@ -18,8 +18,8 @@ from lib.networks import MLP, LeNet5
 warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state", UserWarning)  # once for all, and not from worker threads
 
 # What a step costs: seconds per entry, example and pass in sparse and in dense products, and per layer in calls (see benchmarks).
-SPARSE, CALLS = 1 / 10e9, 60e-6
-DENSE = {MLP: 1 / 50e9, LeNet5: 1 / 18e9}
+SPARSE, CALLS = 1 / 15e9, 60e-6
+DENSE = {MLP: 1 / 58e9, LeNet5: 1 / 17e9}
 
 
 def pays(network: nn.Module, mask: dict[str, torch.Tensor], shape: tuple[int, ...], batch: int) -> bool:
