@@ -66,7 +66,7 @@ def carry_out(runs: list[Run], *, store: Store | None = None, device: str = "aut
         bar.close()
     table = tabulate(wanted, store)
     if progress:
-        print(_summary(table, len(wanted), len(missing), time.perf_counter() - begin), flush=True)
+        print(_summary(table, wanted, images, len(missing), time.perf_counter() - begin), flush=True)
     return table
 
 
@@ -201,11 +201,20 @@ def _finished(member, tensors, task):
 
 def _check_layers(missing, images):
     """Under all scopes but one the counts are known from the shapes alone: what would empty a layer stops before any training."""
-    layered = {(run.data, run.network, run.pruning): run for run in missing if run.pruning and run.pruning.scope != "global"}
-    for (spec, _, pruning), run in layered.items():
-        network = training.network_of(run, images[spec])
-        shapes = {name: network.get_parameter(name).shape for name in networks.prunable(network, pruning.keep_dense)}
-        masks.allocation(shapes, pruning.sparsity, pruning.scope)
+    for run in {(run.data, run.network, run.pruning): run for run in missing}.values():
+        _pruned(run, images)
+
+
+def _pruned(run, images):
+    """How many weights ``run`` is to have pruned; raises ``ValueError`` where that empties a layer under any scope but the global one."""
+    if not run.pruning:
+        return 0
+    network = training.network_of(run, images[run.data])
+    shapes = {name: network.get_parameter(name).shape for name in networks.prunable(network, run.pruning.keep_dense)}
+    size = sum(shape.numel() for shape in shapes.values())
+    if run.pruning.scope == "global":
+        return masks.pruned_count(run.sparsity, size)
+    return size - sum(masks.allocation(shapes, run.sparsity, run.pruning.scope).values())
 
 
 def _check_room(missing, images, store):
@@ -228,12 +237,15 @@ def _bar(missing, images, progress):
     )  # fmt: skip
 
 
-def _summary(table, wanted, trained, seconds):
+def _summary(table, wanted, images, trained, seconds):
     """One line that says whether a failed run hides among the results."""
-    last = final(table)
+    last = final(table).drop_duplicates("key").set_index("key")
+    alike = {(run.data, run.network, run.pruning): run for run in wanted}
+    due = {specified: _pruned(run, images) for specified, run in alike.items()}
+    exact = all(last["pruned"][run.key] == due[run.data, run.network, run.pruning] for run in wanted)
     chance = last.groupby("dataset")["train_accuracy"].min()
     return (
-        f"{wanted} runs, {trained} networks trained in {seconds:.0f} s, the rest from the store; "
+        f"{len(wanted)} runs, {trained} networks trained in {seconds:.0f} s, the rest from the store; "
         f"{int(last['diverged'].sum())} diverged; lowest final training accuracy {chance.min():.3f}; "
-        f"densities exact: {bool((last['pruned'] == (last['sparsity'] * last['prunable']).round()).all())}"
+        f"densities exact: {exact}"
     )

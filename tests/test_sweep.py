@@ -168,6 +168,16 @@ def test_an_empty_list_is_an_empty_table(store):
     assert len(carry_out([], store)) == 0
 
 
+def test_the_closing_line_counts_layer_by_layer(store, capsys):
+    """Where each layer is pruned by itself, the sum of the rounded counts is what was asked for, and not the rounded sum."""
+    dense = Run.dense(small(scope="layer", widths=[19, 7]), seed=0)
+    run = finetune(dense, sparsity=0.83)
+    table = sweep.carry_out([run], store=store, device="cpu", progress=True)
+    last = sweep.final(table).iloc[0]
+    assert last["pruned"] != round(0.83 * last["prunable"]), "choose a network in which the two counts differ"
+    assert "densities exact: True" in capsys.readouterr().out.splitlines()[-1]
+
+
 def test_the_closing_line(store, capsys):
     """It counts the runs, the trained ones and the diverged ones, and says whether densities are exact."""
     runs = [Run.dense(small(lr=lr), seed=0) for lr in (0.1, 1e20)]
