@@ -80,7 +80,8 @@ class Training:
             engine = steps.engine(rows, self.network, self.recipe.precision)
             labels = [given for given, _ in self.labels[start : start + size]]
             members = self.members[start : start + size]
-            updates = Updates([m.run for m in members], [m.facts for m in members], rows, self.network, self.images, labels)
+            gathered = [m.run for m in members], [m.facts for m in members], [m.kept for m in members]
+            updates = Updates(*gathered, rows, self.network, self.images, labels)
             self.groups.append((start, rows, engine, updates))
 
     def close(self) -> None:
@@ -275,11 +276,12 @@ class Training:
             getattr(self.cohort, name).copy_(tensors[name])
         self.epoch = content["epoch"]
         for k, (member, saved) in enumerate(zip(self.members, content["members"], strict=True)):
-            member.facts.clear()  # the dict stays the same: others write to it
-            member.facts.update(saved["facts"])
+            kept = {n.split("/", 1)[1]: v for n, v in tensors.items() if n.startswith(f"{k}/")}
+            for mine, theirs in ((member.facts, saved["facts"]), (member.kept, kept)):
+                mine.clear()  # the dict stays the same: others write to it
+                mine.update(theirs)
             member.history = saved["history"]
             member.best, member.diverged = saved["best"], saved["diverged"]
-            member.kept = {n.split("/", 1)[1]: v for n, v in tensors.items() if n.startswith(f"{k}/")}
 
 
 def _column(values: torch.Tensor, device):
