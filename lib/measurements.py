@@ -32,9 +32,7 @@ def module_of(run: Run, finished: Finished, images: data.ImageSet, at: int | str
     suffix = "" if at is None else f"@{at}"
     if f"weights{suffix}" not in finished.tensors:
         kept = sorted(name.split("@")[1] for name in finished.tensors if name.startswith("weights@"))
-        raise MeasureError(
-            f"at is {at!r}: {run.solution}, seed {run.seed}, kept the weights of {', '.join(kept) or 'its end alone'}"
-        )
+        raise MeasureError(f"at is {at!r}: {run.solution}, seed {run.seed}, kept the weights of {', '.join(kept) or 'its end alone'}")
     network = training.network_of(run, images)
     return filled(network, finished.tensors[f"weights{suffix}"], finished.tensors[f"buffers{suffix}"], images.x_train.device)
 

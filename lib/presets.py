@@ -212,8 +212,9 @@ class Settings(Spec):
             if list(getattr(self, name) or ()) != sorted(set(getattr(self, name) or ())):
                 raise ValueError(f"{name} is {list(getattr(self, name))}: these optimiser steps must rise, each may stand once")
         if self.around and self.update_every:
-            if apart := [step for step in self.around if step % self.update_every]:
-                raise ValueError(f"around is {list(self.around)}: no mask changes at step {apart[0]}; give multiples of update_every, {self.update_every}")
+            apart = [step for step in self.around if step % self.update_every]
+            if apart:
+                raise ValueError(f"around is {list(self.around)}: no mask changes at {apart[0]}; give multiples of {self.update_every}")
             if not self.settle or self.settle >= self.update_every:
                 raise ValueError(f"settle is {self.settle}: it must lie in 1 to {self.update_every - 1}, before the next mask update")
         if self.augment and self.dataset == "bits12":
