@@ -58,9 +58,10 @@ def _ratio(table, of, words, first, second, claim="positive", margin=0.0):
 
 def flow_hessian_rigl_negative(table):
     rigl, random = (_at_updates(table, negative, row) for row in ("rigl", "set"))
+    what = "ln(|largest negative eigenvalue| after / before an update)"
     return [
-        _effect("ln(|largest negative eigenvalue| after / before an update): RigL", rigl, margin=DIFFERENT),
-        _effect("the same: RigL - SET", (rigl - random).dropna(), margin=DIFFERENT),
+        _effect(f"{what}: RigL", rigl, margin=DIFFERENT),
+        _effect(f"{what}: RigL - SET", (rigl - random).dropna(), margin=DIFFERENT),
     ]
 
 

@@ -7,7 +7,10 @@ import pandas as pd
 from lib.plots.common import STYLE, summary
 from lib.plots.flow import METHODS
 
-MOMENTS = {"before": ("before the update", "#7f7f7f", "-"), "after": ("just after it", "#d55e00", "-")}
+MOMENTS = {  # (name, colour, width of the line): what lies before shows beneath what lies after, where both are the same
+    "before": ("before the update", "#9a9a9a", 3.2),
+    "after": ("just after it", "#d55e00", 1.2),
+}
 RANGES = {"whole": "whole spectrum", "negative": "its negative side"}
 
 
@@ -41,7 +44,7 @@ def hessian_training(along: pd.DataFrame, densities: pd.DataFrame, *, title: str
     ``along`` has columns row, seed, step, size (of the largest negative eigenvalue), largest and negative_share; ``densities`` row, seed,
     eigenvalue and density. Points are means over seeds with 95% t intervals, of the logarithms in the first two panels.
     """
-    styles = {row: (name, colour, "-") for row, (name, colour, *_) in METHODS.items() if row in set(along["row"])}
+    styles = {row: (name, colour, 1.3) for row, (name, colour, *_) in METHODS.items() if row in set(along["row"])}
     panels = {
         "size": "(a) size of the largest negative eigenvalue",
         "largest": "(b) largest eigenvalue",
@@ -63,9 +66,9 @@ def hessian_training(along: pd.DataFrame, densities: pd.DataFrame, *, title: str
 
 def _densities(ax, rows, by, styles, highest, band=True):
     """Mean densities over seeds, a line for each value of the column ``by``; five decades of the vertical axis."""
-    for value, (name, colour, style) in styles.items():
+    for value, (name, colour, width) in styles.items():
         own = rows[rows[by] == value].pivot_table(index="eigenvalue", columns="seed", values="density").clip(lower=highest * 1e-6)
-        ax.plot(own.index, own.mean(axis=1), style, color=colour, linewidth=1.3, label=name)
+        ax.plot(own.index, own.mean(axis=1), color=colour, linewidth=width, label=name)
         if band:
             ax.fill_between(own.index, own.min(axis=1), own.max(axis=1), color=colour, alpha=0.15, linewidth=0)
     ax.set_yscale("log")
