@@ -9,6 +9,7 @@ from lib.claims import flow_hessian
 from lib.claims.decisions import NotHere, decide
 from lib.networks import build, prunable
 from lib.presets import ParameterError, settings
+from lib.runs import Setup, Topology, gradually_pruned
 
 FIGURE = "flow_fig10_hessian"
 STEPS, UPDATES, SEEDS = (100, 500, 1300), (500, 1000), 6
@@ -126,6 +127,16 @@ def test_presets(preset):
     total = sum(p.numel() for p in network.parameters())
     live = total - sum(round(s.sparsity * n) for n in kernels)
     assert sum(p.numel() for p in small.parameters()) == pytest.approx(live, rel=0.02)
+
+
+def test_the_pruned_networks_of_the_paper_preset_are_those_of_table_1():
+    """Its sparse runs hang on the same specifications, so that what one notebook has pruned the other finds in the store."""
+    keys = set()
+    for figure in (FIGURE, "flow_table1_methods"):
+        s = settings(figure, "paper")
+        topology = Topology(method="gradual", every=s.prune_every, start=s.prune_start, end=s.prune_end)
+        keys.add(gradually_pruned(Setup.of(s, "fingerprint"), seed=0, sparsity=s.sparsity, topology=topology).key)
+    assert len(keys) == 1
 
 
 @pytest.mark.parametrize(
