@@ -26,8 +26,8 @@ FORMAT = 1  # raised when an estimator's numbers change, so that older ones are 
 def module_of(run: Run, finished: Finished, images: data.ImageSet, at: int | str | None = None) -> nn.Module:
     """The network of a finished run as an ordinary module in eval mode, on the device of ``images``.
 
-    ``at`` is None for the end of training, an epoch that the run was told to ``keep``, or "best" (with ``keep_best``).
-    Raises ``MeasureError`` for an epoch that was not kept.
+    ``at`` is None for the end of training, an epoch that the run was told to ``keep``, "best" (with ``keep_best``), or a snapshot:
+    "step500", or "step500-before" and "step500-after" where the mask changed on that step. Raises ``MeasureError`` for what was not kept.
     """
     suffix = "" if at is None else f"@{at}"
     if f"weights{suffix}" not in finished.tensors:
@@ -37,9 +37,13 @@ def module_of(run: Run, finished: Finished, images: data.ImageSet, at: int | str
     return filled(network, finished.tensors[f"weights{suffix}"], finished.tensors[f"buffers{suffix}"], images.x_train.device)
 
 
-def mask_of(run: Run, finished: Finished, images: data.ImageSet) -> dict[str, torch.Tensor]:
-    """Which weights live, by parameter name (bool), on the device of ``images``; a dense run's are all True."""
-    views = training.Layout(training.network_of(run, images)).views(finished.tensors["mask"])
+def mask_of(run: Run, finished: Finished, images: data.ImageSet, at: int | str | None = None) -> dict[str, torch.Tensor]:
+    """Which weights live, by parameter name (bool), on the device of ``images``; a dense run's are all True.
+
+    ``at`` a snapshot (see ``module_of``) it is that moment's own mask, else the one at the end of training.
+    """
+    row = finished.tensors.get(f"mask@{at}", finished.tensors["mask"])
+    views = training.Layout(training.network_of(run, images)).views(row)
     return {name: live.to(images.x_train.device) for name, live in views.items()}
 
 
@@ -86,7 +90,7 @@ def measure(
             values = store.measured(place)
             if values is None:
                 images = images_of(run, device)
-                values = function(module_of(run, found, images, epoch), mask_of(run, found, images), run, images)
+                values = function(module_of(run, found, images, epoch), mask_of(run, found, images, epoch), run, images)
                 store.keep_measured(place, {"what": json.loads(text), "values": values})
             row |= values
         rows.append(row)

@@ -167,6 +167,11 @@ class Settings(Spec):
     held: Count = 1000
     flow_every: Count | None = None
     flow_examples: Count = 1000
+    # states that are kept while training, and their curvature; moments in optimiser steps
+    snapshots: Annotated[tuple[Count, ...], Listed, Field(min_length=1)] | None = None
+    around: Annotated[tuple[Count, ...], Listed, Field(min_length=1)] | None = None
+    settle: Count | None = None
+    exact_examples: Count | None = None
     small_widths: Annotated[tuple[Count, ...], Listed, Field(min_length=1)] | None = None
     forms: Annotated[tuple[Form, ...], Listed, Field(min_length=1)] | None = None
     alphas: Annotated[tuple[Share, ...], Listed, Field(min_length=1)] | None = None
@@ -203,6 +208,15 @@ class Settings(Spec):
                 raise ValueError(f"{name} is {list(values)}: each value may stand once")
         if self.prune_epochs is not None and max(self.prune_epochs) > self.epochs:
             raise ValueError(f"prune_epochs is {list(self.prune_epochs)}: none may lie beyond epochs, which is {self.epochs}; give both")
+        for name in ("snapshots", "around"):
+            if list(getattr(self, name) or ()) != sorted(set(getattr(self, name) or ())):
+                raise ValueError(f"{name} is {list(getattr(self, name))}: these optimiser steps must rise, each may stand once")
+        if self.around and self.update_every:
+            apart = [step for step in self.around if step % self.update_every]
+            if apart:
+                raise ValueError(f"around is {list(self.around)}: no mask changes at {apart[0]}; give multiples of {self.update_every}")
+            if not self.settle or self.settle >= self.update_every:
+                raise ValueError(f"settle is {self.settle}: it must lie in 1 to {self.update_every - 1}, before the next mask update")
         if self.augment and self.dataset == "bits12":
             raise ValueError("augment is True: crops and flips are for images, and 'bits12' has none")
         return self

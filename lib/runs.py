@@ -26,6 +26,7 @@ FORMAT = 1  # raised when the meaning of a specification changes, so that older 
 LATER = {
     "continuation": None, "watch": [], "watch_examples": None, "keep_velocity": False, "score_examples": None, "decay": "all",
     "topology": None, "form": "masked", "rewind": 0, "flow": None, "replica": 0, "fresh": False, "perturbed": None,
+    "snapshots": [],
 }  # fmt: skip
 
 
@@ -62,6 +63,7 @@ class Run(Spec):
     form: Form = "masked"  # how fresh weights take account of the mask: see lib.init.sparse
     rewind: Epochs = 0  # the epoch to whose weights a ticket goes back
     flow: Flow | None = None
+    snapshots: tuple[Count, ...] = ()  # optimiser steps whose states are kept, before and after the mask update on them: see lib.updates
     replica: int = Field(0, ge=0)  # replicas of one specification differ in their data order (and crops) alone
     fresh: bool = False  # this replica's fresh weights are its own draw too
     perturbed: Perturbation | None = None  # what is done to a ticket's starting weights: see lib.init.perturbed
@@ -79,15 +81,20 @@ class Run(Spec):
             raise ValueError(f"topology is {method!r} in a {self.solution!r}: there is no mask from its start on that could change")
         if (self.solution == "sol_p") != (self.continuation is not None):
             raise ValueError("a run pruned on its way, and no other, has a continuation")
+        if list(self.snapshots) != sorted(set(self.snapshots)):
+            raise ValueError(f"snapshots is {self.snapshots}: these optimiser steps must rise, each may stand once")
         if any(epoch > self.recipe.epochs for epoch in self.keep):
             raise ValueError(f"keep is {self.keep}: the run has only {self.recipe.epochs} epochs")
         return self
 
     @classmethod
-    def dense(cls, setup: Setup, *, seed: int, keep: tuple[int, ...] = ()) -> "Run":
-        """Init-D to Sol-D. Weights are kept at the epochs ``keep``, for measures, or to prune there (``continued``)."""
+    def dense(cls, setup: Setup, *, seed: int, keep: tuple[int, ...] = (), snapshots: tuple[int, ...] = ()) -> "Run":
+        """Init-D to Sol-D. Weights are kept at the epochs ``keep``, for measures, or to prune there (``continued``).
+
+        ``snapshots`` are optimiser steps (from 1) after which the state is kept. Raises ``ValueError`` where they do not rise.
+        """
         return cls(
-            solution="sol_d", seed=seed, data=setup.data, network=setup.network, recipe=setup.dense, keep=keep,
+            solution="sol_d", seed=seed, data=setup.data, network=setup.network, recipe=setup.dense, keep=keep, snapshots=snapshots,
             flow=setup.flow, measure_every=setup.measure_every, keep_best=setup.pruning.source == "best-test", setup=setup,
             keep_velocity=bool(setup.continuation and setup.continuation.momentum == "kept"),
             watch=setup.watch, watch_examples=setup.watch_examples if setup.watch else None,
@@ -154,29 +161,42 @@ def scratch(
     keep: tuple[int, ...] = (),
     form: str = "masked",
     topology: Topology | None = None,
+    snapshots: tuple[int, ...] = (),
     replica: int = 0,
     fresh: bool = False,
 ) -> Run:
     """Init-S to Sol-S: the same mask on fresh weights (price study, Figure 2).
 
     ``form`` says how those take account of the mask (``lib.init.sparse``); with a ``topology`` the mask changes while training.
-    Of a gradually pruned run it is that run's own mask. Raises ``ParameterError`` for an unknown form.
+    Of a gradually pruned run it is that run's own mask. ``snapshots`` as in ``Run.dense``; on a step at which the mask changes the state
+    is kept twice, before and after the change. Raises ``ParameterError`` for an unknown form.
     """
     if form not in init.FORMS:
         raise ParameterError(f"form is {form!r}: allowed are {', '.join(init.FORMS)}")
     if form == "neuron" and dense.network.init == "he-fan-out":
         raise ParameterError("form is 'neuron': it has no fan for init 'he-fan-out'; allowed are masked and layer, or another init")
-    return _sparse(dense, "sol_s", sparsity, keep, form=form, topology=topology, replica=replica, fresh=fresh)
+    return _sparse(dense, "sol_s", sparsity, keep, form=form, topology=topology, snapshots=snapshots, replica=replica, fresh=fresh)
 
 
 def gradually_pruned(
-    setup: Setup, *, seed: int, sparsity: float, topology: Topology, keep: tuple[int, ...] = (), replica: int = 0, fresh: bool = False
+    setup: Setup,
+    *,
+    seed: int,
+    sparsity: float,
+    topology: Topology,
+    keep: tuple[int, ...] = (),
+    snapshots: tuple[int, ...] = (),
+    replica: int = 0,
+    fresh: bool = False,
 ) -> Run:
-    """Sol-G: a dense start pruned while it trains (Zhu & Gupta 2017; the gradient-flow study's "pruning solution")."""
+    """Sol-G: a dense start pruned while it trains (Zhu & Gupta 2017; the gradient-flow study's "pruning solution").
+
+    ``snapshots`` as in ``scratch``.
+    """
     pruning = _at(setup.pruning, sparsity)
     return Run(
         solution="sol_g", seed=seed, data=setup.data, network=setup.network, recipe=setup.dense, pruning=pruning, topology=topology,
-        flow=setup.flow, measure_every=setup.measure_every, keep=keep, replica=replica, fresh=fresh, setup=setup,
+        flow=setup.flow, measure_every=setup.measure_every, keep=keep, snapshots=snapshots, replica=replica, fresh=fresh, setup=setup,
     )  # fmt: skip
 
 

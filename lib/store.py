@@ -23,7 +23,8 @@ from lib import files
 class Finished:
     """A finished run: ``history`` is one dict per measured epoch, ``tensors`` the weights and the mask as flat rows.
 
-    ``tensors`` holds "weights" [P], "buffers" [B] and "mask" (bool [P]); kept epochs add "weights@3" and the like.
+    ``tensors`` holds "weights" [P], "buffers" [B] and "mask" (bool [P]); kept epochs add "weights@3" and the like,
+    snapshots "weights@step500" with their own masks (see ``lib.updates``).
     ``info`` says how it was made: density, divergence, device, versions, seconds.
     """
 

@@ -223,7 +223,8 @@ def _check_room(missing, images, store):
         layout = training.Layout(training.network_of(run, images[run.data]))
         kept = (len(run.keep) + run.keep_best) * (1 + run.keep_velocity)
         # finished: weights and mask; checkpoint: velocity too, and for a moment the old and the new one
-        need += (layout.size + layout.buffer_size) * (5 + 2 * 9 + 3 * 4 * kept)
+        # a snapshot is two states where the mask changes on its step, each with its mask
+        need += (layout.size + layout.buffer_size) * (5 + 2 * 9 + 3 * (4 * kept + 2 * 5 * len(run.snapshots)))
     store.ensure_room(need)
 
 

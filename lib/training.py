@@ -87,7 +87,8 @@ class Training:
             engine = steps.engine(rows, self.network, self.recipe.precision, self.images.shape if self.live[start] else None)
             labels = [given for given, _ in self.labels[start:stop]]
             members = self.members[start:stop]
-            updates = Updates([m.run for m in members], [m.facts for m in members], rows, self.network, self.images, labels, engine)
+            gathered = [m.run for m in members], [m.facts for m in members], [m.kept for m in members]
+            updates = Updates(*gathered, rows, self.network, self.images, labels, engine)
             self.groups.append((start, rows, engine, updates))
 
     def _live(self):
@@ -299,11 +300,12 @@ class Training:
         self.epoch = content["epoch"]
         for k, member in zip(order, self.members, strict=True):
             saved = content["members"][k]
-            member.facts.clear()  # the dict stays the same: others write to it
-            member.facts.update(saved["facts"])
+            kept = {n.split("/", 1)[1]: v for n, v in tensors.items() if n.startswith(f"{k}/")}
+            for mine, theirs in ((member.facts, saved["facts"]), (member.kept, kept)):
+                mine.clear()  # the dict stays the same: others write to it
+                mine.update(theirs)
             member.history = saved["history"]
             member.best, member.diverged = saved["best"], saved["diverged"]
-            member.kept = {n.split("/", 1)[1]: v for n, v in tensors.items() if n.startswith(f"{k}/")}
         self._group()  # for the masks as they are now
 
 

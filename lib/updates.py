@@ -12,13 +12,20 @@ from lib.runs import Run
 
 
 def check(run: Run, examples: int) -> None:
-    """Raise ``ValueError`` for a topology or a flow that make no sense in a run on so many training examples; see ``topology.check``."""
-    t = run.topology
+    """Raise ``ValueError`` for a topology, a flow or snapshots that make no sense in a run on so many training examples.
+
+    See ``topology.check``.
+    """
+    t, steps = run.topology, run.length * -(-examples // run.recipe.batch_size)
+    if run.snapshots and run.snapshots[-1] > steps:
+        raise ValueError(
+            f"snapshots holds step {run.snapshots[-1]}: the run has only {steps} steps ({run.length} epochs of {examples} examples in "
+            f"batches of {run.recipe.batch_size}); name earlier steps or train longer"
+        )
     if run.flow and run.flow.skip + run.flow.examples > examples:
         raise ValueError(f"gradient flow on {run.flow.examples} examples behind the first {run.flow.skip}: there are only {examples}")
     if t is None:
         return
-    steps = run.recipe.epochs * -(-examples // run.recipe.batch_size)
     topology.check(t.method, every=t.every, start=t.start, end=t.end, steps=steps, fraction=t.fraction)
     if t.method != "gradual" and t.gradient == "held" and t.held > examples:
         raise ValueError(f"held is {t.held}: the growth gradient cannot come from more examples than the {examples} there are")
@@ -28,14 +35,25 @@ class Updates:
     """The updates of one group: ``rows`` of a cohort that train the ``runs``, on ``images`` with ``labels`` [n] for each.
 
     Recorded gradient flow goes to each run's ``facts``: "flow" as [steps, flow], "updates" as [steps, flow before, flow after].
+    Snapshots go to ``kept``: "weights@step500", "buffers@step500" and "mask@step500" where the mask stays as it is on that step, or
+    "weights@step500-before", "weights@step500-after" and so on where it changes.
     """
 
     def __init__(
-        self, runs: list[Run], facts: list[dict], rows: Cohort, network, images: data.ImageSet, labels: list[torch.Tensor], engine
+        self,
+        runs: list[Run],
+        facts: list[dict],
+        kept: list[dict[str, torch.Tensor]],
+        rows: Cohort,
+        network,
+        images: data.ImageSet,
+        labels: list[torch.Tensor],
+        engine,
     ):
-        self.runs, self.facts, self.rows, self.network, self.images, self.labels = runs, facts, rows, network, images, labels
+        self.runs, self.facts, self.kept, self.rows = runs, facts, kept, rows
+        self.network, self.images, self.labels = network, images, labels
         self.engine = engine  # that hears of changed masks
-        self.any = any(run.topology or run.flow for run in runs)
+        self.any = any(run.topology or run.flow or run.snapshots for run in runs)
 
     def before(self) -> None:
         """Record the flow before the first step."""
@@ -48,16 +66,26 @@ class Updates:
         for k, run in enumerate(self.runs):
             t = run.topology
             last = run.recipe.epochs * batches
-            if t and topology.due(t.method, steps, every=t.every, start=t.start, end=t.end, steps=last):
+            changes = t and topology.due(t.method, steps, every=t.every, start=t.start, end=t.end, steps=last)
+            if steps in run.snapshots:
+                self._keep(k, f"@step{steps}-before" if changes else f"@step{steps}")
+            if changes:
                 if not self.rows.weights[k].isfinite().all():
                     continue  # it has diverged, and will be found so at the end of the epoch
                 new = self._pruned(k, steps) if t.method == "gradual" else self._regrown(k, steps, batches, x[k], y[k])
                 before = self._flow(k) if run.flow else None
                 self._change(k, new)
+                if steps in run.snapshots:
+                    self._keep(k, f"@step{steps}-after")
                 if run.flow:
                     self.facts[k].setdefault("updates", []).append([steps, before, self._flow(k)])
             if run.flow and steps % run.flow.every == 0:
                 self.facts[k].setdefault("flow", []).append([steps, self._flow(k)])
+
+    def _keep(self, k, suffix):
+        """Keep weights [P], BatchNorm statistics [B] and mask [P] of member ``k`` as they are now."""
+        for name in ("weights", "buffers", "mask"):
+            self.kept[k][f"{name}{suffix}"] = getattr(self.rows, name)[k].cpu().clone()
 
     def _flow(self, k):
         """Gradient flow of member ``k`` now; None where it has diverged."""

@@ -262,6 +262,67 @@ def test_largest_eigenvalues(of):
         hess.largest_eigenvalues(network, x, labels, generator=generator(0, "start"), count=4, tolerance=1e-6, steps=5, mask=mask)
 
 
+@pytest.mark.parametrize(("kind", "masked"), [("mlp", False), ("mlp", True), ("lenet", False), ("lenet", True), ("residual", True)])
+def test_extreme_eigenvalues(kind, masked):
+    """Both ends against all eigenvalues, in the live subspace; the smallest one is negative here."""
+    network, x, labels, mask = case(kind, masked, n=60)
+    values = np.linalg.eigvalsh(reference(network, x, labels, mask).numpy())
+    assert values[0] < -1e-3 * values[-1]
+    smallest, largest = hess.extreme_eigenvalues(network, x, labels, generator=generator(0, "start"), tolerance=1e-6, mask=mask)
+    assert (smallest, largest) == (pytest.approx(values[0], rel=1e-5), pytest.approx(values[-1], rel=1e-5))
+    rough = hess.extreme_eigenvalues(network, x, labels, generator=generator(0, "start"), tolerance=0.1, mask=mask)
+    assert rough == (pytest.approx(values[0], rel=0.1), pytest.approx(values[-1], rel=0.1))
+    with pytest.raises(MeasureError, match="the two ends of the spectrum are not found within 1e-06 after 4 steps; give more steps"):
+        hess.extreme_eigenvalues(network, x, labels, generator=generator(0, "start"), tolerance=1e-6, steps=4, mask=mask)
+
+
+def test_a_spectrum_that_ends_at_zero():
+    """The Fisher matrix has no negative eigenvalue: its smaller end is zero, to a thousandth of the larger one times the tolerance."""
+    network, x, labels, mask = case("lenet", masked=True, n=3)
+    largest = np.linalg.eigvalsh(hess.exact(network, x, labels, mask=mask, of="fisher").numpy())[-1]
+    ends = hess.extreme_eigenvalues(network, x, labels, generator=generator(0, "start"), mask=mask, of="fisher")
+    assert abs(ends[0]) < 1e-2 * 1e-3 * largest
+    assert ends[1] == pytest.approx(largest, rel=1e-2)
+
+
+def test_negative_share_and_distance_by_hand():
+    seen = hess.Spectrum.of([4.0, -1.0, 0.0, -3.0])
+    assert (seen.smallest, seen.largest, seen.trace, seen.live) == (-3, 4, 0, 4)
+    assert seen.negative_share == pytest.approx(4 / 8)
+    assert hess.Spectrum.of([0.0, 0.0]).negative_share == 0
+    assert hess.Spectrum.of([1.0, 2.0]).negative_share == 0
+    assert seen.distance(hess.Spectrum.of([5.0, -3.0, 1.0, -1.0])) == pytest.approx((1 + 0 + 1 + 0) / 4)
+    assert seen.distance(hess.Spectrum.of([-3.0, 4.0, 0.0, -1.0])) == 0
+    two = hess.Spectrum((np.array([-1.0, 3.0]), np.array([1.0])), (np.array([0.5, 0.5]), np.array([1.0])), 7)
+    assert two.negative_share == pytest.approx(0.5 / (0.5 + 1.5 + 1))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_negative_share_by_lanczos(masked):
+    """From a few probes it is near that of all eigenvalues; from all steps and many probes nearer."""
+    network, x, labels, mask = case("lenet", masked, n=60)
+    truth = hess.Spectrum.of(np.linalg.eigvalsh(reference(network, x, labels, mask).numpy()))
+    assert 0.05 < truth.negative_share < 0.5
+    arguments = {"steps": 30, "probes": 60, "mask": mask}
+    found = hess.spectrum(network, x, labels, generator=generator(0, "probes"), **arguments)
+    assert found.negative_share == pytest.approx(truth.negative_share, rel=0.1)
+    assert found.smallest == pytest.approx(truth.smallest, rel=1e-2)
+    assert found.distance(truth) < 0.1 * np.abs(truth.ritz[0]).mean()
+
+
+def test_the_time_of_the_whole_matrix(monkeypatch):
+    """Extrapolated from one batch of rows after the first: of 16 rows that take 2 seconds among all."""
+    network, x, labels, mask = case("lenet", masked=True)
+    clock = iter([10.0, 12.0])
+    monkeypatch.setattr(hess.time, "perf_counter", lambda: next(clock))
+    live = hess.Curvature(network, x, labels, mask=mask).size
+    assert live > 16
+    assert hess.exact_seconds(network, x, labels, mask=mask) == pytest.approx(2 * live / 16)
+    monkeypatch.setattr(hess, "DENSE_LIMIT", 20)
+    with pytest.raises(MeasureError, match="at most 20"):
+        hess.exact_seconds(network, x, labels, mask=mask)
+
+
 def test_density_and_quantiles():
     """The density integrates to 1, lies where the eigenvalues are, and its quantiles are theirs."""
     network, x, labels, mask = case("lenet", masked=True, n=60)
@@ -289,7 +350,8 @@ def test_a_flat_loss_has_a_spectrum_of_zeros():
         network[-1].bias[0] = 2000.0  # saturated: every second derivative is exactly zero
     found = hess.spectrum(network, x, labels, generator=generator(0, "probe"), steps=10)
     assert found.ritz[0].tolist() == [0.0]
-    assert found.largest == 0
+    assert (found.smallest, found.largest, found.negative_share) == (0, 0, 0)
+    assert hess.extreme_eigenvalues(network, x, labels, generator=generator(0, "probe")) == (0, 0)
 
 
 # -- public implementations --------------------------------------------------------------------------------------------
@@ -325,7 +387,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("what", BAD)
-@pytest.mark.parametrize("function", [hess.spectrum, hess.hutchinson, hess.exact])
+@pytest.mark.parametrize("function", [hess.spectrum, hess.hutchinson, hess.extreme_eigenvalues, hess.exact])
 def test_bad_input(what, function):
     network, x, labels, _ = case("mlp")
     change, said = BAD[what]
@@ -344,6 +406,8 @@ def test_bad_numbers():
         hess.hutchinson(network, x, labels, generator=draw, probes=0)
     with pytest.raises(MeasureError, match="at least 1"):
         hess.spectrum(network, x, labels, generator=draw, steps=0)
+    with pytest.raises(MeasureError, match="tolerance and steps are 0 and 300"):
+        hess.extreme_eigenvalues(network, x, labels, generator=draw, tolerance=0)
     with pytest.raises(MeasureError, match="count is 0"):
         hess.largest_eigenvalues(network, x, labels, generator=draw, count=0)
     with pytest.raises(MeasureError, match="method is 'exact'"):

@@ -41,7 +41,7 @@ OTHERS = {
 RUN = {
     **{"solution": "sol_f", "seed": 1, "parent": Run.dense(SETUP, seed=1), "measure_every": 2, "keep": [3], "keep_best": True},
     **{"keep_velocity": True, "watch": ["fisher"], "watch_examples": 7, "form": "layer", "rewind": 1},
-    "flow": {"every": 5},
+    **{"flow": {"every": 5}, "snapshots": [3, 7]},
     **{"replica": 1, "fresh": True, "perturbed": "signs"},
     "topology": {"method": "rigl", "every": 3, "end": 9, "fraction": 0.3},
 }
@@ -266,7 +266,8 @@ def test_a_setup_takes_over_every_setting():
     measured = {"alphas", "examples", "keep_epochs", "probes"}  # what a notebook keeps and measures
     varied = {"sparsities", "prune_epochs", "networks", "schedules", "weight_decays", "scopes", "criteria", "patience"}
     varied |= {"prune_start", "prune_end", "prune_every", "update_every", "drop_fraction", "drop_schedule", "growth_gradient"}
-    varied |= {"small_widths", "forms", "replicas", "perturbations"}
+    varied |= {"small_widths", "forms", "replicas", "perturbations", "input_shape", "mask_kinds", "inits"}
+    varied |= {"snapshots", "around", "settle", "exact_examples"}
     unsaid = {"preset", "dataset", "seeds", "device", "runs_folder", "save_to"} | measured | varied  # left to the notebook
     assert set(Settings.model_fields) - set(given) == unsaid, "a new setting must reach the setup too"
 

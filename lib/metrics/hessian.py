@@ -4,8 +4,7 @@ All rest on the operator of ``lib.metrics.curvature``; ``of="fisher"`` takes the
 ``which``, ``chunk``) and errors as in ``lib.metrics.gradients``.
 """
 
-import math
-from dataclasses import dataclass
+import time
 
 import numpy as np
 import torch
@@ -16,11 +15,12 @@ from lib.metrics import fisher
 from lib.metrics.curvature import GRAPH_BYTES, Curvature
 from lib.metrics.estimate import Estimate
 from lib.metrics.gradients import check
+from lib.metrics.lanczos import Lanczos, Spectrum, until
 from lib.metrics.layers import MeasureError, Named
 
 __all__ = [
     "Curvature", "MeasureError", "Spectrum",
-    "exact", "hutchinson", "hvp", "identity_holds", "largest_eigenvalues", "spectrum", "trace",
+    "exact", "exact_seconds", "extreme_eigenvalues", "hutchinson", "hvp", "identity_holds", "largest_eigenvalues", "spectrum", "trace",
 ]  # fmt: skip
 
 DENSE_LIMIT = 6000  # live weights up to which ``exact`` makes the whole matrix
@@ -95,84 +95,6 @@ def trace(network, x, labels, *, method="auto", generator=None, probes=30, mask=
     return hutchinson(network, x, labels, generator=generator, probes=probes, mask=mask, which=which, chunk=chunk)
 
 
-@dataclass(frozen=True)
-class Spectrum:
-    """Ritz values and their weights, a float64 array per probe; the weights of a probe add up to 1. ``live`` is the dimension."""
-
-    ritz: tuple[np.ndarray, ...]
-    weights: tuple[np.ndarray, ...]
-    live: int
-
-    def _points(self):
-        values = np.concatenate(self.ritz)
-        order = np.argsort(values, kind="stable")
-        return values[order], np.concatenate(self.weights)[order] / len(self.ritz)
-
-    def density(self, grid, width: float) -> np.ndarray:
-        """The density of eigenvalues on ``grid`` [g], each Ritz value broadened to a Gaussian of standard deviation ``width``."""
-        if not width > 0:
-            raise MeasureError(f"width is {width}; it must be above 0")
-        values, weights = self._points()
-        z = (np.asarray(grid, dtype=float)[:, None] - values) / width
-        return (weights * np.exp(-(z**2) / 2)).sum(1) / (width * math.sqrt(2 * math.pi))
-
-    def quantile(self, q):
-        """The eigenvalue below which the share ``q`` (a number or an array, in [0, 1]) of the density lies.
-
-        At a Ritz value the density has half of its weight behind it, as for the nodes of a quadrature; linear in between.
-        """
-        if not ((np.asarray(q) >= 0) & (np.asarray(q) <= 1)).all():
-            raise MeasureError(f"q is {q}; it must lie in [0, 1]")
-        values, weights = self._points()
-        return np.interp(q, np.cumsum(weights) - weights / 2, values)
-
-    @property
-    def largest(self) -> float:
-        """The largest Ritz value: a lower bound of the largest eigenvalue, and near it after some tens of steps."""
-        return max(float(values.max()) for values in self.ritz)
-
-    @property
-    def trace(self) -> float:
-        """The dimension times the mean of the density: Tr(H) as these probes see it."""
-        return self.live * float(np.mean([values @ weights for values, weights in zip(self.ritz, self.weights, strict=True)]))
-
-
-class _Lanczos:
-    """Lanczos' process from a start vector, with full reorthogonalisation: the whole basis is kept, [steps, size]."""
-
-    def __init__(self, matrix: Curvature, start: torch.Tensor, steps: int):
-        self.matrix, self.scale = matrix, 0.0
-        self.basis = torch.empty(min(steps, matrix.size), matrix.size, dtype=matrix.dtype, device=matrix.device)
-        self.basis[0] = start / start.norm()
-        self.diagonal, self.beside, self.done = [], [], False
-
-    def step(self):
-        """One product; afterwards ``done`` says whether the space is exhausted."""
-        j, basis = len(self.diagonal), self.basis
-        w = self.matrix @ basis[j]
-        self.diagonal.append((w @ basis[j]).item())
-        w.sub_(basis[j], alpha=self.diagonal[-1])
-        if j:
-            w.sub_(basis[j - 1], alpha=self.beside[-1])
-        known = basis[: j + 1]
-        torch.addmv(w, known.t(), torch.mv(known, w), alpha=-1, out=w)
-        length = w.norm().item()
-        if not math.isfinite(length):
-            raise MeasureError("a product with the Hessian is not finite: the loss overflows on these examples")
-        self.scale = max(self.scale, abs(self.diagonal[-1]), length)
-        self.done = j + 1 == len(basis) or length <= 20 * torch.finfo(basis.dtype).eps * self.scale
-        self.beside.append(length)
-        if not self.done:
-            torch.div(w, length, out=basis[j + 1])
-
-    def ritz(self):
-        """Ritz values (rising), their weights in the start vector, and bounds of their errors."""
-        from scipy.linalg import eigh_tridiagonal
-
-        values, vectors = eigh_tridiagonal(np.array(self.diagonal), np.array(self.beside[:-1]))
-        return values, vectors[0] ** 2, np.abs(self.beside[-1] * vectors[-1])
-
-
 def spectrum(
     network, x, labels, *, generator: torch.Generator, steps=40, probes=1, mask=None, which="all", of="hessian", chunk=None
 ) -> Spectrum:
@@ -186,7 +108,7 @@ def spectrum(
     matrix = Curvature(network, x, labels, mask=mask, which=which, of=of, chunk=chunk)
     found = []
     for _ in range(probes):
-        process = _Lanczos(matrix, matrix.signs(generator), steps)
+        process = Lanczos(matrix, matrix.signs(generator), steps)
         while not process.done:
             process.step()
         found.append(process.ritz()[:2])
@@ -203,26 +125,60 @@ def largest_eigenvalues(
     matrix = Curvature(network, x, labels, mask=mask, which=which, of=of, chunk=chunk)
     if not 1 <= count <= min(steps, matrix.size):
         raise MeasureError(f"count is {count}; with {matrix.size} live weights and {steps} steps it lies in 1 to {min(steps, matrix.size)}")
-    process = _Lanczos(matrix, matrix.signs(generator), steps)
-    while True:
-        process.step()
-        if len(process.diagonal) >= count and (process.done or len(process.diagonal) % 5 == 0):
-            values, _, errors = (array[::-1][:count] for array in process.ritz())
-            if (errors <= tolerance * np.abs(values)).all():
-                return values.copy()
-        if process.done:
-            taken = len(process.diagonal)
-            raise MeasureError(f"{count} eigenvalues are not found within {tolerance:g} after {taken} steps; give more steps")
+
+    def found(values, errors):
+        values, errors = values[::-1][:count], errors[::-1][:count]
+        return values.copy() if len(values) == count and (errors <= tolerance * np.abs(values)).all() else None
+
+    return until(matrix, generator, steps, found, f"{count} eigenvalues are not found within {tolerance:g}")
+
+
+NEAR_ZERO = 1e-3  # of the largest |eigenvalue|: what lies below it is told apart from zero only with that accuracy
+
+
+def extreme_eigenvalues(
+    network, x, labels, *, generator: torch.Generator, tolerance=1e-2, steps=300, mask=None, which="all", of="hessian", chunk=None
+) -> tuple[float, float]:
+    """(smallest, largest) eigenvalue in the live subspace by Lanczos' process from one Rademacher vector.
+
+    By the bounds of the residuals each lies within ``tolerance`` of its own size of an eigenvalue; one smaller than ``NEAR_ZERO`` times the
+    other, within ``tolerance`` of that: a Hessian without negative eigenvalues ends at zero. Raises ``MeasureError`` where ``steps``
+    products do not suffice.
+    """
+    if not tolerance > 0 or steps < 1:
+        raise MeasureError(f"tolerance and steps are {tolerance} and {steps}; the one must be above 0, the other at least 1")
+    matrix = Curvature(network, x, labels, mask=mask, which=which, of=of, chunk=chunk)
+
+    def found(values, errors):
+        ends, bounds = values[[0, -1]], errors[[0, -1]]
+        sizes = np.maximum(np.abs(ends), NEAR_ZERO * np.abs(ends).max())
+        return (float(ends[0]), float(ends[1])) if (bounds <= tolerance * sizes).all() else None
+
+    return until(matrix, generator, steps, found, f"the two ends of the spectrum are not found within {tolerance:g}")
 
 
 def exact(network, x, labels, *, mask=None, which="all", of="hessian", chunk=None) -> torch.Tensor:
     """The whole matrix over the live weights, [live, live], symmetric; in the dtype of the network.
 
-    Raises ``MeasureError`` above ``DENSE_LIMIT`` live weights.
+    Raises ``MeasureError`` above ``DENSE_LIMIT`` live weights. ``exact_seconds`` says beforehand about how long it takes.
     """
+    matrix, step = _whole(network, x, labels, mask, which, of, chunk)
+    whole = torch.cat([matrix.rows(start, min(start + step, matrix.size)) for start in range(0, matrix.size, step)])
+    return (whole + whole.t()) / 2
+
+
+def exact_seconds(network, x, labels, *, mask=None, which="all", of="hessian", chunk=None) -> float:
+    """About how long ``exact`` with the same arguments would take here, in seconds: its second batch of rows, timed."""
+    matrix, step = _whole(network, x, labels, mask, which, of, chunk)
+    matrix.rows(0, min(step, matrix.size))  # the first one builds the graphs
+    begin = time.perf_counter()
+    matrix.rows(0, min(step, matrix.size)).sum().item()  # a number from a GPU waits for it
+    return (time.perf_counter() - begin) * matrix.size / min(step, matrix.size)
+
+
+def _whole(network, x, labels, mask, which, of, chunk):
+    """The operator, and how many rows of it to take at a time."""
     matrix = Curvature(network, x, labels, mask=mask, which=which, of=of, chunk=chunk)
     if matrix.size > DENSE_LIMIT:
         raise MeasureError(f"{matrix.size} weights are live; the whole matrix is made for at most {DENSE_LIMIT}: use spectrum")
-    step = max(1, min(16, GRAPH_BYTES // (matrix.chunk * matrix.bytes_each)))
-    whole = torch.cat([matrix.rows(start, min(start + step, matrix.size)) for start in range(0, matrix.size, step)])
-    return (whole + whole.t()) / 2
+    return matrix, max(1, min(16, GRAPH_BYTES // (matrix.chunk * matrix.bytes_each)))

@@ -6,7 +6,8 @@ from lib.plots.curvature import curvature, scatter
 from lib.plots.disagreement import disagreement
 from lib.plots.dynamics import dynamics, seeds
 from lib.plots.early import periods, policies, schedules
-from lib.plots.flow import flow, link, mask_updates
+from lib.plots.flow import METHODS, flow, link, mask_updates
+from lib.plots.hessian import hessian_training, hessian_updates
 from lib.plots.init import KIND_NAMES, initialisation
 from lib.plots.interpolation import LINES, interpolation, network_map
 from lib.plots.lottery import ROWS, functions, lottery
@@ -24,6 +25,7 @@ __all__ = [
     "KIND_NAMES",
     "LABELS",
     "LINES",
+    "METHODS",
     "ROWS",
     "STYLE",
     "cosine",
@@ -33,6 +35,8 @@ __all__ = [
     "dynamics",
     "flow",
     "functions",
+    "hessian_training",
+    "hessian_updates",
     "initialisation",
     "interpolation",
     "link",
