@@ -220,7 +220,7 @@ def small_dense(name, shape, classes, live: int, *, widths=(100, 100)) -> tuple[
 
     The *small dense* baseline (gradient-flow study, Table 1): all widths times one factor up to 1, each rounded and at least 1; of
     the networks that this gives, the one whose size is nearest to ``live``, on ties the smaller. ``live`` counts all that lives
-    in the sparse network, biases and BatchNorm too. MLPs and LeNet-5 get ``widths``, ResNets and VGG-16 ``width``; ``widths`` as in ``build``.
+    in the sparse network, biases and BatchNorm too. MLPs and LeNet-5 get ``widths``, the others ``width``; ``widths`` as in ``build``.
     Raises ``ValueError`` where no network of the kind is so small or so large, or none has a width to change.
     """
     scaled = name.startswith("resnet") or name == "vgg-16"

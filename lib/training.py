@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 
 from lib import cohort as cohorts
-from lib import data, draws, flops, schedules, signals, steps
+from lib import data, draws, feeds, flops, schedules, signals, steps
 from lib.cohort import Cohort, Layout, filled, sgd_
 from lib.metrics import geometry, predictions
 from lib.networks import MLP
@@ -55,10 +55,7 @@ class Training:
         self.cores = cores or torch.get_num_threads()  # OMP_NUM_THREADS bounds it, as on a shared host
         self.recipe = runs[0].recipe  # what all members share of it: batch size, momentum, precision
         self.seen = [0]  # images seen by each group in this epoch, for the progress bar
-        data_spec = runs[0].data
-        self.crop = data.Cropper(images.x_train, images.black) if data_spec.augment else None
-        x = images.x_train
-        self.base = x.permute(0, 2, 3, 1).contiguous() if x.dim() == 4 and not isinstance(network, MLP) else x
+        self.feed = feeds.feed(images, augment=runs[0].data.augment, flat=isinstance(network, MLP))
         self.labels = [labels_of(run, images) for run in runs]
         self.workers = None
         self._group()
@@ -77,7 +74,7 @@ class Training:
         self.groups = []
         for start in range(0, count, size):
             rows = self.cohort.slice(start, min(start + size, count))
-            engine = steps.engine(rows, self.network, self.recipe.precision)
+            engine = steps.engine(rows, self.network, self.recipe)
             labels = [given for given, _ in self.labels[start : start + size]]
             members = self.members[start : start + size]
             updates = Updates([m.run for m in members], [m.facts for m in members], rows, self.network, self.images, labels)
@@ -119,26 +116,23 @@ class Training:
         clock = [m.run.begin + self.epoch for m in members]  # the epoch of each
         streams = ["sol_d" if m.run.continuation else m.run.solution for m in members]  # who goes on goes on with the same order
         replicas = [("replica", m.run.replica) if m.run.replica else () for m in members]
-        rngs = [draws.generator(m.run.seed, s, "order", t, *r) for m, s, t, r in zip(members, streams, clock, replicas, strict=True)]
-        order = torch.stack([torch.randperm(count, generator=rng) for rng in rngs])
+
+        def rngs(name):
+            return [draws.generator(m.run.seed, s, name, t, *r) for m, s, t, r in zip(members, streams, clock, replicas, strict=True)]
+
+        order = torch.stack([torch.randperm(count, generator=rng) for rng in rngs("order")])
         labels = [self.labels[start + k][0] for k in range(len(members))]
         y_epoch = torch.stack([y[o.to(y.device)] for y, o in zip(labels, order, strict=True)])
-        order = order.to(self.device)
-        moves = None
-        if self.crop:
-            rngs = [draws.generator(m.run.seed, s, "crop", t, *r) for m, s, t, r in zip(members, streams, clock, replicas, strict=True)]
-            moves = torch.stack([self.crop.draw(count, rng) for rng in rngs]).to(self.device)
         rate = torch.stack([schedules.rates(m.run.recipe, t, batches, m.run.continuation) for m, t in zip(members, clock, strict=True)])
         rate = _column(rate.float(), self.device)
         decay = self._decay(members)
         if self.epoch == 0:
             updates.before()
         total = torch.zeros(len(members), device=self.device)
-        for step in range(batches):
+        for step, x in enumerate(self.feed.epoch(order, recipe.batch_size, rngs)):
             if self.workers.cancelled.is_set():
                 break
             part = slice(step * recipe.batch_size, (step + 1) * recipe.batch_size)
-            x = self._batch(order[:, part], moves[:, part] if moves is not None else None)
             total += engine.gradients(x, y_epoch[:, part])
             sgd_(rows, rate(step), recipe.momentum, recipe.nesterov, decay)
             if updates.any:
@@ -156,14 +150,6 @@ class Training:
         kernels = self.cohort.layout.row({name: torch.full(s, float(len(s) > 1)) for name, s in self.cohort.layout.parameters.items()})
         spared = torch.tensor([[m.run.recipe.decay == "kernels"] for m in members])
         return (column * torch.where(spared, kernels, torch.ones_like(kernels))).to(self.device)
-
-    def _batch(self, index, moves):
-        """[c, B, ...] of the examples ``index`` [c, B]; images of convolutional networks come channels-last."""
-        if moves is not None:
-            flat = self.crop(index.flatten(), moves.flatten(0, 1))
-            return flat.unflatten(0, index.shape)
-        x = self.base.index_select(0, index.flatten()).unflatten(0, index.shape)  # copies whole examples: faster than base[index]
-        return x if self.base is self.images.x_train else x.movedim(-1, 2)
 
     # -- measuring ----------------------------------------------------------------------------------------------------
 
@@ -223,7 +209,7 @@ class Training:
             images.y_train if noisy else None,
             torch.stack([flipped for _, flipped in labels]) if noisy else None,
         )
-        chunk = 256 if self.device.type == "cpu" else 2000
+        chunk = min(256 if self.device.type == "cpu" else 2000, self.recipe.micro_batch or 2000)
         columns = predictions.measure(engine.logits, train, "train", chunk)
         columns |= predictions.measure(engine.logits, predictions.Part(images.x_test, images.y_test), "test", chunk)
         return [{name: column[k].item() for name, column in columns.items()} for k in range(len(rows))]

@@ -79,7 +79,7 @@ def test_torchs_counter_agrees(name, shape, options):
 
 
 def test_the_networks_of_imagenet_cost_what_the_literature_says():
-    """4.09 and 15.3 thousand million products at 224x224, as torchvision's documentation gives (its VGG-16 has 0.12 more in hidden layers)."""
+    """4.09 and 15.3 thousand million products at 224x224, as torchvision says (its VGG-16 has 0.12 more in hidden layers)."""
     resnet = networks.build("resnet-50", (3, 224, 224), 1000)
     assert round(flops.forward(resnet, (3, 224, 224)) / 2e9, 2) == 4.09
     # VGG-16 layer by layer: sides 224, 112, 56, 28, 14
