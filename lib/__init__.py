@@ -12,6 +12,7 @@ The modules, from the notebook's side to the machine's:
 ``topology`` ``updates``            masks that change while training
 ``signals`` ``peaks``               what tells while training when to prune, and a rule that listens
 ``networks`` ``data`` ``metrics``   architectures, image sets, estimators
+``folders`` ``feeds``               image sets too large for memory, and batches for training
 ``draws``                           every random number, by seed and name
 
 Submodules load when they are first used, so that ``import lib`` costs nothing beside ``import torch``.
@@ -22,7 +23,7 @@ import importlib
 __version__ = "0.1.0"
 
 _MODULES = {
-    "claims", "cohort", "criteria", "data", "draws", "flops", "init", "masks", "measurements", "metrics",
+    "claims", "cohort", "criteria", "data", "draws", "feeds", "flops", "folders", "init", "masks", "measurements", "metrics",
     "networks", "notebook", "peaks", "plots", "presets", "runs", "signals", "specs", "starts", "store", "sweep", "tables", "topology",
     "training", "updates", "workers",
 }  # fmt: skip

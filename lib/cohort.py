@@ -146,3 +146,22 @@ def sgd_(cohort: Cohort, rate, momentum: float, nesterov: bool, decay) -> None:
         weights.addcmul_(step, rate, value=-1)
     else:
         weights.add_(step, alpha=-rate)
+
+
+def column(values: torch.Tensor, device):
+    """``step -> `` the column [c, 1] of ``values`` [c, steps], or one number where all members agree (it is faster)."""
+    if (values == values[0]).all():
+        numbers = values[0].tolist()
+        return numbers.__getitem__
+    values = values.to(device)
+    return lambda step: values[:, step : step + 1]
+
+
+def decays(recipes: list, layout: Layout, device):
+    """The ``decay`` of ``sgd_`` for members with these recipes: a number, or [c, 1], or [c, P] where some spare what is no kernel."""
+    share = torch.tensor([[recipe.weight_decay] for recipe in recipes])
+    if all(recipe.decay == "all" for recipe in recipes):
+        return column(share, device)(0)
+    kernels = layout.row({name: torch.full(s, float(len(s) > 1)) for name, s in layout.parameters.items()})
+    spared = torch.tensor([[recipe.decay == "kernels"] for recipe in recipes])
+    return (share * torch.where(spared, kernels, torch.ones_like(kernels))).to(device)

@@ -16,8 +16,12 @@ import torch
 
 from lib import draws, files
 
-NAMES = ("digits", "bits12", "mnist", "cifar10", "cifar100")
-NORMALISATIONS = ("none", "channel", "cifar10-code")
+NAMES = ("digits", "bits12", "mnist", "cifar10", "cifar100", "folder")
+CONSTANTS = {  # mean and standard deviation of each channel, for pixels in [0, 1]
+    "cifar10-code": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),  # the released price code, for CIFAR-10 and CIFAR-100 alike
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),  # the gradient-flow study's code, and torchvision's networks
+}
+NORMALISATIONS = ("none", "channel", *CONSTANTS)
 NOISES = ("symmetric", "flip")
 
 _FORMS = {  # image shape, classes, examples of the train and of the test part
@@ -25,8 +29,6 @@ _FORMS = {  # image shape, classes, examples of the train and of the test part
     "cifar10": ((32, 32, 3), 10, 50_000, 10_000),
     "cifar100": ((32, 32, 3), 100, 50_000, 10_000),
 }
-# What the released price code uses for CIFAR-10 and CIFAR-100 alike.
-_CODE_MEAN, _CODE_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
 
 class DataError(ValueError):
@@ -49,7 +51,8 @@ class Raw:
 class ImageSet:
     """Tensors on a device. ``x_*`` float32 [N, C, H, W] or [N, D], ``y_*`` int64 [N].
 
-    ``fingerprint`` is a hash of exactly these examples; ``black`` [C] is the value of a zero pixel.
+    ``fingerprint`` is a hash of exactly these examples; ``black`` [C] is the value of a zero pixel. Of a folder, ``x_*`` are
+    ``folders.Streamed``: sliced, they give tensors.
     """
 
     name: str
@@ -67,20 +70,29 @@ class ImageSet:
         return tuple(self.x_train.shape[1:])
 
 
-def load(name, *, train=None, test=None, normalise="none", device="cpu", root=None) -> ImageSet:
+def load(name, *, train=None, test=None, normalise="none", device="cpu", root=None, folder=None, image_size=None) -> ImageSet:
     """The set ``name``, its first ``train`` and ``test`` examples in canonical order (None: all), on ``device``.
 
     Pixels are scaled to [0, 1]; ``normalise`` is ``"none"``, ``"channel"`` (mean 0 and standard deviation 1 of each
-    channel over the training examples in use) or ``"cifar10-code"`` (the constants in the price study's code).
+    channel over the training examples in use), or one of ``CONSTANTS``. The set ``"folder"`` is that in ``folder``, with images
+    of ``image_size`` pixels a side, and is never held whole: see ``lib.folders``, also for its fingerprint and errors.
     Raises ``DataError`` for an unknown name, a missing or malformed file, or more examples than there are.
     """
     if normalise not in NORMALISATIONS:
         raise DataError(f"normalise is {normalise!r}; it must be one of {', '.join(NORMALISATIONS)}")
+    if name == "folder":
+        from lib import folders
+
+        return folders.load(folder, train=train, test=test, normalise=normalise, size=image_size, device=device, root=root)
     return _tensors(name, train, test, normalise, str(device), str(root or files.data_root()))
 
 
-def size(name: str) -> int:
-    """How many training examples the set ``name`` has."""
+def size(name: str, folder: str | None = None) -> int:
+    """How many training examples the set ``name`` has; ``"folder"`` is that in ``folder``."""
+    if name == "folder":
+        from lib import folders
+
+        return folders.size(folder)
     return _FORMS[name][2] if name in _FORMS else len(read(name, str(files.data_root())).y_train)
 
 
@@ -118,10 +130,10 @@ def _normalise(tensors, how) -> torch.Tensor:
     shape = (1, channels) + (1,) * (x.dim() - 2)
     if how == "none":
         return x.new_zeros(channels)
-    if how == "cifar10-code":
+    if how in CONSTANTS:
         if channels != 3:
-            raise DataError("normalise='cifar10-code' is for images of three channels")
-        mean, std = (torch.tensor(c, device=x.device).view(shape) for c in (_CODE_MEAN, _CODE_STD))
+            raise DataError(f"normalise={how!r} is for images of three channels")
+        mean, std = (torch.tensor(c, device=x.device).view(shape) for c in CONSTANTS[how])
     else:
         axes = [d for d in range(x.dim()) if x.dim() < 4 or d != 1]
         mean, std = x.mean(axes, keepdim=True), x.std(axes, keepdim=True)

@@ -13,10 +13,11 @@ from torch import nn
 
 NAMES = (
     "mlp", "lenet-300-100", "lenet-5",
-    "resnet-18", "resnet-20", "resnet-32", "resnet-44", "resnet-56", "vgg-11",
+    "resnet-18", "resnet-20", "resnet-32", "resnet-44", "resnet-56", "resnet-50", "vgg-11", "vgg-16",
 )  # fmt: skip
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
 LENET_WIDTHS = (6, 16, 120, 84)
+PLANES = (64, 128, 256, 512)  # of the networks for ImageNet, and of ResNet-18
 
 
 class MLP(nn.Sequential):
@@ -106,11 +107,71 @@ class VGG11(nn.Sequential):
         super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
 
 
+class Bottleneck(nn.Module):
+    """A 1x1, a 3x3 and a 1x1 convolution to four times the channels around a shortcut, with the stride in the 3x3 one (He et al. 2016)."""
+
+    def __init__(self, channels: int, planes: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, planes, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.conv3 = nn.Conv2d(planes, 4 * planes, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(4 * planes)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or channels != 4 * planes:
+            self.shortcut = nn.Sequential(nn.Conv2d(channels, 4 * planes, 1, stride, bias=False), nn.BatchNorm2d(4 * planes))
+        self.relu = nn.ReLU()
+
+    def forward(self, x):
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        return self.relu(self.bn3(self.conv3(out)) + self.shortcut(x))
+
+
+class ResNet50(nn.Sequential):
+    """ResNet-50 in its ImageNet form: a 7x7 stem and a pool, each halving the sides, and 3, 4, 6 and 3 bottlenecks (He et al. 2016)."""
+
+    def __init__(self, channels: int, planes: tuple[int, ...], classes: int):
+        stem = nn.Sequential(
+            nn.Conv2d(channels, planes[0], 7, 2, padding=3, bias=False),
+            nn.BatchNorm2d(planes[0]),
+            nn.ReLU(),
+            nn.MaxPool2d(3, 2, padding=1),
+        )
+        stages, width = [], planes[0]
+        for stage, (plane, blocks) in enumerate(zip(planes, (3, 4, 6, 3), strict=True)):
+            first = Bottleneck(width, plane, 1 if stage == 0 else 2)
+            width = 4 * plane
+            stages.append(nn.Sequential(first, *(Bottleneck(width, plane, 1) for _ in range(blocks - 1))))
+        super().__init__(stem, *stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes))
+
+
+class VGG16(nn.Sequential):
+    """VGG's plan D without hidden linear layers, as the gradient-flow study's code has it: neither BatchNorm nor any bias.
+
+    Thirteen 3x3 convolutions in five stages, each stage followed by a 2x2 pool, then the mean over all places and one linear layer
+    (there a 1x1 convolution, which is the same).
+    """
+
+    def __init__(self, shape: tuple[int, ...], planes: tuple[int, ...], classes: int):
+        channels, *sides = shape
+        if min(sides) < 32:
+            raise ValueError(f"network 'vgg-16' needs images of at least 32x32 pixels, not {tuple(shape)}")
+        layers = []
+        for plane, count in zip((*planes, planes[-1]), (2, 2, 3, 3, 3), strict=True):
+            for _ in range(count):
+                layers += [nn.Conv2d(channels, plane, 3, padding=1, bias=False), nn.ReLU()]
+                channels = plane
+            layers.append(nn.MaxPool2d(2))
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes, bias=False))
+
+
 def build(name, shape, classes, *, widths=(100, 100), width=1.0, activation="relu", pooling="max") -> nn.Module:
     """The network ``name`` for inputs of ``shape`` ([C, H, W] or [D]) and ``classes`` outputs, on the meta device.
 
     ``widths`` are an MLP's hidden layers; four of them are those of LeNet-5, and any other number leaves it its own;
-    ``width`` multiplies the channels of a ResNet (the price study's ResNet-32 has ``width=4``). Raises ``ValueError`` for an
+    ``width`` multiplies the channels of a ResNet or VGG-16 (the price study's ResNet-32 has ``width=4``). Raises ``ValueError`` for an
     unknown name, or where the input is too small or of another rank than the network needs.
     """
     if name not in NAMES:
@@ -126,9 +187,18 @@ def build(name, shape, classes, *, widths=(100, 100), width=1.0, activation="rel
             return LeNet5(shape, classes, activation, pooling, tuple(widths) if len(widths) == 4 else LENET_WIDTHS)
         if name == "vgg-11":
             return VGG11(shape, classes)
+        planes = tuple(max(1, round(p * width)) for p in _planes(name))
+        if name == "vgg-16":
+            return VGG16(shape, planes, classes)
+        if name == "resnet-50":
+            return ResNet50(shape[0], planes, classes)
         depth = int(name.split("-")[1])
-        blocks, planes = (2, (64, 128, 256, 512)) if depth == 18 else ((depth - 2) // 6, (16, 32, 64))
-        return ResNet(shape[0], blocks, tuple(max(1, round(p * width)) for p in planes), classes)
+        return ResNet(shape[0], 2 if depth == 18 else (depth - 2) // 6, planes, classes)
+
+
+def _planes(name):
+    """The channels of the stages of a network that has a ``width``."""
+    return PLANES if name in ("resnet-18", "resnet-50", "vgg-16") else (16, 32, 64)
 
 
 def prunable(network: nn.Module, keep_dense: tuple[str, ...] = ()) -> list[str]:
@@ -150,11 +220,12 @@ def small_dense(name, shape, classes, live: int, *, widths=(100, 100)) -> tuple[
 
     The *small dense* baseline (gradient-flow study, Table 1): all widths times one factor up to 1, each rounded and at least 1; of
     the networks that this gives, the one whose size is nearest to ``live``, on ties the smaller. ``live`` counts all that lives
-    in the sparse network, biases and BatchNorm too. MLPs and LeNet-5 get ``widths``, ResNets ``width``; ``widths`` as in ``build``.
+    in the sparse network, biases and BatchNorm too. MLPs and LeNet-5 get ``widths``, the others ``width``; ``widths`` as in ``build``.
     Raises ``ValueError`` where no network of the kind is so small or so large, or none has a width to change.
     """
-    if name.startswith("resnet"):
-        full, kind = (64, 128, 256, 512) if name == "resnet-18" else (16, 32, 64), name
+    scaled = name.startswith("resnet") or name == "vgg-16"
+    if scaled:
+        full, kind = _planes(name), name
     elif name == "lenet-5":
         full, kind = tuple(widths) if len(widths) == 4 else LENET_WIDTHS, name
     elif name in ("mlp", "lenet-300-100"):
@@ -163,7 +234,7 @@ def small_dense(name, shape, classes, live: int, *, widths=(100, 100)) -> tuple[
         raise ValueError(f"network {name!r} has no width that could be changed")
 
     def made(factor):
-        scale = {"width": factor} if name.startswith("resnet") else {"widths": tuple(max(1, round(w * factor)) for w in full)}
+        scale = {"width": factor} if scaled else {"widths": tuple(max(1, round(w * factor)) for w in full)}
         options = {"name": kind, **scale}
         return options, sum(p.numel() for p in build(shape=shape, classes=classes, **options).parameters())
 

@@ -128,7 +128,7 @@ def manifest(settings: Settings, table, verdicts, seconds: float, figures: dict 
     from lib import sweep
 
     content = {
-        "parameters": settings.model_dump(mode="json", exclude={"save_to", "runs_folder"}),
+        "parameters": settings.model_dump(mode="json", exclude={"save_to", "runs_folder", "folder"}),
         "runs": len(table["key"].unique()),
         "diverged": int(table.groupby("key")["diverged"].first().sum()),
         "keys": sorted(table["key"].unique()),

@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from lib import criteria, data, init, masks, networks, signals, topology
 
 PRESETS = ("quick", "desktop", "paper")
+FURTHER = ("imagenet_resnet50", "imagenet_vgg16")  # where a figure has them
 
 
 def _number(value):
@@ -30,6 +31,7 @@ Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Sparsity = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Smoothing = Annotated[float, Field(ge=0, lt=1)]
 Schedule = Literal["constant", "step", "exponential", "cosine", "linear"]
 FloorReading = Literal["scale", "restart", "each-step"]
 MomentumAfter = Literal["zero", "kept"]
@@ -102,9 +104,11 @@ Listed = BeforeValidator(_listed)
 class Settings(Spec):
     """Every setting a figure can have. A figure uses the ones in its preset; see ``settings``."""
 
-    preset: _one_of(PRESETS) = "quick"
+    preset: _one_of((*PRESETS, *FURTHER)) = "quick"
     # data
     dataset: Dataset
+    folder: str | None = None  # of the dataset "folder": a path, or a name in the folder of the image sets
+    image_size: Annotated[int, BeforeValidator(_number), Field(ge=8)] | None = None
     train_examples: Count | None = None
     test_examples: Count | None = None
     normalise: Normalisation = "none"
@@ -147,6 +151,8 @@ class Settings(Spec):
     warmup_epochs: NonNegative = 0.0
     precision: Literal["float32", "bfloat16"] = "float32"
     decay: Literal["all", "kernels"] = "all"
+    label_smoothing: Smoothing = 0.0
+    micro_batch: Count | None = None
     # replication and measurement
     seeds: Seeds
     measure_every: Count = 1
@@ -161,6 +167,7 @@ class Settings(Spec):
     prune_end: Epochs | None = None
     prune_every: Count | None = None
     update_every: Count | None = None
+    update_end: Count | None = None
     drop_fraction: Share | None = None
     drop_schedule: DropSchedule = "rate"
     growth_gradient: Literal["held", "batch"] = "held"
@@ -172,6 +179,8 @@ class Settings(Spec):
     around: Annotated[tuple[Count, ...], Listed, Field(min_length=1)] | None = None
     settle: Count | None = None
     exact_examples: Count | None = None
+    masks_from: Literal["pruned", "random"] = "pruned"
+    rewind: Epochs = 0
     small_widths: Annotated[tuple[Count, ...], Listed, Field(min_length=1)] | None = None
     forms: Annotated[tuple[Form, ...], Listed, Field(min_length=1)] | None = None
     alphas: Annotated[tuple[Share, ...], Listed, Field(min_length=1)] | None = None
@@ -217,6 +226,11 @@ class Settings(Spec):
                 raise ValueError(f"around is {list(self.around)}: no mask changes at {apart[0]}; give multiples of {self.update_every}")
             if not self.settle or self.settle >= self.update_every:
                 raise ValueError(f"settle is {self.settle}: it must lie in 1 to {self.update_every - 1}, before the next mask update")
+        if self.rewind > self.epochs:
+            raise ValueError(f"rewind is {self.rewind}: a ticket cannot go back to an epoch beyond epochs, which is {self.epochs}")
+        for name in ("folder", "image_size"):
+            if getattr(self, name) is not None and self.dataset != "folder":
+                raise ValueError(f"{name} is {getattr(self, name)!r}: it is for the dataset 'folder', and dataset is {self.dataset!r}")
         if self.augment and self.dataset == "bits12":
             raise ValueError("augment is True: crops and flips are for images, and 'bits12' has none")
         return self
@@ -237,8 +251,9 @@ def settings(figure: str, preset: str = "quick", **given) -> Settings:
     figures = catalogue()
     if figure not in figures:
         raise ParameterError(f"figure {figure!r} is unknown; there are {', '.join(figures)}")
-    if preset not in PRESETS:
-        raise ParameterError(f"preset is {preset!r}; allowed are {', '.join(PRESETS)}")
+    own = [name for name in (*PRESETS, *FURTHER) if name in figures[figure]]
+    if preset not in own:
+        raise ParameterError(f"preset is {preset!r}; allowed are {', '.join(own)}")
     variant = f"{preset}_{given.get('dataset')}"  # a preset may have settings of its own for another set
     values = dict(figures[figure].get(variant) or figures[figure][preset], preset=preset)
     unused = set(figures[figure].get("unused", ()))

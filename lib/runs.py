@@ -26,7 +26,7 @@ FORMAT = 1  # raised when the meaning of a specification changes, so that older 
 LATER = {
     "continuation": None, "watch": [], "watch_examples": None, "keep_velocity": False, "score_examples": None, "decay": "all",
     "topology": None, "form": "masked", "rewind": 0, "flow": None, "replica": 0, "fresh": False, "perturbed": None,
-    "snapshots": [],
+    "snapshots": [], "image_size": None, "label_smoothing": 0.0, "micro_batch": None,
 }  # fmt: skip
 
 

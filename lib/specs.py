@@ -28,6 +28,7 @@ from lib.presets import (
     Settings,
     Share,
     Signal,
+    Smoothing,
     Sparsity,
     Spec,
     TopologyMethod,
@@ -35,7 +36,10 @@ from lib.presets import (
 
 
 class Data(Spec):
-    """Which examples: a set, its size, its treatment, its label noise, and the fingerprint of the tensors."""
+    """Which examples: a set, its size, its treatment, its label noise, and the fingerprint of the tensors.
+
+    ``folder`` is where the set "folder" lies on this machine. It is no part of what a run is: the fingerprint is.
+    """
 
     name: Dataset
     train: Count | None = None
@@ -44,6 +48,8 @@ class Data(Spec):
     augment: bool = False
     noise: Share = 0.0
     noise_kind: Noise = "symmetric"
+    image_size: Count | None = None  # of the set "folder": the sides of its images in pixels; None: 224
+    folder: str | None = Field(None, exclude=True, repr=False)
     fingerprint: str = Field(min_length=1)
 
 
@@ -85,6 +91,8 @@ class Recipe(Spec):
     warmup_epochs: NonNegative = 0.0
     precision: Literal["float32", "bfloat16"] = "float32"
     decay: Literal["all", "kernels"] = "all"  # what weight decay shrinks: everything, or no biases and no BatchNorm
+    label_smoothing: Smoothing = 0.0
+    micro_batch: Count | None = None  # examples in one pass, where a batch is too large for memory; BatchNorm normalises over so many
 
     @model_validator(mode="after")
     def _consistent(self):
@@ -160,13 +168,14 @@ class Setup(Spec):
         common = dict(
             batch_size=s.batch_size, momentum=s.momentum, nesterov=s.nesterov, weight_decay=s.weight_decay,
             schedule=s.schedule, gamma=s.gamma, lr_floor=s.lr_floor, warmup_epochs=s.warmup_epochs, precision=s.precision, decay=s.decay,
+            label_smoothing=s.label_smoothing, micro_batch=s.micro_batch,
         )  # fmt: skip
         late = s.milestones if s.sparse_milestones is None else s.sparse_milestones
         try:
             return cls(
                 data=Data(
                     name=s.dataset, train=s.train_examples, test=s.test_examples, normalise=s.normalise, augment=s.augment,
-                    noise=s.noise, noise_kind=s.noise_kind, fingerprint=fingerprint,
+                    noise=s.noise, noise_kind=s.noise_kind, image_size=s.image_size, folder=s.folder, fingerprint=fingerprint,
                 ),
                 network=Network(
                     name=s.network, widths=s.widths, width=s.width, activation=s.activation, pooling=s.pooling, init=s.init

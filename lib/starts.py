@@ -94,7 +94,8 @@ def _mask(run, network, layout, weights, buffers, images):
     names = networks.prunable(network, pruning.keep_dense)
     task = None
     if images is not None:
-        x, y = images.x_train[: pruning.score_examples], labels_of(run, images)[0][: pruning.score_examples]
+        count = pruning.score_examples
+        x, y = images.x_train if count is None else images.x_train[:count], labels_of(run, images)[0][:count]
         task = criteria.Task(lambda: filled(network, weights, buffers, x.device), x, y, pruning.sparsity, pruning.scope)
     rng = draws.generator(run.seed, "criterion", pruning.criterion, *([run.begin] if run.continuation else []))
     scores = criteria.CRITERIA[pruning.criterion]({name: views[name] for name in names}, rng, task)

@@ -1,6 +1,7 @@
 """Carry a list of runs out: train what the store lacks, in cohorts, and return a table."""
 
 import hashlib
+import json
 import platform
 import sys
 import time
@@ -86,7 +87,8 @@ def _stages(runs):
 
 def images_of(spec: Data, device: torch.device) -> data.ImageSet:
     """The examples of a specification; raises ``DataError`` if they are not those that it was made for."""
-    images = data.load(spec.name, train=spec.train, test=spec.test, normalise=spec.normalise, device=device)
+    own = {"folder": spec.folder, "image_size": spec.image_size}
+    images = data.load(spec.name, train=spec.train, test=spec.test, normalise=spec.normalise, device=device, **own)
     if images.fingerprint != spec.fingerprint:
         raise data.DataError(
             f"dataset {spec.name!r} has fingerprint {images.fingerprint}, but these runs were specified for "
@@ -100,7 +102,8 @@ def _cohorts(stage):
     groups = {}
     for run in stage:
         r = run.recipe
-        shared = (run.data, run.network, r.batch_size, r.momentum, r.nesterov, r.precision, run.measure_every)
+        passes = (r.batch_size, r.momentum, r.nesterov, r.precision, r.label_smoothing, r.micro_batch)
+        shared = (run.data, run.network, *passes, run.measure_every)
         groups.setdefault(shared, []).append(run)
     return [group[i : i + MAX_MEMBERS] for group in groups.values() for i in range(0, len(group), MAX_MEMBERS)]
 
@@ -176,9 +179,23 @@ def _go_on(runs, saved, images, store, name, bar):
             if member.diverged is not None:
                 bar.update((member.run.recipe.epochs - member.diverged) * len(images.y_train))
         if task.members:
-            task.run_epoch(bar.update)
+            _epoch(task, store, name, bar.update)
     task.close()
     store.drop_checkpoint(name)
+
+
+def _epoch(task, store, name, tick):
+    """One epoch. Where an image that is decoded on the way is broken, the state before this epoch is saved, and the error goes on."""
+    before = None
+    if not isinstance(task.images.x_train, torch.Tensor):
+        tensors, content = task.state()
+        before = {key: value.cpu().clone() for key, value in tensors.items()}, json.loads(json.dumps(content))
+    try:
+        task.run_epoch(tick)
+    except data.DataError:
+        if before:
+            store.save_checkpoint(name, *before)
+        raise
 
 
 def _finished(member, tensors, task):

@@ -108,7 +108,7 @@ def cost(runs: list[Run], store: Store):
         row["networks"] += 1
         row["epochs each"].add(run.length)
         if not store.has(run.key):
-            size = run.data.train or data.size(run.data.name)
+            size = run.data.train or data.size(run.data.name, run.data.folder)
             row["to train"] += 1
             row["image passes to go"] += run.length * size
     for row in rows.values():

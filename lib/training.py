@@ -14,8 +14,8 @@ from itertools import accumulate
 import torch
 
 from lib import cohort as cohorts
-from lib import data, draws, flops, live, schedules, signals, steps
-from lib.cohort import Cohort, Layout, filled, sgd_
+from lib import data, draws, feeds, flops, live, schedules, signals, steps
+from lib.cohort import Cohort, Layout, column, decays, filled, sgd_
 from lib.metrics import geometry, predictions
 from lib.networks import MLP
 from lib.runs import Run
@@ -56,10 +56,7 @@ class Training:
         self.cores = cores or torch.get_num_threads()  # OMP_NUM_THREADS bounds it, as on a shared host
         self.recipe = runs[0].recipe  # what all members share of it: batch size, momentum, precision
         self.seen = [0]  # images seen by each group in this epoch, for the progress bar
-        data_spec = runs[0].data
-        self.crop = data.Cropper(images.x_train, images.black) if data_spec.augment else None
-        x = images.x_train
-        self.base = x.permute(0, 2, 3, 1).contiguous() if x.dim() == 4 and not isinstance(network, MLP) else x
+        self.feed = feeds.feed(images, augment=runs[0].data.augment, flat=isinstance(network, MLP))
         self.labels = [labels_of(run, images) for run in runs]
         self.workers = None
         self._group()
@@ -84,7 +81,7 @@ class Training:
         for stop, size in zip(accumulate(sizes), sizes, strict=True):
             start = stop - size
             rows = self.cohort.slice(start, stop)
-            engine = steps.engine(rows, self.network, self.recipe.precision, self.images.shape if self.live[start] else None)
+            engine = steps.engine(rows, self.network, self.recipe, self.images.shape if self.live[start] else None)
             labels = [given for given, _ in self.labels[start:stop]]
             members = self.members[start:stop]
             gathered = [m.run for m in members], [m.facts for m in members], [m.kept for m in members]
@@ -93,7 +90,8 @@ class Training:
 
     def _live(self):
         """For each member, whether its steps are taken at the cost of its live weights."""
-        if self.device.type != "cpu" or self.recipe.precision != "float32":
+        plain = self.recipe.precision == "float32" and not self.recipe.label_smoothing and not self.recipe.micro_batch
+        if self.device.type != "cpu" or not plain:
             return [False] * len(self.members)
         masks = (self.cohort.layout.views(row) for row in self.cohort.mask)
         return [live.pays(self.network, mask, self.images.shape, self.recipe.batch_size) for mask in masks]
@@ -142,26 +140,23 @@ class Training:
         clock = [m.run.begin + self.epoch for m in members]  # the epoch of each
         streams = ["sol_d" if m.run.continuation else m.run.solution for m in members]  # who goes on goes on with the same order
         replicas = [("replica", m.run.replica) if m.run.replica else () for m in members]
-        rngs = [draws.generator(m.run.seed, s, "order", t, *r) for m, s, t, r in zip(members, streams, clock, replicas, strict=True)]
-        order = torch.stack([torch.randperm(count, generator=rng) for rng in rngs])
+
+        def rngs(name):
+            return [draws.generator(m.run.seed, s, name, t, *r) for m, s, t, r in zip(members, streams, clock, replicas, strict=True)]
+
+        order = torch.stack([torch.randperm(count, generator=rng) for rng in rngs("order")])
         labels = [self.labels[start + k][0] for k in range(len(members))]
         y_epoch = torch.stack([y[o.to(y.device)] for y, o in zip(labels, order, strict=True)])
-        order = order.to(self.device)
-        moves = None
-        if self.crop:
-            rngs = [draws.generator(m.run.seed, s, "crop", t, *r) for m, s, t, r in zip(members, streams, clock, replicas, strict=True)]
-            moves = torch.stack([self.crop.draw(count, rng) for rng in rngs]).to(self.device)
         rate = torch.stack([schedules.rates(m.run.recipe, t, batches, m.run.continuation) for m, t in zip(members, clock, strict=True)])
-        rate = _column(rate.float(), self.device)
-        decay = self._decay(members)
+        rate = column(rate.float(), self.device)
+        decay = decays([m.run.recipe for m in members], self.cohort.layout, self.device)
         if self.epoch == 0:
             updates.before()
         total = torch.zeros(len(members), device=self.device)
-        for step in range(batches):
+        for step, x in enumerate(self.feed.epoch(order, recipe.batch_size, rngs)):
             if self.workers.cancelled.is_set():
                 break
             part = slice(step * recipe.batch_size, (step + 1) * recipe.batch_size)
-            x = self._batch(order[:, part], moves[:, part] if moves is not None else None)
             total += engine.gradients(x, y_epoch[:, part])
             sgd_(rows, rate(step), recipe.momentum, recipe.nesterov, decay)
             if updates.any:
@@ -170,23 +165,6 @@ class Training:
             if tell:
                 tell()
         return total.cpu()
-
-    def _decay(self, members):
-        """What is added of the weights to their gradients: a number, or [c, 1], or [c, P] where some spare what is no kernel."""
-        column = torch.tensor([[m.run.recipe.weight_decay] for m in members])
-        if all(m.run.recipe.decay == "all" for m in members):
-            return _column(column, self.device)(0)
-        kernels = self.cohort.layout.row({name: torch.full(s, float(len(s) > 1)) for name, s in self.cohort.layout.parameters.items()})
-        spared = torch.tensor([[m.run.recipe.decay == "kernels"] for m in members])
-        return (column * torch.where(spared, kernels, torch.ones_like(kernels))).to(self.device)
-
-    def _batch(self, index, moves):
-        """[c, B, ...] of the examples ``index`` [c, B]; images of convolutional networks come channels-last."""
-        if moves is not None:
-            flat = self.crop(index.flatten(), moves.flatten(0, 1))
-            return flat.unflatten(0, index.shape)
-        x = self.base.index_select(0, index.flatten()).unflatten(0, index.shape)  # copies whole examples: faster than base[index]
-        return x if self.base is self.images.x_train else x.movedim(-1, 2)
 
     # -- measuring ----------------------------------------------------------------------------------------------------
 
@@ -246,7 +224,7 @@ class Training:
             images.y_train if noisy else None,
             torch.stack([flipped for _, flipped in labels]) if noisy else None,
         )
-        chunk = 256 if self.device.type == "cpu" else 2000
+        chunk = min(256 if self.device.type == "cpu" else 2000, self.recipe.micro_batch or 2000)
         columns = predictions.measure(engine.logits, train, "train", chunk)
         columns |= predictions.measure(engine.logits, predictions.Part(images.x_test, images.y_test), "test", chunk)
         return [{name: column[k].item() for name, column in columns.items()} for k in range(len(rows))]
@@ -307,15 +285,6 @@ class Training:
             member.history = saved["history"]
             member.best, member.diverged = saved["best"], saved["diverged"]
         self._group()  # for the masks as they are now
-
-
-def _column(values: torch.Tensor, device):
-    """``step -> `` the column [c, 1] of ``values`` [c, steps], or one number where all members agree (it is faster)."""
-    if (values == values[0]).all():
-        numbers = values[0].tolist()
-        return numbers.__getitem__
-    values = values.to(device)
-    return lambda step: values[:, step : step + 1]
 
 
 def network_of(run: Run, images: data.ImageSet):

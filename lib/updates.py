@@ -10,6 +10,8 @@ from lib.cohort import Cohort, filled
 from lib.metrics import gradients
 from lib.runs import Run
 
+BLIND = ("magnitude", "random", "synflow")  # criteria that look at no example
+
 
 def check(run: Run, examples: int) -> None:
     """Raise ``ValueError`` for a topology, a flow or snapshots that make no sense in a run on so many training examples.
@@ -24,6 +26,9 @@ def check(run: Run, examples: int) -> None:
         )
     if run.flow and run.flow.skip + run.flow.examples > examples:
         raise ValueError(f"gradient flow on {run.flow.examples} examples behind the first {run.flow.skip}: there are only {examples}")
+    pruning = run.pruning
+    if run.data.name == "folder" and pruning and pruning.score_examples is None and pruning.criterion not in BLIND:
+        raise ValueError(f"criterion is {pruning.criterion!r}: it needs examples, and a folder is never held whole: give score_examples")
     if t is None:
         return
     topology.check(t.method, every=t.every, start=t.start, end=t.end, steps=steps, fraction=t.fraction)
@@ -94,7 +99,7 @@ class Updates:
         part = slice(self.runs[k].flow.skip, self.runs[k].flow.skip + self.runs[k].flow.examples)
         network = filled(self.network, self.rows.weights[k], self.rows.buffers[k], self.images.x_train.device)
         mask = {name: live.to(self.images.x_train.device) for name, live in self.rows.layout.views(self.rows.mask[k]).items()}
-        return gradients.flow(network, self.images.x_train[part], self.labels[k][part], mask=mask)
+        return gradients.flow(network, self.images.x_train[part], self.labels[k][part], mask=mask, chunk=self.runs[k].recipe.micro_batch)
 
     def _views(self, row, run):
         names = networks.prunable(self.network, run.pruning.keep_dense)
@@ -119,7 +124,7 @@ class Updates:
             if t.gradient == "held":
                 x, y = self.images.x_train[: t.held], self.labels[k][: t.held]
             network = filled(self.network, self.rows.weights[k], self.rows.buffers[k], x.device)
-            gradient = self.rows.layout.row(gradients.loss_gradient(network, x, y))
+            gradient = self.rows.layout.row(gradients.loss_gradient(network, x, y, chunk=run.recipe.micro_batch))
         layers = topology.spans(self.rows.layout.parameters, networks.prunable(self.network, run.pruning.keep_dense))
         rng = draws.generator(run.seed, run.solution, "grow", steps)
         return topology.update_rows(t.method, self.rows.weights[k], self.rows.mask[k], gradient, fraction, rng, layers)

@@ -78,6 +78,18 @@ def test_torchs_counter_agrees(name, shape, options):
     assert forward.get_total_flops() + backward.get_total_flops() == flops.training(ours, 2) - 2 * skipped
 
 
+def test_the_networks_of_imagenet_cost_what_the_literature_says():
+    """4.09 and 15.3 thousand million products at 224x224, as torchvision says (its VGG-16 has 0.12 more in hidden layers)."""
+    resnet = networks.build("resnet-50", (3, 224, 224), 1000)
+    assert round(flops.forward(resnet, (3, 224, 224)) / 2e9, 2) == 4.09
+    # VGG-16 layer by layer: sides 224, 112, 56, 28, 14
+    stages = [(224, [(3, 64), (64, 64)]), (112, [(64, 128), (128, 128)]), (56, [(128, 256), (256, 256), (256, 256)])]
+    stages += [(28, [(256, 512), (512, 512), (512, 512)]), (14, [(512, 512)] * 3)]
+    products = sum(side * side * 9 * inputs * outputs for side, layers in stages for inputs, outputs in layers) + 512 * 1000
+    assert round(products / 1e9, 1) == 15.3
+    assert flops.forward(networks.build("vgg-16", (3, 224, 224), 1000), (3, 224, 224)) == 2 * products
+
+
 def test_live_weights_alone_count():
     """A mask takes from each layer its pruned weights at every place where they were used; a mask of a bias takes nothing."""
     network = networks.build("lenet-5", (1, 28, 28), 10)

@@ -52,11 +52,16 @@ def residual():
     return nn.Sequential(networks.BasicBlock(2, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3))
 
 
+def bottleneck():
+    return nn.Sequential(networks.Bottleneck(2, 2, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+
+
 NETWORKS = {
     "mlp": lambda: (filled(networks.MLP(5, (6, 4), 3)), (5,)),
     "tanh": lambda: (filled(networks.MLP(5, (6, 4), 3, "tanh")), (5,)),
     "lenet": lambda: (filled(lenet_like()), (1, 8, 8)),
     "residual": lambda: (filled(residual()), (2, 6, 6)),
+    "bottleneck": lambda: (filled(bottleneck()), (2, 6, 6)),
     "batchnorm": lambda: (filled(nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))), (5,)),
 }
 

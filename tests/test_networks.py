@@ -31,6 +31,8 @@ KNOWN = [  # counted by hand, or given in the literature
     ("resnet-44", (3, 32, 32), 10, {}, 272_474 + 4 * 97_216),
     ("resnet-56", (3, 32, 32), 10, {}, 272_474 + 6 * 97_216),
     ("vgg-11", (3, 32, 32), 10, {}, 9_217_728 + 5_504 + 5_130),  # convolutions, BatchNorm, linear
+    ("resnet-50", (3, 224, 224), 1000, {}, 25_557_032),
+    ("vgg-16", (3, 224, 224), 1000, {}, 14_714_688 - 4_224 + 512_000),  # torchvision's features less their biases, linear
 ]
 
 
@@ -140,6 +142,42 @@ def test_vgg11_is_torchvisions_features_with_one_linear_layer():
         torch.testing.assert_close(ours(x), ours[-1](theirs(x).flatten(1)), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_resnet50_is_torchvisions(training):
+    """The same shapes in the same order, and with the weights copied the same output."""
+    ours, theirs = networks.build("resnet-50", (3, 64, 64), 1000), torchvision.models.resnet50()
+    assert [value.shape for value in ours.state_dict().values()] == [value.shape for value in theirs.state_dict().values()]
+    copied(filled(ours).train(training), theirs).train(training)
+    x = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        a, b = ours(x), theirs(x)
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4 * float(b.abs().max()))
+
+
+def test_vgg16_is_torchvisions_features_with_one_linear_layer():
+    """With its biases at zero, torchvision's VGG-16 gives the same features; their mean over all places goes through one linear layer."""
+    theirs = torchvision.models.vgg16().features
+    for module in theirs:
+        if isinstance(module, nn.Conv2d):
+            module.bias = None
+    ours = filled(networks.build("vgg-16", (3, 64, 64), 10)).eval()
+    theirs = copied(nn.Sequential(*[m for m in ours if not isinstance(m, nn.Linear)]), theirs).eval()
+    x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), theirs(x).mean((2, 3)) @ ours[-1].weight.T, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["resnet-50", "vgg-16"])
+def test_small_dense_of_imagenets_networks(name):
+    """A fifth of the parameters: the nearest of all widths, and a network that builds."""
+    shape, classes = (3, 32, 32), 20
+    live = size(networks.build(name, shape, classes)) // 5
+    given, found = networks.small_dense(name, shape, classes, live)
+    assert size(networks.build(shape=shape, classes=classes, **given)) == found
+    for factor in torch.linspace(0.4, 0.5, 21).tolist():
+        assert abs(found - live) <= abs(size(networks.build(name, shape, classes, width=factor)) - live)
+
+
 def test_lenet5_by_hand():
     """LeNet-5's layers written out give the same output, for both kinds of pooling and of activation."""
     x = torch.rand(3, 1, 28, 28, generator=torch.Generator().manual_seed(1))
@@ -182,6 +220,7 @@ def test_nothing_left_to_prune_is_refused(keep_dense):
     [
         ("lenet-5", (1, 15, 28), "'lenet-5' needs images of at least 16x16"),
         ("vgg-11", (3, 16, 16), "'vgg-11' needs images of at least 32x32"),
+        ("vgg-16", (3, 31, 40), "'vgg-16' needs images of at least 32x32"),
         ("resnet-20", (12,), "'resnet-20' needs images"),
         ("resnet-21", (3, 32, 32), "'resnet-21' is unknown; there are mlp, lenet-300-100"),
     ],
@@ -194,7 +233,7 @@ def test_inputs_that_do_not_fit_are_refused(name, shape, says):
 
 def test_smallest_inputs_pass():
     """The smallest sizes that the errors name do work."""
-    for name, shape in (("lenet-5", (1, 16, 16)), ("vgg-11", (3, 32, 32)), ("resnet-20", (1, 8, 8))):
+    for name, shape in (("lenet-5", (1, 16, 16)), ("vgg-11", (3, 32, 32)), ("resnet-20", (1, 8, 8)), ("vgg-16", (3, 32, 32))):
         network = filled(networks.build(name, shape, 10)).eval()
         assert network(torch.zeros(2, *shape)).shape == (2, 10)
 

@@ -6,8 +6,8 @@ import re
 import pytest
 from support import carry_out, small
 
-from lib import data, networks
-from lib.presets import PRESETS, ParameterError, catalogue, settings
+from lib import data, networks, topology
+from lib.presets import FURTHER, PRESETS, ParameterError, catalogue, settings
 from lib.runs import Run, Setup
 
 MEANT = [  # parameter, what papermill hands over, what it means
@@ -184,7 +184,30 @@ def test_settings_for_another_set():
             found += 1
             assert (s.preset, s.dataset, s.epochs, s.network) == (preset, dataset, 1, presets[variant]["network"])
             Setup.of(s, "fingerprint")
-    assert found == sum("_" in name for presets in catalogue().values() for name in presets)
+    assert found == sum("_" in name and name not in FURTHER for presets in catalogue().values() for name in presets)
+
+
+@pytest.mark.parametrize(
+    ("preset", "network", "steps"), [("imagenet_resnet50", "resnet-50", 31_926), ("imagenet_vgg16", "vgg-16", 127_704)]
+)
+def test_presets_of_imagenet(preset, network, steps):
+    """What Table 4 prints, and updates that make sense in so many steps; a figure without such a preset names its own."""
+    s = settings("flow_table1_methods", preset)
+    assert (s.dataset, s.network, s.epochs * -(-1_281_167 // s.batch_size)) == ("folder", network, steps)
+    assert (s.warmup_epochs, s.milestones, s.label_smoothing, s.nesterov, s.scope) == (5, (30, 70, 90), 0.1, True, "erk")
+    topology.check("gradual", every=s.prune_every, start=s.prune_start, end=s.prune_end, steps=steps)
+    topology.check("rigl", every=s.update_every, start=0, end=s.update_end, steps=steps, fraction=s.drop_fraction)
+    spec = Setup.of(s, "fingerprint").data
+    assert (spec.folder, spec.name, spec.image_size) == ("imagenet", "folder", None)
+    with pytest.raises(ParameterError, match=rf"preset is '{preset}'; allowed are quick, desktop, paper$"):
+        settings("fig6_noise", preset)
+
+
+@pytest.mark.parametrize(("name", "value"), [("folder", "somewhere"), ("image_size", 64)])
+def test_a_folder_is_for_the_dataset_folder(name, value):
+    """A path or a size beside another dataset would mean nothing."""
+    with pytest.raises(ParameterError, match=f"{name} is .*: it is for the dataset 'folder', and dataset is 'mnist'"):
+        settings("flow_table1_methods", "desktop", **{name: value})
 
 
 def test_more_examples_than_there_are(store):

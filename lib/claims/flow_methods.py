@@ -25,10 +25,32 @@ TABLE_5 = {  # the fully connected network at 98%
     ("set", "masked"): (96.49, 0.36), ("set", "layer"): (96.56, 0.22), ("set", "neuron"): (96.48, 0.10),
     ("rigl", "masked"): (96.82, 0.25), ("rigl", "layer"): (96.76, 0.19), ("rigl", "neuron"): (96.94, 0.12),
 }  # fmt: skip
+IMAGENET = {  # the other columns of Table 1, at 80%
+    "vgg-16": {
+        ("baseline", ""): (69.25, 0.13), ("lottery", ""): (0.10, 0.01), ("small dense", ""): (61.75, 0.09),
+        ("scratch", "masked"): (51.81, 3.02), ("scratch", "layer"): (62.71, 0.05), ("scratch", "neuron"): (62.52, 0.10),
+        ("set", "masked"): (53.55, 1.03), ("set", "layer"): (63.19, 0.26), ("set", "neuron"): (63.13, 0.15),
+        ("rigl", "masked"): (37.15, 26.20), ("rigl", "layer"): (63.69, 0.02), ("rigl", "neuron"): (63.56, 0.06),
+    },
+    "resnet-50": {
+        ("baseline", ""): (76.75, 0.12), ("lottery", ""): (75.75, 0.12), ("small dense", ""): (71.95, 0.24),
+        ("scratch", "masked"): (70.58, 0.18), ("scratch", "layer"): (70.72, 0.16), ("scratch", "neuron"): (70.63, 0.22),
+        ("set", "masked"): (72.93, 0.27), ("set", "layer"): (72.77, 0.27), ("set", "neuron"): (72.56, 0.14),
+        ("rigl", "masked"): (74.41, 0.05), ("rigl", "layer"): (74.38, 0.10), ("rigl", "neuron"): (74.38, 0.01),
+    },
+}  # fmt: skip
+IMAGES = 1_281_167  # of ImageNet's training set
+
+
+def _is_imagenet(table):
+    """Whether the runs are on ImageNet, and not on another folder of images."""
+    return set(table["dataset"]) == {"folder"} and "train_images" in table and set(table["train_images"]) == {IMAGES}
 
 
 def printed(table) -> dict:
     """The study's own table for this data and network, (row, form) -> (mean, standard deviation) in percent; empty for others."""
+    if _is_imagenet(table):
+        return IMAGENET.get(table["network"].iloc[0], {})
     if set(table["dataset"]) != {"mnist"}:
         return {}
     return {"lenet-5": TABLE_1, "lenet-300-100": TABLE_5}.get(table["network"].iloc[0], {})
@@ -70,6 +92,16 @@ def _own(table, network, dataset="mnist"):
         raise NotHere(f"a claim about {network} on {dataset}: preset {'paper' if network == 'lenet-5' else 'desktop'} tests it")
 
 
+def _on_imagenet(table, network):
+    if not _is_imagenet(table) or network not in set(table["network"]):
+        raise NotHere(f"a claim about {network} on ImageNet: preset imagenet_{network.replace('-', '')} tests it, with that set and a GPU")
+
+
+def _not_resnet(table):
+    if "resnet-50" in set(table["network"]):
+        raise NotHere("the study excepts ResNet-50, see flow-t1-resnet-init-neutral")
+
+
 def _mlp(table):
     if not {"mlp", "lenet-300-100"} & set(table["network"]):
         raise NotHere("a claim about the fully connected network: presets quick and desktop test it")
@@ -86,10 +118,12 @@ def flow_table5(table):
 
 
 def flow_t1_lenet_init_scratch(table):
+    _not_resnet(table)
     return [_more(table, ("scratch", form), ("scratch", "masked")) for form in ("layer", "neuron")]
 
 
 def flow_t1_lenet_init_dst(table):
+    _not_resnet(table)
     return [_more(table, (method, form), (method, "masked")) for method in ("set", "rigl") for form in ("layer", "neuron")]
 
 
@@ -110,19 +144,27 @@ def flow_t1_original_fails_sometimes(table):
 
 
 def flow_t1_vgg_init(table):
-    raise NotHere("VGG-16 on ImageNet: it needs that set and a GPU")
+    _on_imagenet(table, "vgg-16")
+    effects = []
+    for method, gain in (("scratch", 10.71), ("set", 9.58)):
+        beyond = (accuracy(table, method, "neuron") - accuracy(table, method, "masked") - gain).dropna()
+        effects.append(Effect(f"{method}: ours - original - {gain}", beyond.to_numpy(), "points", "equal", 3.0))
+    return effects
 
 
 def flow_t1_resnet_init_neutral(table):
-    raise NotHere("ResNet-50 on ImageNet: it needs that set and a GPU")
+    _on_imagenet(table, "resnet-50")
+    gains = {method: (accuracy(table, method, "neuron") - accuracy(table, method, "masked")).dropna() for method in SPARSE}
+    return [Effect(f"{method}: ours - original", gain.to_numpy(), "points", "equal", MATCH) for method, gain in gains.items()]
 
 
 def flow_t1_lottery_vgg_fails(table):
-    raise NotHere("VGG-16 on ImageNet: it needs that set and a GPU")
+    _on_imagenet(table, "vgg-16")
+    return [Effect("lottery - 0.1", (accuracy(table, "lottery") - 0.1).to_numpy(), "points", "equal", 0.05)]
 
 
 def flow_erk_better(table):
-    raise NotHere("VGG-16 on ImageNet: it needs that set and a GPU")
+    raise NotHere("VGG-16 on ImageNet with uniform densities beside ERK's: it needs that set, a GPU, and runs with scope uniform")
 
 
 def flow_t1_liu_matches_ours(table):

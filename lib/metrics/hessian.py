@@ -27,7 +27,8 @@ DENSE_LIMIT = 6000  # live weights up to which ``exact`` makes the whole matrix
 _LINEAR_IN_EACH_WEIGHT = {
     nn.Linear, nn.Conv2d, nn.ReLU, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Identity,
     nn.Dropout, nn.BatchNorm1d, nn.BatchNorm2d, nn.Sequential, nn.ModuleList,
-    networks.MLP, networks.LeNet5, networks.BasicBlock, networks.ResNet, networks.VGG11,
+    networks.MLP, networks.LeNet5, networks.BasicBlock, networks.Bottleneck,
+    networks.ResNet, networks.ResNet50, networks.VGG11, networks.VGG16,
 }  # fmt: skip
 
 

@@ -49,8 +49,8 @@ def measure(logits_of, part: Part, name: str, chunk: int) -> dict[str, torch.Ten
     Figure 6. A share over no examples is NaN.
     """
     pieces = []
-    for start in range(0, len(part.x), chunk):
-        logits = logits_of(part.x[start : start + chunk])
+    for start, x in zip(range(0, len(part.x), chunk), part.x.split(chunk), strict=True):
+        logits = logits_of(x)
         given = part.given[..., start : start + chunk].expand(logits.shape[:-1])
         predicted = logits.argmax(-1)
         values = [cross_entropy(logits, given), predicted == given, entropy(logits)]
