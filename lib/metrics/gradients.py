@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lib.metrics.layers import KINDS, MeasureError, Named
+from lib.metrics.live_pass import LivePass, places_of
 
 __all__ = ["MeasureError", "check", "flow", "loss_gradient", "parameters", "per_example"]
 
@@ -117,8 +118,14 @@ class Pass:
             yield name, layer, torch.stack([deltas[number] for deltas in found]) if last else found[0][number].unsqueeze(0)
 
 
-def passes(network: nn.Module, x: torch.Tensor, chunk: int | None, copies: int = 1) -> Iterator[tuple[slice, Pass]]:
-    """Forward passes over all of ``x`` in chunks; ``copies`` is how many δ of each layer will be held at a time."""
+def passes(
+    network: nn.Module, x: torch.Tensor, chunk: int | None, copies: int = 1, mask: Named | None = None
+) -> Iterator[tuple[slice, Pass | LivePass]]:
+    """Forward passes over all of ``x`` in chunks; ``copies`` is how many δ of each layer will be held at a time.
+
+    With a ``mask`` they may be at the cost of the live weights (``lib.metrics.live_pass``): the formulas that their layers are then
+    asked for must be under this mask.
+    """
     if chunk is not None and chunk < 1:
         raise MeasureError(f"chunk is {chunk}; it must be at least 1")
     if chunk is None:
@@ -130,10 +137,11 @@ def passes(network: nn.Module, x: torch.Tensor, chunk: int | None, copies: int =
             chunk = min(max(CACHE_BYTES // held, 128), ACTIVATION_BYTES // held)
         else:
             chunk = min(2048, ACTIVATION_BYTES // held)
-        chunk = max(1, min(len(x), chunk))
+    chunk = max(1, min(len(x), chunk))
+    places = None if mask is None else places_of(network, x, mask, chunk)
     for start in range(0, len(x), chunk):
         part = slice(start, start + chunk)
-        yield part, Pass(network, channels_last(x[part]))
+        yield part, Pass(network, channels_last(x[part])) if places is None else LivePass(network, x[part], places)
 
 
 def channels_last(x: torch.Tensor) -> torch.Tensor:
@@ -185,13 +193,13 @@ def per_example(network, x, labels, *, mask=None, which="all", direction: Named 
     if direction is not None:
         direction = counted_direction(network, direction, mask, which)
     norms, dots = [], []
-    for part, taken in passes(network, x, chunk):
+    for part, taken in passes(network, x, chunk, mask=mask):
         check_labels(labels, taken.logits)
         total = dot = 0.0
         for name, layer, delta in taken.deltas([residual(taken.logits, labels[part])]):
             total = total + sum(layer.squares(delta, local(mask, name), which).values())
             if direction is not None:
-                dot = dot + layer.dots(delta[0], local(direction, name))
+                dot = dot + layer.dots(delta, local(direction, name))
         norms.append(total)
         dots.append(dot)
     return torch.cat(norms), torch.cat(dots) if direction is not None else None

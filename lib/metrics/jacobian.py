@@ -5,6 +5,7 @@ import torch
 from lib.metrics.estimate import Estimate
 from lib.metrics.gradients import channels_last, check, passes
 from lib.metrics.layers import KINDS, MeasureError
+from lib.metrics.live_pass import LivePass, places_of
 from lib.networks import MLP
 
 __all__ = ["MeasureError", "exact", "norm", "projected"]
@@ -30,9 +31,13 @@ def _pull(network, x, chunk):
 def exact(network, x, *, chunk=None) -> torch.Tensor:
     """Each example's ‖∂ logits / ∂ x‖²_F exactly, [n]: a backward pass to the input for each class (price study, Table 2).
 
-    Where the first layer is linear, with weights W, the passes stop at its output: ‖δ W‖² = δ (W Wᵀ) δᵀ spares its large product.
+    Where most weights are zero these passes are at the cost of the others. Else, where the first layer is linear, with weights W,
+    they stop at its output: ‖δ W‖² = δ (W Wᵀ) δᵀ spares its large product.
     """
     check(network, x)
+    places = places_of(network, x, None, min(len(x), chunk or 128))
+    if places is not None:
+        return torch.cat([_live(LivePass(network, part, places)) for part in x.split(chunk or 128)])
     first = next((m for m in network.modules() if type(m) in KINDS), None)
     if isinstance(network, MLP) and first.in_features > first.out_features:
         return _behind_linear(network, x, chunk, first.weight.detach())
@@ -44,6 +49,11 @@ def exact(network, x, *, chunk=None) -> torch.Tensor:
             total = total + g.flatten(1).square().sum(1)
         found.append(total)
     return torch.cat(found)
+
+
+def _live(taken):
+    units = torch.eye(taken.logits.shape[1], dtype=taken.logits.dtype)
+    return taken.input_squares([unit.expand_as(taken.logits) for unit in units])
 
 
 def _behind_linear(network, x, chunk, weight):

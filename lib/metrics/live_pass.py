@@ -1,0 +1,265 @@
+"""The passes of ``lib.metrics.gradients`` at the cost of the live weights: masked MLPs and LeNet-5 on a CPU.
+
+Every layer is a sparse matrix and the batch comes last, as in ``lib.live``. What follows a layer (a pool, an activation) acts on
+each output place alone: the gradient δ in the layer's outputs z is a gain, which the forward pass fixes, times the gradient δ' behind
+it. For k cotangents δ' alone is held, [rows, k, n]; behind a pool it has a quarter of the rows of z. A convolution's gradient of
+example n in a live weight w is then G_w = Σ_t δ'_t E_wt, over the places t behind the pool, where E_wt = Σ_b gain_bt a_bt, over
+the four outputs b at the place t and the inputs a that w multiplies there, is made once for all k.
+
+The places of the live weights are found once for a network and its mask, and found again when the mask has changed; the
+weights are read afresh in every pass.
+"""
+
+import weakref
+
+import torch
+from torch import nn
+
+from lib import live
+from lib.metrics.layers import Named
+
+PIECE_BYTES = 512 << 10  # of a convolution's gathered inputs at a time: they should stay in the cache
+DENSEST = 0.25  # share of live weights of a convolution above which batched dense products are as fast (see benchmarks)
+_known = weakref.WeakKeyDictionary()  # network -> its latest Places
+
+
+class Layer:
+    """Where the live weights of one layer lie: its matrix and the transposed one without their values."""
+
+    def __init__(self, name: str, mask: torch.Tensor, shape: tuple[int, ...]):
+        self.name, self.mask, self.after = name, mask.clone(), []
+        places = live.convolution(mask, shape) if mask.dim() == 4 else live.linear(mask)
+        self.blocks, self.channels, self.shape = (4 if mask.dim() == 4 else 1), len(mask), places.shape
+        matrix, order = live.csr(places.rows, places.columns, places.shape)
+        self.pattern, self.entries = (matrix.crow_indices(), matrix.col_indices()), places.which[order]
+        matrix, order = live.csr(places.columns, places.rows, places.shape[::-1])
+        self.pattern_back, self.entries_back = (matrix.crow_indices(), matrix.col_indices()), places.which[order]
+        self.live = mask.flatten().nonzero().squeeze(1)
+        if self.blocks > 1:
+            self.reads = places.columns.view(len(self.live), places.shape[0] // self.channels)
+            self.counts = mask.flatten(1).sum(1).tolist()  # live weights of each output channel
+        self.channel = torch.arange(places.shape[0]) % (places.shape[0] // self.blocks) // (places.shape[0] // self.blocks // self.channels)
+
+    def matrix(self, weight: torch.Tensor) -> torch.Tensor:
+        """[rows, columns] with the live values of ``weight``."""
+        return self._filled(self.pattern, weight.flatten().index_select(0, self.entries), self.shape)
+
+    def transposed(self, weight: torch.Tensor) -> torch.Tensor:
+        """[columns, rows]."""
+        return self._filled(self.pattern_back, weight.flatten().index_select(0, self.entries_back), self.shape[::-1])
+
+    def ones(self, dtype: torch.dtype) -> torch.Tensor:
+        """[rows, columns], one where a weight lives."""
+        return self._filled(self.pattern, torch.ones(len(self.entries), dtype=dtype), self.shape)
+
+    def _filled(self, pattern, values, shape):
+        return torch.sparse_csr_tensor(*pattern, values, shape, check_invariants=False)
+
+
+class Places:
+    """The layers of a network under one mask, for inputs of one shape."""
+
+    def __init__(self, network: nn.Module, mask: Named, shape: tuple[int, ...]):
+        self.shape, self.layers = shape, []
+        for name, module in network.named_children():
+            if f"{name}.weight" in mask:
+                self.layers.append(Layer(name, mask[f"{name}.weight"], shape))
+                if isinstance(module, nn.Conv2d):
+                    shape = (module.out_channels, *((s - k + 1) // 2 for s, k in zip(shape[1:], module.kernel_size, strict=True)))
+            elif not isinstance(module, nn.Flatten):
+                self.layers[-1].after.append(type(module))
+
+    @property
+    def rows(self) -> int:
+        """Numbers that a pass holds for an example and cotangent."""
+        return sum(layer.shape[0] for layer in self.layers)
+
+    def are_of(self, mask: Named, shape: tuple[int, ...]) -> bool:
+        """Whether they are those of this mask, value by value."""
+        return shape == self.shape and all(torch.equal(layer.mask, mask[f"{layer.name}.weight"]) for layer in self.layers)
+
+
+def places_of(network: nn.Module, x: torch.Tensor, mask: Named | None, batch: int) -> Places | None:
+    """The ``Places`` for passes of ``batch`` examples at a time, or None where dense passes are right or faster.
+
+    ``mask`` may leave names out, all of whose weights live; None takes the weights that are not zero as the live ones. The answer
+    is None where ``lib.live`` does not know the network, or would not take it for training; where tensors lie on another device, in
+    other types, or do not fit the network (so that the dense pass says what is wrong); where a weight that the mask prunes is
+    not zero; and where a convolution has too many live weights.
+    """
+    if not _fits(network, x):
+        return None
+    weights = {name: value.detach() for name, value in network.named_parameters() if value.dim() > 1}
+    if mask is None:
+        mask = {name: value != 0 for name, value in weights.items()}
+    mask = {name: mask[name] if name in mask else torch.ones_like(value, dtype=torch.bool) for name, value in weights.items()}
+    shape, known = tuple(x.shape[1:]), _known.get(network)
+    if known is None or not known.are_of(mask, shape):
+        if not live.pays(network, mask, shape, batch) or any(m.dim() == 4 and m.float().mean() > DENSEST for m in mask.values()):
+            return None
+        known = _known[network] = Places(network, mask, shape)
+    elif not live.pays(network, mask, shape, batch):
+        return None
+    for layer in known.layers:
+        weight = weights[f"{layer.name}.weight"].flatten()
+        if torch.count_nonzero(weight) != torch.count_nonzero(weight.index_select(0, layer.live)):
+            return None
+    return known
+
+
+def _fits(network, x):
+    """Whether the network is one that ``lib.networks`` builds, on the CPU, and takes ``x``."""
+    if type(network) not in live.DENSE or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+        return False
+    if any(value.device != x.device or value.dtype != x.dtype for value in network.parameters()):
+        return False
+    shape = x.shape[1:]
+    for module in network.children():
+        if module._forward_hooks or module._forward_pre_hooks or getattr(module, "inplace", False):
+            return False
+        if type(module) is nn.Linear and module.bias is not None and shape.numel() == module.in_features:
+            shape = torch.Size([module.out_features])
+        elif type(module) is nn.Conv2d and _is_plain(module) and len(shape) == 3 and shape[0] == module.in_channels:
+            shape = torch.Size([module.out_channels, *((s - k + 1) // 2 for s, k in zip(shape[1:], module.kernel_size, strict=True))])
+        elif type(module) is not nn.Flatten and type(module) not in live.WITHOUT_WEIGHTS:
+            return False
+    return True
+
+
+def _is_plain(conv):
+    once = conv.stride == conv.dilation == (1, 1) and conv.padding == (0, 0) and conv.groups == 1
+    return once and conv.bias is not None
+
+
+def _behind(z, kinds):
+    """(output [R, n], gain [blocks, R, n]) of the modules behind a layer, for its outputs z [blocks, R, n]; no gain behind the logits."""
+    gain = None
+    for kind in kinds:
+        if kind is nn.MaxPool2d:
+            out = z.amax(0, keepdim=True)
+            slope = live.first_of_largest(z, out[0]).to(z.dtype)
+        elif kind is nn.AvgPool2d:
+            out, slope = z.mean(0, keepdim=True), z.new_tensor(0.25)
+        elif kind is nn.ReLU:
+            out = z.relu_()
+            slope = (out > 0).to(z.dtype)
+        else:
+            out = z.tanh_()
+            slope = 1 - out * out
+        z, gain = out, slope if gain is None else gain * slope
+    return z[0], gain
+
+
+class _Layer:
+    """A layer in a pass: the formulas of ``lib.metrics.layers`` for δ' [R, k, n]."""
+
+    def __init__(self, places: Layer, module: nn.Module, a: torch.Tensor):
+        self.places, self.a = places, a
+        self.weight, self.bias = module.weight.detach(), module.bias.detach()
+        bias = self.bias if places.blocks == 1 else self.bias.index_select(0, places.channel)
+        z = torch.addmm(bias.unsqueeze(1), places.matrix(self.weight), a)
+        self.out, self.gain = _behind(z.unflatten(0, (places.blocks, -1)), places.after)
+
+    def before(self, delta):
+        """The gradient in the layer's outputs z, [rows, k, n]."""
+        return delta if self.gain is None else (self.gain.unsqueeze(2) * delta).flatten(0, 1)
+
+    def back(self, delta):
+        """δ' of the layer before it, or the gradient in the input: [columns, k, n]."""
+        return (self.places.transposed(self.weight) @ self.before(delta).flatten(1)).unflatten(1, delta.shape[1:])
+
+    def dots(self, delta, direction: Named):
+        """Dot products [n] with the direction, for one cotangent."""
+        along, one = delta.new_zeros(delta.shape[2]), self.before(delta)[:, 0]
+        if direction["weight"] is not None:
+            along = along + (one * (self.places.matrix(direction["weight"]) @ self.a)).sum(0)
+        if direction["bias"] is not None:
+            along = along + direction["bias"] @ one.view(self.places.blocks, self.places.channels, -1, one.shape[1]).sum((0, 2))
+        return along
+
+    def _energy(self, delta):
+        energy = delta.square().sum(1)
+        return energy if self.gain is None else energy * self.gain[0].square()
+
+
+class _Linear(_Layer):
+    def squares(self, delta, mask: Named, which: str) -> Named:
+        """By parameter kind, the squared norms [n] summed over k; the live weights are those of the pass."""
+        energy = self._energy(delta)
+        found = {"weight": (energy * (self.places.ones(energy.dtype) @ self.a.square())).sum(0)}
+        if which == "all":
+            found["bias"] = (energy if mask["bias"] is None else energy * mask["bias"].unsqueeze(1)).sum(0)
+        return found
+
+    def diagonal(self, delta, which: str) -> Named:
+        """By parameter kind, the squared gradient of each weight, summed over k and n."""
+        energy, places = self._energy(delta), self.places
+        values = torch.sparse.sampled_addmm(places.ones(energy.dtype), energy, self.a.square().t(), beta=0.0).values()
+        found = {"weight": torch.zeros_like(self.weight).flatten().index_copy_(0, places.entries, values).view_as(self.weight)}
+        return {**found, "bias": energy.sum(1)} if which == "all" else found
+
+
+class _Convolution(_Layer):
+    def _gradients(self, delta):
+        """(which of the live weights, G [m, k, n]) in pieces that fit the cache."""
+        places, (_, k, n) = self.places, delta.shape
+        delta, gain = delta.unflatten(0, (places.channels, -1)), self.gain.unflatten(1, (places.channels, -1))
+        step = max(1, PIECE_BYTES // (places.reads[:1].numel() * max(1, k // 4) * n * delta.element_size()))
+        stop = 0
+        for channel, count in enumerate(places.counts):
+            own, start, stop = gain[:, channel], stop, stop + count
+            if k == 1:
+                own = own * delta[channel, :, 0]
+            for first in range(start, stop, step):
+                part = slice(first, min(first + step, stop))
+                reads = places.reads[part]
+                g = self.a.index_select(0, reads.flatten()).view(len(reads), *own.shape).mul_(own)
+                yield part, g.sum((1, 2)).unsqueeze(1) if k == 1 else (g.sum(1).unsqueeze(2) * delta[channel]).sum(1)
+
+    def _bias(self, delta):
+        """Each example's gradients [channels, k, n]."""
+        channels = self.places.channels
+        return (self.gain.sum(0).unsqueeze(1) * delta).unflatten(0, (channels, -1)).sum(1)
+
+    def squares(self, delta, mask: Named, which: str) -> Named:
+        found = {"weight": sum((g.square_().sum((0, 1)) for _, g in self._gradients(delta)), delta.new_zeros(delta.shape[2]))}
+        if which == "all":
+            bias = self._bias(delta).square_()
+            found["bias"] = (bias if mask["bias"] is None else bias * mask["bias"].view(-1, 1, 1)).sum((0, 1))
+        return found
+
+    def diagonal(self, delta, which: str) -> Named:
+        total = torch.zeros_like(self.weight).flatten()
+        for part, g in self._gradients(delta):
+            total[self.places.live[part]] = g.square_().sum((1, 2))
+        found = {"weight": total.view_as(self.weight)}
+        return {**found, "bias": self._bias(delta).square_().sum((1, 2))} if which == "all" else found
+
+
+class LivePass:
+    """A forward pass of ``x`` as ``lib.metrics.gradients.Pass`` makes it, through the ``Places`` of its network."""
+
+    @torch.no_grad()
+    def __init__(self, network: nn.Module, x: torch.Tensor, places: Places):
+        self.layers, a = {}, x.flatten(1).t().contiguous()
+        for layer in places.layers:
+            kind = _Convolution if layer.blocks > 1 else _Linear
+            self.layers[layer.name] = kind(layer, network.get_submodule(layer.name), a)
+            a = self.layers[layer.name].out
+        self.logits = a.t()
+
+    @torch.no_grad()
+    def deltas(self, cotangents: list[torch.Tensor]):
+        """(name, layer, δ' [R, k, n]) of each layer for ``cotangents``, k gradients [n, C] in the logits."""
+        delta, found = torch.stack([c.t() for c in cotangents], 1), []
+        for number, layer in reversed(list(enumerate(self.layers.values()))):
+            found.append(delta)
+            delta = layer.back(delta) if number else None
+        yield from zip(self.layers, self.layers.values(), reversed(found), strict=True)
+
+    @torch.no_grad()
+    def input_squares(self, cotangents: list[torch.Tensor]) -> torch.Tensor:
+        """The squared norms of the gradients in the input, summed over the ``cotangents``: [n]."""
+        _, first, delta = next(iter(self.deltas(cotangents)))
+        # one cotangent after the other: each in the cache
+        return sum(first.back(delta[:, k : k + 1]).square_().sum((0, 1)) for k in range(len(cotangents)))
