@@ -8,6 +8,7 @@ results are those of the dense passes but for the order of summation.
 
 import warnings
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -68,7 +69,7 @@ def convolution(mask: torch.Tensor, shape: tuple[int, int, int]) -> Places:
 
 def csr(rows, columns, shape):
     """The empty matrix with entries at these places, and the order in which it holds them."""
-    order = torch.argsort(rows * shape[1] + columns)
+    order = torch.from_numpy(np.argsort((rows * shape[1] + columns).numpy()))  # several times as fast as torch's
     counts = torch.bincount(rows, minlength=shape[0]).cumsum(0)
     starts = F.pad(counts, (1, 0)).int()  # 32 bits: what MKL works with
     return torch.sparse_csr_tensor(starts, columns[order].int(), torch.zeros(len(order)), shape, check_invariants=False), order

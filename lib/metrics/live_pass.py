@@ -12,6 +12,7 @@ weights are read afresh in every pass.
 
 import weakref
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -27,7 +28,7 @@ class Layer:
     """Where the live weights of one layer lie: its matrix and the transposed one without their values."""
 
     def __init__(self, name: str, mask: torch.Tensor, shape: tuple[int, ...]):
-        self.name, self.mask, self.after = name, mask.clone(), []
+        self.name, self.mask, self.after = name, mask.numpy().copy(), []
         places = live.convolution(mask, shape) if mask.dim() == 4 else live.linear(mask)
         self.blocks, self.channels, self.shape = (4 if mask.dim() == 4 else 1), len(mask), places.shape
         matrix, order = live.csr(places.rows, places.columns, places.shape)
@@ -60,7 +61,7 @@ class Places:
     """The layers of a network under one mask, for inputs of one shape."""
 
     def __init__(self, network: nn.Module, mask: Named, shape: tuple[int, ...]):
-        self.shape, self.layers = shape, []
+        self.shape, self.layers, self.pays = shape, [], {}  # pays: by batch
         for name, module in network.named_children():
             if f"{name}.weight" in mask:
                 self.layers.append(Layer(name, mask[f"{name}.weight"], shape))
@@ -76,7 +77,7 @@ class Places:
 
     def are_of(self, mask: Named, shape: tuple[int, ...]) -> bool:
         """Whether they are those of this mask, value by value."""
-        return shape == self.shape and all(torch.equal(layer.mask, mask[f"{layer.name}.weight"]) for layer in self.layers)
+        return shape == self.shape and all(np.array_equal(layer.mask, mask[f"{layer.name}.weight"].numpy()) for layer in self.layers)
 
 
 def places_of(network: nn.Module, x: torch.Tensor, mask: Named | None, batch: int) -> Places | None:
@@ -95,16 +96,25 @@ def places_of(network: nn.Module, x: torch.Tensor, mask: Named | None, batch: in
     mask = {name: mask[name] if name in mask else torch.ones_like(value, dtype=torch.bool) for name, value in weights.items()}
     shape, known = tuple(x.shape[1:]), _known.get(network)
     if known is None or not known.are_of(mask, shape):
-        if not live.pays(network, mask, shape, batch) or any(m.dim() == 4 and m.float().mean() > DENSEST for m in mask.values()):
+        if not _pays(network, mask, shape, batch):
             return None
         known = _known[network] = Places(network, mask, shape)
-    elif not live.pays(network, mask, shape, batch):
+    if batch not in known.pays:
+        known.pays[batch] = _pays(network, mask, shape, batch)
+    if not known.pays[batch]:
         return None
-    for layer in known.layers:
-        weight = weights[f"{layer.name}.weight"].flatten()
-        if torch.count_nonzero(weight) != torch.count_nonzero(weight.index_select(0, layer.live)):
-            return None
-    return known
+    zero = all(_zero_elsewhere(weights[f"{layer.name}.weight"], layer.live) for layer in known.layers)
+    return known if zero else None
+
+
+def _zero_elsewhere(weight, where):
+    # NumPy compares and counts several times as fast
+    return np.count_nonzero(weight.numpy()) == np.count_nonzero(weight.flatten().index_select(0, where).numpy())
+
+
+def _pays(network, mask, shape, batch):
+    kernels = [live_ for live_ in mask.values() if live_.dim() == 4]
+    return live.pays(network, mask, shape, batch) and all(kernel.float().mean() <= DENSEST for kernel in kernels)
 
 
 def _fits(network, x):
@@ -168,21 +178,12 @@ class _Layer:
         """δ' of the layer before it, or the gradient in the input: [columns, k, n]."""
         return (self.places.transposed(self.weight) @ self.before(delta).flatten(1)).unflatten(1, delta.shape[1:])
 
-    def dots(self, delta, direction: Named):
-        """Dot products [n] with the direction, for one cotangent."""
-        along, one = delta.new_zeros(delta.shape[2]), self.before(delta)[:, 0]
-        if direction["weight"] is not None:
-            along = along + (one * (self.places.matrix(direction["weight"]) @ self.a)).sum(0)
-        if direction["bias"] is not None:
-            along = along + direction["bias"] @ one.view(self.places.blocks, self.places.channels, -1, one.shape[1]).sum((0, 2))
-        return along
 
+class _Linear(_Layer):
     def _energy(self, delta):
         energy = delta.square().sum(1)
         return energy if self.gain is None else energy * self.gain[0].square()
 
-
-class _Linear(_Layer):
     def squares(self, delta, mask: Named, which: str) -> Named:
         """By parameter kind, the squared norms [n] summed over k; the live weights are those of the pass."""
         energy = self._energy(delta)
@@ -190,6 +191,13 @@ class _Linear(_Layer):
         if which == "all":
             found["bias"] = (energy if mask["bias"] is None else energy * mask["bias"].unsqueeze(1)).sum(0)
         return found
+
+    def dots(self, delta, direction: Named):
+        """Dot products [n] with the direction, for one cotangent."""
+        along, one = delta.new_zeros(delta.shape[2]), self.before(delta)[:, 0]
+        if direction["weight"] is not None:
+            along = along + (one * (self.places.matrix(direction["weight"]) @ self.a)).sum(0)
+        return along if direction["bias"] is None else along + direction["bias"] @ one
 
     def diagonal(self, delta, which: str) -> Named:
         """By parameter kind, the squared gradient of each weight, summed over k and n."""
@@ -200,21 +208,35 @@ class _Linear(_Layer):
 
 
 class _Convolution(_Layer):
-    def _gradients(self, delta):
-        """(which of the live weights, G [m, k, n]) in pieces that fit the cache."""
-        places, (_, k, n) = self.places, delta.shape
-        delta, gain = delta.unflatten(0, (places.channels, -1)), self.gain.unflatten(1, (places.channels, -1))
-        step = max(1, PIECE_BYTES // (places.reads[:1].numel() * max(1, k // 4) * n * delta.element_size()))
-        stop = 0
+    _latest = None, None  # δ' of one cotangent, and its G: squares and dot products are asked for in turn
+
+    def _inputs(self, numbers):
+        """(channel, which of the live weights, the inputs that each of them multiplies [m, 4, T, n]) in pieces that fit the cache."""
+        places, stop = self.places, 0
+        step = max(1, PIECE_BYTES // (places.reads.shape[1] * numbers * self.a.element_size()))
         for channel, count in enumerate(places.counts):
-            own, start, stop = gain[:, channel], stop, stop + count
-            if k == 1:
-                own = own * delta[channel, :, 0]
+            start, stop = stop, stop + count
             for first in range(start, stop, step):
                 part = slice(first, min(first + step, stop))
                 reads = places.reads[part]
-                g = self.a.index_select(0, reads.flatten()).view(len(reads), *own.shape).mul_(own)
-                yield part, g.sum((1, 2)).unsqueeze(1) if k == 1 else (g.sum(1).unsqueeze(2) * delta[channel]).sum(1)
+                yield channel, part, self.a.index_select(0, reads.flatten()).view(len(reads), 4, -1, self.a.shape[1])
+
+    def _gradients(self, delta):
+        """(which of the live weights, G [m, k, n])."""
+        _, k, n = delta.shape
+        gain, delta = (values.unflatten(-2 - i, (self.places.channels, -1)) for i, values in enumerate((self.gain, delta)))
+        for channel, part, a in self._inputs(max(1, k // 4) * n):
+            yield part, (a.mul_(gain[:, channel]).sum(1).unsqueeze(2) * delta[channel]).sum(1)
+
+    def _gradient(self, delta):
+        """G [live, n] of one cotangent."""
+        if self._latest[0] is not delta:
+            g = delta.new_empty(len(self.places.live), delta.shape[2])
+            given = (self.gain * delta[:, 0]).unflatten(1, (self.places.channels, -1))
+            for channel, part, a in self._inputs(delta.shape[2]):
+                torch.sum(a.mul_(given[:, channel]), (1, 2), out=g[part])
+            self._latest = delta, g
+        return self._latest[1]
 
     def _bias(self, delta):
         """Each example's gradients [channels, k, n]."""
@@ -222,11 +244,20 @@ class _Convolution(_Layer):
         return (self.gain.sum(0).unsqueeze(1) * delta).unflatten(0, (channels, -1)).sum(1)
 
     def squares(self, delta, mask: Named, which: str) -> Named:
-        found = {"weight": sum((g.square_().sum((0, 1)) for _, g in self._gradients(delta)), delta.new_zeros(delta.shape[2]))}
+        if delta.shape[1] == 1:
+            found = {"weight": self._gradient(delta).square().sum(0)}
+        else:
+            found = {"weight": sum((g.square_().sum((0, 1)) for _, g in self._gradients(delta)), delta.new_zeros(delta.shape[2]))}
         if which == "all":
             bias = self._bias(delta).square_()
             found["bias"] = (bias if mask["bias"] is None else bias * mask["bias"].view(-1, 1, 1)).sum((0, 1))
         return found
+
+    def dots(self, delta, direction: Named):
+        along = delta.new_zeros(delta.shape[2])
+        if direction["weight"] is not None:
+            along = along + direction["weight"].flatten().index_select(0, self.places.live) @ self._gradient(delta)
+        return along if direction["bias"] is None else along + direction["bias"] @ self._bias(delta)[:, 0]
 
     def diagonal(self, delta, which: str) -> Named:
         total = torch.zeros_like(self.weight).flatten()
@@ -261,5 +292,6 @@ class LivePass:
     def input_squares(self, cotangents: list[torch.Tensor]) -> torch.Tensor:
         """The squared norms of the gradients in the input, summed over the ``cotangents``: [n]."""
         _, first, delta = next(iter(self.deltas(cotangents)))
-        # one cotangent after the other: each in the cache
-        return sum(first.back(delta[:, k : k + 1]).square_().sum((0, 1)) for k in range(len(cotangents)))
+        matrix = first.places.transposed(first.weight)
+        # one cotangent after the other, so that each stays in the cache
+        return sum((matrix @ first.before(delta[:, k : k + 1]).squeeze(1)).square_().sum(0) for k in range(len(cotangents)))
