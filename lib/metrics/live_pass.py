@@ -75,6 +75,14 @@ class Places:
         """Numbers that a pass holds for an example and cotangent."""
         return sum(layer.shape[0] for layer in self.layers)
 
+    def hold_all_of(self, weights: Named) -> bool:
+        """Whether no weight is other than zero outside."""
+        for layer in self.layers:
+            weight = weights[f"{layer.name}.weight"]
+            if np.count_nonzero(weight.numpy()) > np.count_nonzero(weight.flatten().index_select(0, layer.live).numpy()):
+                return False
+        return True
+
     def are_of(self, mask: Named, shape: tuple[int, ...]) -> bool:
         """Whether they are those of this mask, value by value."""
         return shape == self.shape and all(np.array_equal(layer.mask, mask[f"{layer.name}.weight"].numpy()) for layer in self.layers)
@@ -91,9 +99,10 @@ def places_of(network: nn.Module, x: torch.Tensor, mask: Named | None, batch: in
     if not _fits(network, x):
         return None
     weights = {name: value.detach() for name, value in network.named_parameters() if value.dim() > 1}
-    if mask is None:
-        mask = {name: value != 0 for name, value in weights.items()}
-    mask = {name: mask[name] if name in mask else torch.ones_like(value, dtype=torch.bool) for name, value in weights.items()}
+    given = mask
+    if mask is None:  # NumPy compares and counts several times as fast
+        mask = {name: torch.from_numpy(value.numpy() != 0) for name, value in weights.items()}
+    mask = {name: mask.get(name, torch.ones((), dtype=torch.bool)).expand_as(value) for name, value in weights.items()}
     shape, known = tuple(x.shape[1:]), _known.get(network)
     if known is None or not known.are_of(mask, shape):
         if not _pays(network, mask, shape, batch):
@@ -101,15 +110,7 @@ def places_of(network: nn.Module, x: torch.Tensor, mask: Named | None, batch: in
         known = _known[network] = Places(network, mask, shape)
     if batch not in known.pays:
         known.pays[batch] = _pays(network, mask, shape, batch)
-    if not known.pays[batch]:
-        return None
-    zero = all(_zero_elsewhere(weights[f"{layer.name}.weight"], layer.live) for layer in known.layers)
-    return known if zero else None
-
-
-def _zero_elsewhere(weight, where):
-    # NumPy compares and counts several times as fast
-    return np.count_nonzero(weight.numpy()) == np.count_nonzero(weight.flatten().index_select(0, where).numpy())
+    return known if known.pays[batch] and (given is None or known.hold_all_of(weights)) else None
 
 
 def _pays(network, mask, shape, batch):
@@ -293,5 +294,8 @@ class LivePass:
         """The squared norms of the gradients in the input, summed over the ``cotangents``: [n]."""
         _, first, delta = next(iter(self.deltas(cotangents)))
         matrix = first.places.transposed(first.weight)
-        # one cotangent after the other, so that each stays in the cache
-        return sum((matrix @ first.before(delta[:, k : k + 1]).squeeze(1)).square_().sum(0) for k in range(len(cotangents)))
+        total, one = delta.new_zeros(matrix.shape[0], delta.shape[2]), delta.new_empty(matrix.shape[0], delta.shape[2])
+        for k in range(len(cotangents)):  # one after the other, so that each stays in the cache
+            torch.mm(matrix, first.before(delta[:, k : k + 1]).squeeze(1), out=one)
+            total.addcmul_(one, one)
+        return total.sum(0)
