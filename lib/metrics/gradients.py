@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from lib.metrics.layers import KINDS, MeasureError, Named
-from lib.metrics.live_pass import LivePass, places_of
+from lib.metrics.live_pass import LivePass
+from lib.metrics.live_places import places_of
 
 __all__ = ["MeasureError", "check", "flow", "loss_gradient", "parameters", "per_example"]
 

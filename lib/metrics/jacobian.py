@@ -5,7 +5,8 @@ import torch
 from lib.metrics.estimate import Estimate
 from lib.metrics.gradients import channels_last, check, passes
 from lib.metrics.layers import KINDS, MeasureError
-from lib.metrics.live_pass import LivePass, places_of
+from lib.metrics.live_pass import LivePass
+from lib.metrics.live_places import places_of
 from lib.networks import MLP
 
 __all__ = ["MeasureError", "exact", "norm", "projected"]

@@ -5,141 +5,18 @@ each output place alone: the gradient δ in the layer's outputs z is a gain, whi
 it. For k cotangents δ' alone is held, [rows, k, n]; behind a pool it has a quarter of the rows of z. A convolution's gradient of
 example n in a live weight w is then G_w = Σ_t δ'_t E_wt, over the places t behind the pool, where E_wt = Σ_b gain_bt a_bt, over
 the four outputs b at the place t and the inputs a that w multiplies there, is made once for all k.
-
-The places of the live weights are found once for a network and its mask, and found again when the mask has changed; the
-weights are read afresh in every pass.
 """
 
-import weakref
+from collections.abc import Iterator
 
-import numpy as np
 import torch
 from torch import nn
 
 from lib import live
 from lib.metrics.layers import Named
+from lib.metrics.live_places import Layer, Places
 
 PIECE_BYTES = 512 << 10  # of a convolution's gathered inputs at a time: they should stay in the cache
-DENSEST = 0.25  # share of live weights of a convolution above which batched dense products are as fast (see benchmarks)
-_known = weakref.WeakKeyDictionary()  # network -> its latest Places
-
-
-class Layer:
-    """Where the live weights of one layer lie: its matrix and the transposed one without their values."""
-
-    def __init__(self, name: str, mask: torch.Tensor, shape: tuple[int, ...]):
-        self.name, self.mask, self.after = name, mask.numpy().copy(), []
-        places = live.convolution(mask, shape) if mask.dim() == 4 else live.linear(mask)
-        self.blocks, self.channels, self.shape = (4 if mask.dim() == 4 else 1), len(mask), places.shape
-        matrix, order = live.csr(places.rows, places.columns, places.shape)
-        self.pattern, self.entries = (matrix.crow_indices(), matrix.col_indices()), places.which[order]
-        matrix, order = live.csr(places.columns, places.rows, places.shape[::-1])
-        self.pattern_back, self.entries_back = (matrix.crow_indices(), matrix.col_indices()), places.which[order]
-        self.live = mask.flatten().nonzero().squeeze(1)
-        if self.blocks > 1:
-            self.reads = places.columns.view(len(self.live), places.shape[0] // self.channels)
-            self.counts = mask.flatten(1).sum(1).tolist()  # live weights of each output channel
-        self.channel = torch.arange(places.shape[0]) % (places.shape[0] // self.blocks) // (places.shape[0] // self.blocks // self.channels)
-
-    def matrix(self, weight: torch.Tensor) -> torch.Tensor:
-        """[rows, columns] with the live values of ``weight``."""
-        return self._filled(self.pattern, weight.flatten().index_select(0, self.entries), self.shape)
-
-    def transposed(self, weight: torch.Tensor) -> torch.Tensor:
-        """[columns, rows]."""
-        return self._filled(self.pattern_back, weight.flatten().index_select(0, self.entries_back), self.shape[::-1])
-
-    def ones(self, dtype: torch.dtype) -> torch.Tensor:
-        """[rows, columns], one where a weight lives."""
-        return self._filled(self.pattern, torch.ones(len(self.entries), dtype=dtype), self.shape)
-
-    def _filled(self, pattern, values, shape):
-        return torch.sparse_csr_tensor(*pattern, values, shape, check_invariants=False)
-
-
-class Places:
-    """The layers of a network under one mask, for inputs of one shape."""
-
-    def __init__(self, network: nn.Module, mask: Named, shape: tuple[int, ...]):
-        self.shape, self.layers, self.pays = shape, [], {}  # pays: by batch
-        for name, module in network.named_children():
-            if f"{name}.weight" in mask:
-                self.layers.append(Layer(name, mask[f"{name}.weight"], shape))
-                if isinstance(module, nn.Conv2d):
-                    shape = (module.out_channels, *((s - k + 1) // 2 for s, k in zip(shape[1:], module.kernel_size, strict=True)))
-            elif not isinstance(module, nn.Flatten):
-                self.layers[-1].after.append(type(module))
-
-    @property
-    def rows(self) -> int:
-        """Numbers that a pass holds for an example and cotangent."""
-        return sum(layer.shape[0] for layer in self.layers)
-
-    def hold_all_of(self, weights: Named) -> bool:
-        """Whether no weight is other than zero outside."""
-        for layer in self.layers:
-            weight = weights[f"{layer.name}.weight"]
-            if np.count_nonzero(weight.numpy()) > np.count_nonzero(weight.flatten().index_select(0, layer.live).numpy()):
-                return False
-        return True
-
-    def are_of(self, mask: Named, shape: tuple[int, ...]) -> bool:
-        """Whether they are those of this mask, value by value."""
-        return shape == self.shape and all(np.array_equal(layer.mask, mask[f"{layer.name}.weight"].numpy()) for layer in self.layers)
-
-
-def places_of(network: nn.Module, x: torch.Tensor, mask: Named | None, batch: int) -> Places | None:
-    """The ``Places`` for passes of ``batch`` examples at a time, or None where dense passes are right or faster.
-
-    ``mask`` may leave names out, all of whose weights live; None takes the weights that are not zero as the live ones. The answer
-    is None where ``lib.live`` does not know the network, or would not take it for training; where tensors lie on another device, in
-    other types, or do not fit the network (so that the dense pass says what is wrong); where a weight that the mask prunes is
-    not zero; and where a convolution has too many live weights.
-    """
-    if not _fits(network, x):
-        return None
-    weights = {name: value.detach() for name, value in network.named_parameters() if value.dim() > 1}
-    given = mask
-    if mask is None:  # NumPy compares and counts several times as fast
-        mask = {name: torch.from_numpy(value.numpy() != 0) for name, value in weights.items()}
-    mask = {name: mask.get(name, torch.ones((), dtype=torch.bool)).expand_as(value) for name, value in weights.items()}
-    shape, known = tuple(x.shape[1:]), _known.get(network)
-    if known is None or not known.are_of(mask, shape):
-        if not _pays(network, mask, shape, batch):
-            return None
-        known = _known[network] = Places(network, mask, shape)
-    if batch not in known.pays:
-        known.pays[batch] = _pays(network, mask, shape, batch)
-    return known if known.pays[batch] and (given is None or known.hold_all_of(weights)) else None
-
-
-def _pays(network, mask, shape, batch):
-    kernels = [live_ for live_ in mask.values() if live_.dim() == 4]
-    return live.pays(network, mask, shape, batch) and all(kernel.float().mean() <= DENSEST for kernel in kernels)
-
-
-def _fits(network, x):
-    """Whether the network is one that ``lib.networks`` builds, on the CPU, and takes ``x``."""
-    if type(network) not in live.DENSE or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
-        return False
-    if any(value.device != x.device or value.dtype != x.dtype for value in network.parameters()):
-        return False
-    shape = x.shape[1:]
-    for module in network.children():
-        if module._forward_hooks or module._forward_pre_hooks or getattr(module, "inplace", False):
-            return False
-        if type(module) is nn.Linear and module.bias is not None and shape.numel() == module.in_features:
-            shape = torch.Size([module.out_features])
-        elif type(module) is nn.Conv2d and _is_plain(module) and len(shape) == 3 and shape[0] == module.in_channels:
-            shape = torch.Size([module.out_channels, *((s - k + 1) // 2 for s, k in zip(shape[1:], module.kernel_size, strict=True))])
-        elif type(module) is not nn.Flatten and type(module) not in live.WITHOUT_WEIGHTS:
-            return False
-    return True
-
-
-def _is_plain(conv):
-    once = conv.stride == conv.dilation == (1, 1) and conv.padding == (0, 0) and conv.groups == 1
-    return once and conv.bias is not None
 
 
 def _behind(z, kinds):
@@ -281,7 +158,7 @@ class LivePass:
         self.logits = a.t()
 
     @torch.no_grad()
-    def deltas(self, cotangents: list[torch.Tensor]):
+    def deltas(self, cotangents: list[torch.Tensor]) -> Iterator[tuple[str, object, torch.Tensor]]:
         """(name, layer, δ' [R, k, n]) of each layer for ``cotangents``, k gradients [n, C] in the logits."""
         delta, found = torch.stack([c.t() for c in cotangents], 1), []
         for number, layer in reversed(list(enumerate(self.layers.values()))):
@@ -292,10 +169,14 @@ class LivePass:
     @torch.no_grad()
     def input_squares(self, cotangents: list[torch.Tensor]) -> torch.Tensor:
         """The squared norms of the gradients in the input, summed over the ``cotangents``: [n]."""
-        _, first, delta = next(iter(self.deltas(cotangents)))
-        matrix = first.places.transposed(first.weight)
-        total, one = delta.new_zeros(matrix.shape[0], delta.shape[2]), delta.new_empty(matrix.shape[0], delta.shape[2])
-        for k in range(len(cotangents)):  # one after the other, so that each stays in the cache
-            torch.mm(matrix, first.before(delta[:, k : k + 1]).squeeze(1), out=one)
+        layers = list(self.layers.values())
+        matrices = [layer.places.transposed(layer.weight) for layer in layers]
+        one = torch.empty(matrices[0].shape[0], len(self.logits), dtype=self.logits.dtype)
+        total = torch.zeros_like(one)
+        for delta in cotangents:  # one after the other, so that each stays in the cache
+            delta = delta.t().contiguous().unsqueeze(1)
+            for layer, matrix in zip(layers[:0:-1], matrices[:0:-1], strict=True):
+                delta = (matrix @ layer.before(delta).squeeze(1)).unsqueeze(1)
+            torch.mm(matrices[0], layers[0].before(delta).squeeze(1), out=one)
             total.addcmul_(one, one)
         return total.sum(0)
