@@ -10,7 +10,7 @@ from test_gradients import slow, under
 from torch.func import jacrev, vmap
 
 from lib import draws, networks
-from lib.metrics import alignment, fisher, gradients, hessian, jacobian, live_places
+from lib.metrics import alignment, fisher, gradients, hessian, jacobian, live_patterns
 from lib.metrics.gradients import MeasureError
 from lib.metrics.live_pass import LivePass
 
@@ -39,7 +39,7 @@ def taken(monkeypatch):
         made.append(self)
         real(self, *arguments)
 
-    monkeypatch.setattr(live_places, "_pays", lambda *_: True)
+    monkeypatch.setattr(live_patterns, "_pays", lambda *_: True)
     monkeypatch.setattr(LivePass, "__init__", noted)
     return made
 
@@ -47,7 +47,7 @@ def taken(monkeypatch):
 @pytest.fixture
 def never(monkeypatch):
     """A function after which no pass is taken at the cost of the live weights."""
-    return lambda: monkeypatch.setattr(live_places, "_fits", lambda *_: False)
+    return lambda: monkeypatch.setattr(live_patterns, "_fits", lambda *_: False)
 
 
 def made(case, kind="weights", density=0.4, dtype=torch.float64):
@@ -164,11 +164,11 @@ def test_what_is_known_of_a_network_changes_no_number(taken):
 
     network, x, _, mask, _ = made("lenet-5")
     values()
-    known = live_places._known[network]
+    known = live_patterns._known[network]
     with torch.no_grad():
         network[0].weight.data.mul_(1.5)
     changed = values()
-    assert live_places._known[network] is known
+    assert live_patterns._known[network] is known
     fresh = made("lenet-5")[0]
     fresh.load_state_dict(network.state_dict())
     network = fresh
@@ -176,8 +176,8 @@ def test_what_is_known_of_a_network_changes_no_number(taken):
     mask["0.weight"].data[:2] = False  # in place, and unseen by the tensor's counter of versions
     network[0].weight.data[:2] = 0
     changed = values()
-    assert live_places._known[network] is not known
-    live_places._known.clear()
+    assert live_patterns._known[network] is not known
+    live_patterns._known.clear()
     assert all(torch.equal(a, b) for a, b in zip(changed, values(), strict=True))
     wide = networks.build("mlp", (12,), CLASSES, widths=(5,)).to_empty(device="cpu").eval()
     for p in wide.parameters():
@@ -189,7 +189,7 @@ def test_a_network_is_not_kept_alive(taken):
     """What is known of it goes with it."""
     network, x, _, mask, _ = made("mlp")
     fisher.exact(network, x, mask=mask)
-    assert network in live_places._known
+    assert network in live_patterns._known
     gone = weakref.ref(network)
     taken.clear()
     del network
@@ -236,13 +236,14 @@ def test_they_are_taken_where_they_pay(monkeypatch):
         mask = {n: torch.rand(p.shape, generator=rng) < density for n, p in network.named_parameters() if p.dim() > 1}
         for n, p in network.named_parameters():
             p.data.copy_(mask.get(n, torch.ones(())))
-        return live_places.places_of(network, torch.zeros(2, *shape), mask, batch) is not None
+        return live_patterns.patterns_of(network, torch.zeros(2, *shape), mask, batch) is not None
 
     assert chosen("lenet-300-100", (784,), 0.1, 128)
     assert chosen("lenet-5", (1, 28, 28), 0.1, 128)
     assert not chosen("lenet-300-100", (784,), 0.1, 1)
     assert not chosen("lenet-300-100", (784,), 0.9, 128)
-    assert not chosen("lenet-5", (1, 28, 28), 0.5, 128)
+    assert chosen("lenet-5", (1, 28, 28), 0.5, 128)
+    assert not chosen("lenet-5", (1, 28, 28), 0.75, 128)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

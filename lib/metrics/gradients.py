@@ -2,7 +2,8 @@
 
 Each layer's input a and output z are kept, and one ``autograd.grad`` in the outputs alone gives δ, without any weight
 gradient. ``lib.metrics.layers`` has the formulas that lead from a and δ to the numbers of each example (Goodfellow 2015,
-arXiv:1510.01799, for linear layers without a mask).
+arXiv:1510.01799, for linear layers without a mask). Masked MLPs and LeNet-5 on a CPU pass at the cost of their live weights
+(``lib.metrics.live_pass``) where that is faster; the numbers are the same but for rounding.
 
 All functions take a network in eval mode with its pruned weights at zero, inputs x [n, ...], labels int64 [n], and:
 ``mask`` (parameter name -> bool tensor, True where the weight lives; parameters that it does not name live), ``which``
@@ -20,7 +21,7 @@ from torch import nn
 
 from lib.metrics.layers import KINDS, MeasureError, Named
 from lib.metrics.live_pass import LivePass
-from lib.metrics.live_places import places_of
+from lib.metrics.live_patterns import patterns_of
 
 __all__ = ["MeasureError", "check", "flow", "loss_gradient", "parameters", "per_example"]
 
@@ -139,10 +140,10 @@ def passes(
         else:
             chunk = min(2048, ACTIVATION_BYTES // held)
     chunk = max(1, min(len(x), chunk))
-    places = None if mask is None else places_of(network, x, mask, chunk)
+    patterns = None if mask is None else patterns_of(network, x, mask, chunk)
     for start in range(0, len(x), chunk):
         part = slice(start, start + chunk)
-        yield part, Pass(network, channels_last(x[part])) if places is None else LivePass(network, x[part], places)
+        yield part, Pass(network, channels_last(x[part])) if patterns is None else LivePass(network, x[part], patterns)
 
 
 def channels_last(x: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ from lib.metrics.estimate import Estimate
 from lib.metrics.gradients import channels_last, check, passes
 from lib.metrics.layers import KINDS, MeasureError
 from lib.metrics.live_pass import LivePass
-from lib.metrics.live_places import places_of
+from lib.metrics.live_patterns import patterns_of
 from lib.networks import MLP
 
 __all__ = ["MeasureError", "exact", "norm", "projected"]
@@ -36,9 +36,9 @@ def exact(network, x, *, chunk=None) -> torch.Tensor:
     they stop at its output: ‖δ W‖² = δ (W Wᵀ) δᵀ spares its large product.
     """
     check(network, x)
-    places = places_of(network, x, None, min(len(x), chunk or 128))
-    if places is not None:
-        return torch.cat([_live(LivePass(network, part, places)) for part in x.split(chunk or 128)])
+    patterns = patterns_of(network, x, None, min(len(x), chunk or 128))
+    if patterns is not None:
+        return torch.cat([_live(LivePass(network, part, patterns)) for part in x.split(chunk or 128)])
     first = next((m for m in network.modules() if type(m) in KINDS), None)
     if isinstance(network, MLP) and first.in_features > first.out_features:
         return _behind_linear(network, x, chunk, first.weight.detach())

@@ -14,7 +14,7 @@ from torch import nn
 
 from lib import live
 from lib.metrics.layers import Named
-from lib.metrics.live_places import Layer, Places
+from lib.metrics.live_patterns import Pattern, Patterns
 
 PIECE_BYTES = 512 << 10  # of a convolution's gathered inputs at a time: they should stay in the cache
 
@@ -41,12 +41,12 @@ def _behind(z, kinds):
 class _Layer:
     """A layer in a pass: the formulas of ``lib.metrics.layers`` for δ' [R, k, n]."""
 
-    def __init__(self, places: Layer, module: nn.Module, a: torch.Tensor):
-        self.places, self.a = places, a
+    def __init__(self, pattern: Pattern, module: nn.Module, a: torch.Tensor):
+        self.pattern, self.a = pattern, a
         self.weight, self.bias = module.weight.detach(), module.bias.detach()
-        bias = self.bias if places.blocks == 1 else self.bias.index_select(0, places.channel)
-        z = torch.addmm(bias.unsqueeze(1), places.matrix(self.weight), a)
-        self.out, self.gain = _behind(z.unflatten(0, (places.blocks, -1)), places.after)
+        bias = self.bias if pattern.blocks == 1 else self.bias.index_select(0, pattern.channel)
+        z = torch.addmm(bias.unsqueeze(1), pattern.matrix(self.weight), a)
+        self.out, self.gain = _behind(z.unflatten(0, (pattern.blocks, -1)), pattern.after)
 
     def before(self, delta):
         """The gradient in the layer's outputs z, [rows, k, n]."""
@@ -54,7 +54,7 @@ class _Layer:
 
     def back(self, delta):
         """δ' of the layer before it, or the gradient in the input: [columns, k, n]."""
-        return (self.places.transposed(self.weight) @ self.before(delta).flatten(1)).unflatten(1, delta.shape[1:])
+        return (self.pattern.transposed(self.weight) @ self.before(delta).flatten(1)).unflatten(1, delta.shape[1:])
 
 
 class _Linear(_Layer):
@@ -65,7 +65,7 @@ class _Linear(_Layer):
     def squares(self, delta, mask: Named, which: str) -> Named:
         """By parameter kind, the squared norms [n] summed over k; the live weights are those of the pass."""
         energy = self._energy(delta)
-        found = {"weight": (energy * (self.places.ones(energy.dtype) @ self.a.square())).sum(0)}
+        found = {"weight": (energy * (self.pattern.ones(energy.dtype) @ self.a.square())).sum(0)}
         if which == "all":
             found["bias"] = (energy if mask["bias"] is None else energy * mask["bias"].unsqueeze(1)).sum(0)
         return found
@@ -74,43 +74,46 @@ class _Linear(_Layer):
         """Dot products [n] with the direction, for one cotangent."""
         along, one = delta.new_zeros(delta.shape[2]), self.before(delta)[:, 0]
         if direction["weight"] is not None:
-            along = along + (one * (self.places.matrix(direction["weight"]) @ self.a)).sum(0)
+            along = along + (one * (self.pattern.matrix(direction["weight"]) @ self.a)).sum(0)
         return along if direction["bias"] is None else along + direction["bias"] @ one
 
     def diagonal(self, delta, which: str) -> Named:
         """By parameter kind, the squared gradient of each weight, summed over k and n."""
-        energy, places = self._energy(delta), self.places
-        values = torch.sparse.sampled_addmm(places.ones(energy.dtype), energy, self.a.square().t(), beta=0.0).values()
-        found = {"weight": torch.zeros_like(self.weight).flatten().index_copy_(0, places.entries, values).view_as(self.weight)}
+        energy, pattern = self._energy(delta), self.pattern
+        values = torch.sparse.sampled_addmm(pattern.ones(energy.dtype), energy, self.a.square().t(), beta=0.0).values()
+        found = {"weight": torch.zeros_like(self.weight).flatten().index_copy_(0, pattern.entries, values).view_as(self.weight)}
         return {**found, "bias": energy.sum(1)} if which == "all" else found
 
 
 class _Convolution(_Layer):
     _latest = None, None  # δ' of one cotangent, and its G: squares and dot products are asked for in turn
 
-    def _inputs(self, numbers):
-        """(channel, which of the live weights, the inputs that each of them multiplies [m, 4, T, n]) in pieces that fit the cache."""
-        places, stop = self.places, 0
-        step = max(1, PIECE_BYTES // (places.reads.shape[1] * numbers * self.a.element_size()))
-        for channel, count in enumerate(places.counts):
+    def _inputs(self, columns):
+        """(channel, which of the live weights, the inputs that each of them multiplies [m, 4, T, n]) in pieces that fit the cache.
+
+        A piece is as large as if the inputs had so many ``columns``.
+        """
+        pattern, stop = self.pattern, 0
+        step = max(1, PIECE_BYTES // (pattern.reads.shape[1] * columns * self.a.element_size()))
+        for channel, count in enumerate(pattern.counts):
             start, stop = stop, stop + count
             for first in range(start, stop, step):
                 part = slice(first, min(first + step, stop))
-                reads = places.reads[part]
+                reads = pattern.reads[part]
                 yield channel, part, self.a.index_select(0, reads.flatten()).view(len(reads), 4, -1, self.a.shape[1])
 
     def _gradients(self, delta):
         """(which of the live weights, G [m, k, n])."""
         _, k, n = delta.shape
-        gain, delta = (values.unflatten(-2 - i, (self.places.channels, -1)) for i, values in enumerate((self.gain, delta)))
+        gain, delta = (values.unflatten(-2 - i, (self.pattern.channels, -1)) for i, values in enumerate((self.gain, delta)))
         for channel, part, a in self._inputs(max(1, k // 4) * n):
             yield part, (a.mul_(gain[:, channel]).sum(1).unsqueeze(2) * delta[channel]).sum(1)
 
     def _gradient(self, delta):
         """G [live, n] of one cotangent."""
         if self._latest[0] is not delta:
-            g = delta.new_empty(len(self.places.live), delta.shape[2])
-            given = (self.gain * delta[:, 0]).unflatten(1, (self.places.channels, -1))
+            g = delta.new_empty(len(self.pattern.live), delta.shape[2])
+            given = (self.gain * delta[:, 0]).unflatten(1, (self.pattern.channels, -1))
             for channel, part, a in self._inputs(delta.shape[2]):
                 torch.sum(a.mul_(given[:, channel]), (1, 2), out=g[part])
             self._latest = delta, g
@@ -118,7 +121,7 @@ class _Convolution(_Layer):
 
     def _bias(self, delta):
         """Each example's gradients [channels, k, n]."""
-        channels = self.places.channels
+        channels = self.pattern.channels
         return (self.gain.sum(0).unsqueeze(1) * delta).unflatten(0, (channels, -1)).sum(1)
 
     def squares(self, delta, mask: Named, which: str) -> Named:
@@ -134,24 +137,24 @@ class _Convolution(_Layer):
     def dots(self, delta, direction: Named):
         along = delta.new_zeros(delta.shape[2])
         if direction["weight"] is not None:
-            along = along + direction["weight"].flatten().index_select(0, self.places.live) @ self._gradient(delta)
+            along = along + direction["weight"].flatten().index_select(0, self.pattern.live) @ self._gradient(delta)
         return along if direction["bias"] is None else along + direction["bias"] @ self._bias(delta)[:, 0]
 
     def diagonal(self, delta, which: str) -> Named:
         total = torch.zeros_like(self.weight).flatten()
         for part, g in self._gradients(delta):
-            total[self.places.live[part]] = g.square_().sum((1, 2))
+            total[self.pattern.live[part]] = g.square_().sum((1, 2))
         found = {"weight": total.view_as(self.weight)}
         return {**found, "bias": self._bias(delta).square_().sum((1, 2))} if which == "all" else found
 
 
 class LivePass:
-    """A forward pass of ``x`` as ``lib.metrics.gradients.Pass`` makes it, through the ``Places`` of its network."""
+    """A forward pass of ``x`` as ``lib.metrics.gradients.Pass`` makes it, through the ``Patterns`` of its network."""
 
     @torch.no_grad()
-    def __init__(self, network: nn.Module, x: torch.Tensor, places: Places):
+    def __init__(self, network: nn.Module, x: torch.Tensor, patterns: Patterns):
         self.layers, a = {}, x.flatten(1).t().contiguous()
-        for layer in places.layers:
+        for layer in patterns.layers:
             kind = _Convolution if layer.blocks > 1 else _Linear
             self.layers[layer.name] = kind(layer, network.get_submodule(layer.name), a)
             a = self.layers[layer.name].out
@@ -170,7 +173,7 @@ class LivePass:
     def input_squares(self, cotangents: list[torch.Tensor]) -> torch.Tensor:
         """The squared norms of the gradients in the input, summed over the ``cotangents``: [n]."""
         layers = list(self.layers.values())
-        matrices = [layer.places.transposed(layer.weight) for layer in layers]
+        matrices = [layer.pattern.transposed(layer.weight) for layer in layers]
         one = torch.empty(matrices[0].shape[0], len(self.logits), dtype=self.logits.dtype)
         total = torch.zeros_like(one)
         for delta in cotangents:  # one after the other, so that each stays in the cache
