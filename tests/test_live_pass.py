@@ -124,6 +124,22 @@ def test_the_exact_fisher_and_the_jacobian(case, kind, taken):
     assert len(taken) == 1 + 3 + 1 + 1 + 1 + 3
 
 
+def test_a_network_of_one_layer(taken):
+    """Its Jacobian is its weights, and each gradient that of multinomial regression."""
+    network = networks.build("mlp", (6,), CLASSES, widths=()).to_empty(device="cpu").double().eval()
+    rng = draws.generator(0, "one layer")
+    mask = {"1.weight": torch.rand(CLASSES, 6, generator=rng) < 0.5}
+    with torch.no_grad():
+        network[1].weight.copy_(torch.randn(CLASSES, 6, generator=rng, dtype=torch.float64) * mask["1.weight"])
+        network[1].bias.fill_(0.3)
+    x, y = torch.randn(5, 6, generator=rng, dtype=torch.float64), torch.randint(CLASSES, (5,), generator=rng)
+    torch.testing.assert_close(jacobian.exact(network, x), network[1].weight.detach().square().sum().expand(5))
+    delta = torch.softmax(network(x).detach(), 1) - torch.eye(CLASSES, dtype=torch.float64)[y]
+    norms = (delta.unsqueeze(2) * x.unsqueeze(1) * mask["1.weight"]).square().sum((1, 2)) + delta.square().sum(1)
+    torch.testing.assert_close(gradients.per_example(network, x, y, mask=mask)[0], norms)
+    assert len(taken) == 2
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_sampled_labels_are_those_of_the_dense_passes(case, taken, never):
     """One draw and several, the sampled diagonal and the trace of the Hessian: the same numbers from the same generator."""

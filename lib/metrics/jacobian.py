@@ -38,7 +38,7 @@ def exact(network, x, *, chunk=None) -> torch.Tensor:
     check(network, x)
     patterns = patterns_of(network, x, None, min(len(x), chunk or 128))
     if patterns is not None:
-        return torch.cat([_live(LivePass(network, part, patterns)) for part in x.split(chunk or 128)])
+        return torch.cat([LivePass(network, part, patterns).jacobian_squares() for part in x.split(chunk or 128)])
     first = next((m for m in network.modules() if type(m) in KINDS), None)
     if isinstance(network, MLP) and first.in_features > first.out_features:
         return _behind_linear(network, x, chunk, first.weight.detach())
@@ -50,11 +50,6 @@ def exact(network, x, *, chunk=None) -> torch.Tensor:
             total = total + g.flatten(1).square().sum(1)
         found.append(total)
     return torch.cat(found)
-
-
-def _live(taken):
-    units = torch.eye(taken.logits.shape[1], dtype=taken.logits.dtype)
-    return taken.input_squares([unit.expand_as(taken.logits) for unit in units])
 
 
 def _behind_linear(network, x, chunk, weight):

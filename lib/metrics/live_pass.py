@@ -170,16 +170,14 @@ class LivePass:
         yield from zip(self.layers, self.layers.values(), reversed(found), strict=True)
 
     @torch.no_grad()
-    def input_squares(self, cotangents: list[torch.Tensor]) -> torch.Tensor:
-        """The squared norms of the gradients in the input, summed over the ``cotangents``: [n]."""
-        layers = list(self.layers.values())
+    def jacobian_squares(self) -> torch.Tensor:
+        """‖∂ logits / ∂ x‖²_F of each example, [n]."""
+        *layers, last = self.layers.values()
         matrices = [layer.pattern.transposed(layer.weight) for layer in layers]
-        one = torch.empty(matrices[0].shape[0], len(self.logits), dtype=self.logits.dtype)
-        total = torch.zeros_like(one)
-        for delta in cotangents:  # one after the other, so that each stays in the cache
-            delta = delta.t().contiguous().unsqueeze(1)
-            for layer, matrix in zip(layers[:0:-1], matrices[:0:-1], strict=True):
+        total = torch.zeros_like(next(iter(self.layers.values())).a)
+        for row in last.weight:  # one logit after the other, so that each stays in the cache; its δ is the same for all examples
+            delta = row.view(-1, 1, 1).expand(-1, 1, total.shape[1])
+            for layer, matrix in zip(reversed(layers), reversed(matrices), strict=True):
                 delta = (matrix @ layer.before(delta).squeeze(1)).unsqueeze(1)
-            torch.mm(matrices[0], layers[0].before(delta).squeeze(1), out=one)
-            total.addcmul_(one, one)
+            total.addcmul_(delta[:, 0], delta[:, 0])
         return total.sum(0)
