@@ -41,6 +41,7 @@ ORDER = [
         "metrics",
         "init",
         "flops",
+        "live",
         "networks",
         "downloads",
         "folders",

@@ -20,17 +20,19 @@ def cosines(network, x, labels, direction, *, masks=(None,), which="all", chunk=
     for mask in masks:
         check(network, x, labels, mask, which)
         ahead.append(counted_direction(network, direction, mask, which))
-        lengths.append(sum((value.double().square().sum() for value in ahead[-1].values()), torch.zeros(())).sqrt())
+        norms = [torch.linalg.vector_norm(value, dtype=torch.float64) for value in ahead[-1].values()]
+        lengths.append(torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(()))
         if not lengths[-1] > 0:
             raise MeasureError("the direction is zero over the weights that count: no cosine is defined")
     found = [[] for _ in masks]
-    for part, taken in passes(network, x, chunk):
+    # passes at the cost of the live weights are those of one mask
+    for part, taken in passes(network, x, chunk, mask=masks[0] if len(masks) == 1 else None):
         check_labels(labels, taken.logits)
         norms, dots = [0.0] * len(found), [0.0] * len(found)
         for name, layer, delta in taken.deltas([_log_odds_gradient(taken.logits, labels[part])]):
             for i, mask in enumerate(masks):
                 norms[i] = norms[i] + sum(layer.squares(delta, local(mask, name), which).values())
-                dots[i] = dots[i] + layer.dots(delta[0], local(ahead[i], name))
+                dots[i] = dots[i] + layer.dots(delta, local(ahead[i], name))
         for values, norm, dot, length in zip(found, norms, dots, lengths, strict=True):
             values.append(-dot / (norm.sqrt() * length.to(norm.dtype)))
     return [torch.cat(values) for values in found]

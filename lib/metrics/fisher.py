@@ -46,7 +46,7 @@ def sampled(network, x, *, generator: torch.Generator, mask=None, which="all", d
     if draws < 1:
         raise MeasureError(f"draws is {draws}; it must be at least 1")
     found = []
-    for _, taken in passes(network, x, chunk, draws):
+    for _, taken in passes(network, x, chunk, draws, mask):
         labels = [sample_labels(taken.logits, generator) for _ in range(draws)]
         found.append(sum(squares(taken, [residual(taken.logits, y) for y in labels], mask, which).values()) / draws)
     return torch.cat(found)
@@ -69,7 +69,7 @@ def _exact(network, x, mask, which, chunk):
     check(network, x, None, mask, which)
     classes = network(x[:1]).shape[1]
     found = {}
-    for _, taken in passes(network, x, chunk, classes - 1):
+    for _, taken in passes(network, x, chunk, classes - 1, mask):
         for name, values in squares(taken, columns(taken.logits), mask, which).items():
             found.setdefault(name, []).append(values)
     return {name: torch.cat(pieces) for name, pieces in found.items()}
@@ -104,7 +104,7 @@ def diagonal(network, x, *, generator: torch.Generator | None = None, mask=None,
     counted = parameters(network, which, mask)
     copies = draws if generator else network(x[:1]).shape[1] - 1
     total = {name: torch.zeros_like(value, requires_grad=False) for name, value in counted.items()}
-    for _, taken in passes(network, x, chunk, copies):
+    for _, taken in passes(network, x, chunk, copies, mask):
         if generator:
             cotangents = [residual(taken.logits, sample_labels(taken.logits, generator)) / draws**0.5 for _ in range(draws)]
         else:

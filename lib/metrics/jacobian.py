@@ -5,6 +5,8 @@ import torch
 from lib.metrics.estimate import Estimate
 from lib.metrics.gradients import channels_last, check, passes
 from lib.metrics.layers import KINDS, MeasureError
+from lib.metrics.live_pass import LivePass
+from lib.metrics.live_patterns import patterns_of
 from lib.networks import MLP
 
 __all__ = ["MeasureError", "exact", "norm", "projected"]
@@ -30,9 +32,13 @@ def _pull(network, x, chunk):
 def exact(network, x, *, chunk=None) -> torch.Tensor:
     """Each example's ‖∂ logits / ∂ x‖²_F exactly, [n]: a backward pass to the input for each class (price study, Table 2).
 
-    Where the first layer is linear, with weights W, the passes stop at its output: ‖δ W‖² = δ (W Wᵀ) δᵀ spares its large product.
+    Where most weights are zero these passes are at the cost of the others. Else, where the first layer is linear, with weights W,
+    they stop at its output: ‖δ W‖² = δ (W Wᵀ) δᵀ spares its large product.
     """
     check(network, x)
+    patterns = patterns_of(network, x, None, min(len(x), chunk or 128))
+    if patterns is not None:
+        return torch.cat([LivePass(network, part, patterns).jacobian_squares() for part in x.split(chunk or 128)])
     first = next((m for m in network.modules() if type(m) in KINDS), None)
     if isinstance(network, MLP) and first.in_features > first.out_features:
         return _behind_linear(network, x, chunk, first.weight.detach())

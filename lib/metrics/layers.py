@@ -46,7 +46,8 @@ class _Linear:
         return found
 
     def dots(self, delta, direction: Named):
-        """Dot products [n] with the direction, for δ [n, ...]."""
+        """Dot products [n] with the direction, for the first of the k gradients."""
+        delta = delta[0]
         along = delta.new_zeros(len(delta))
         if direction["weight"] is not None:
             along = along + (delta * (self.a @ direction["weight"].t())).sum(1)
@@ -111,6 +112,7 @@ class _Convolution:
         return found
 
     def dots(self, delta, direction: Named):
+        delta = delta[0]
         along = delta.new_zeros(len(delta))
         if direction["weight"] is not None:
             c = self.module
@@ -150,8 +152,8 @@ class _BatchNorm:
         return {kind: _live(g, mask[kind]).square().sum((0, 2)) for kind, g in self._gradients(delta).items()}
 
     def dots(self, delta, direction: Named):
-        along = delta.new_zeros(len(delta))
-        for kind, g in self._gradients(delta.unsqueeze(0)).items():
+        along = delta.new_zeros(delta.shape[1])
+        for kind, g in self._gradients(delta[:1]).items():
             if direction[kind] is not None:
                 along = along + g[0] @ direction[kind]
         return along
