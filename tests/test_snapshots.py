@@ -172,7 +172,7 @@ def test_snapshots_do_not_depend_on_the_company(tmp_path, monkeypatch):
 
     run = moving(parent_of(3))
     alone = outcomes([run], tmp_path / "alone")[0]
-    monkeypatch.setattr(training, "plan", lambda *_: (2, 1, 1))
+    monkeypatch.setattr(training, "plan", lambda members, *_: ([2] * (members // 2) + [1] * (members % 2), 1, 1))
     together = outcomes([*family(1), run, *family(2)], tmp_path / "together")[5]
     same_tensors(alone.tensors, together.tensors)
 
