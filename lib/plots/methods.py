@@ -20,12 +20,20 @@ def methods(cells: dict, printed: dict, *, title: str):
             values = np.asarray(values, dtype=float)
             ax.plot(values, np.full(len(values), place), "o", color=COLOURS[form], alpha=0.5, markersize=4, markeredgewidth=0)
             ax.plot([values.mean()] * 2, [place - 0.28, place + 0.28], color=COLOURS[form], linewidth=2)
-        for place, cell in enumerate(cells):
+        left = max(0, min(np.quantile(np.asarray(v, dtype=float), 0.2) for v in cells.values()) - 2)
+        for place, (cell, values) in enumerate(cells.items()):
+            outside = [value for value in values if value < left]  # said at the edge: they would squeeze all others together
+            if outside:
+                label = "◂ " + ", ".join(f"{value:.1f}" for value in sorted(outside))
+                ax.annotate(label, (left, place), (3, 0), textcoords="offset points", va="center", fontsize=7, color=COLOURS[cell[1]])
             if cell in printed:
                 mean, spread = printed[cell]
-                ax.errorbar(mean, place + 0.3, xerr=spread, fmt="s", color="black", markersize=3, linewidth=0.8)
-        lowest = min(np.quantile(np.asarray(v, dtype=float), 0.2) for v in cells.values())
-        ax.set_xlim(max(0, lowest - 2), 100)
+                if mean < left:
+                    label = f"◂ printed {mean:g} ± {spread:g}"
+                    ax.annotate(label, (left, place + 0.3), (3, 0), textcoords="offset points", va="center", fontsize=7)
+                else:
+                    ax.errorbar(mean, place + 0.3, xerr=spread, fmt="s", color="black", markersize=3, linewidth=0.8)
+        ax.set_xlim(left, 100)
         ax.set_yticks(range(len(cells)), [method for method, _ in cells])
         ax.invert_yaxis()
         ax.set(xlabel="test accuracy, %", title=title)
