@@ -34,7 +34,7 @@ check:
 	$(PY) -m binder.badges --check
 	$(PY) -m pytest
 	@echo "every notebook, from an empty run store"
-	@$(FRESH) $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=120 notebooks
+	@$(FRESH) $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 notebooks
 
 lab: install  ## JupyterLab, opened at the notebooks (ARGS="--no-browser --port 8890" passes options on)
 	$(PY) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks $(ARGS)
