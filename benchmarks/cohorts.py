@@ -44,7 +44,7 @@ def _small(name: str) -> ours.Task:
         return ours.Task(name, (64,), 1024, batch=64)
     if name.startswith("lenet"):
         return ours.Task(name, (1, 28, 28), 1024, batch=64)
-    side, width = (32, 1.0) if name == "vgg-11" else (16, 0.25)
+    side, width = {"vgg-11": (32, 1.0), "vgg-16": (32, 0.25), "resnet-50": (32, 0.25)}.get(name, (16, 0.25))
     return ours.Task(name, (3, side, side), 64, batch=32, width=width, augment=True)
 
 
