@@ -31,8 +31,8 @@ def cosines(network, x, labels, direction, *, masks=(None,), which="all", chunk=
         norms, dots = [0.0] * len(found), [0.0] * len(found)
         for name, layer, delta in taken.deltas([_log_odds_gradient(taken.logits, labels[part])]):
             for i, mask in enumerate(masks):
-                norms[i] = norms[i] + sum(layer.squares(delta, local(mask, name), which).values())
-                dots[i] = dots[i] + layer.dots(delta, local(ahead[i], name))
+                norm, along = layer.squares_and_dots(delta, local(mask, name), local(ahead[i], name), which)
+                norms[i], dots[i] = norms[i] + sum(norm.values()), dots[i] + along
         for values, norm, dot, length in zip(found, norms, dots, lengths, strict=True):
             values.append(-dot / (norm.sqrt() * length.to(norm.dtype)))
     return [torch.cat(values) for values in found]

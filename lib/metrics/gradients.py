@@ -140,6 +140,7 @@ def passes(
         else:
             chunk = min(2048, ACTIVATION_BYTES // held)
     chunk = max(1, min(len(x), chunk))
+    chunk = -(-len(x) // -(-len(x) // chunk))  # the same number of chunks, of even sizes
     patterns = None if mask is None else patterns_of(network, x, mask, chunk)
     for start in range(0, len(x), chunk):
         part = slice(start, start + chunk)
@@ -199,9 +200,8 @@ def per_example(network, x, labels, *, mask=None, which="all", direction: Named 
         check_labels(labels, taken.logits)
         total = dot = 0.0
         for name, layer, delta in taken.deltas([residual(taken.logits, labels[part])]):
-            total = total + sum(layer.squares(delta, local(mask, name), which).values())
-            if direction is not None:
-                dot = dot + layer.dots(delta, local(direction, name))
+            norm, along = layer.squares_and_dots(delta, local(mask, name), local(direction, name), which)
+            total, dot = total + sum(norm.values()), dot + along
         norms.append(total)
         dots.append(dot)
     return torch.cat(norms), torch.cat(dots) if direction is not None else None

@@ -28,7 +28,18 @@ def _live(values, mask):
     return values if mask is None else values * mask
 
 
-class _Linear:
+class Layer:
+    """What every layer answers, from its input and δ; ``mask`` and ``direction`` by parameter kind, the direction masked already."""
+
+    def squares_and_dots(self, delta, mask: Named, direction: Named, which: str):
+        """By parameter kind, the squared norms [n] summed over k; and the dot products [n] with the direction, of the first of k.
+
+        A layer that has its gradients at hand answers both from them.
+        """
+        return self.squares(delta, mask, which), self.dots(delta, direction)
+
+
+class _Linear(Layer):
     def __init__(self, module: nn.Linear, a: torch.Tensor):
         if a.dim() != 2:
             raise MeasureError(f"a Linear layer is applied to inputs of shape {tuple(a.shape)}; the formulas need [n, features]")
@@ -62,7 +73,7 @@ class _Linear:
         return found
 
 
-class _Convolution:
+class _Convolution(Layer):
     """Row by row of the kernel: for its row y, G_y = δ V_yᵀ with V the patches along x alone, a view for each y at stride 1."""
 
     def __init__(self, module: nn.Conv2d, a: torch.Tensor):
@@ -100,25 +111,25 @@ class _Convolution:
                     yield part, out, y, torch.bmm(rows_of[part], window).view(m, k, per, kw, channels)
 
     def squares(self, delta, mask: Named, which: str) -> Named:
-        total = delta.new_zeros(delta.shape[1])
-        live = None if mask["weight"] is None else mask["weight"].permute(2, 0, 3, 1).to(delta.dtype)  # [y, o, kx, c]
-        for part, out, y, g in self._gradients(delta):
+        return self.squares_and_dots(delta, mask, {"weight": None, "bias": None}, which)[0]
+
+    def squares_and_dots(self, delta, mask: Named, direction: Named, which: str):
+        total, along = delta.new_zeros(2, delta.shape[1])
+        live, ahead = (None if w is None else w.permute(2, 0, 3, 1).to(delta.dtype) for w in (mask["weight"], direction["weight"]))
+        for part, out, y, g in self._gradients(delta):  # live and ahead: [y, o, kx, c]
             if live is not None:
                 g.mul_(live[y, out])
             total[part] += torch.linalg.vector_norm(g.flatten(1), dim=1).square_()
+            if ahead is not None:
+                along[part] += g.flatten(1) @ ahead[y, out].flatten()
         found = {"weight": total}
-        if which == "all" and self.module.bias is not None:
-            found["bias"] = _live(delta.sum((3, 4)), mask["bias"]).square().sum((0, 2))
-        return found
-
-    def dots(self, delta, direction: Named):
-        delta = delta[0]
-        along = delta.new_zeros(len(delta))
-        if direction["weight"] is not None:
-            c = self.module
-            moved = F.conv2d(self.a, direction["weight"], None, c.stride, c.padding, c.dilation, c.groups)
-            along = along + (delta * moved).sum((1, 2, 3))
-        return along if direction["bias"] is None else along + delta.sum((2, 3)) @ direction["bias"]
+        if (which == "all" and self.module.bias is not None) or direction["bias"] is not None:
+            bias = _live(delta.sum((3, 4)), mask["bias"])
+            if which == "all":
+                found["bias"] = bias.square().sum((0, 2))
+            if direction["bias"] is not None:
+                along = along + bias[0] @ direction["bias"]
+        return found, along
 
     def diagonal(self, delta, which: str) -> Named:
         o, c, kh, kw = self.module.weight.shape
@@ -131,7 +142,7 @@ class _Convolution:
         return found
 
 
-class _BatchNorm:
+class _BatchNorm(Layer):
     def __init__(self, module, a: torch.Tensor):
         if module.running_mean is None:
             raise MeasureError("a BatchNorm layer keeps no running statistics: in eval mode its examples depend on one another")
@@ -147,16 +158,17 @@ class _BatchNorm:
         return {"weight": (along - module.running_mean * shift) * scale, "bias": shift}
 
     def squares(self, delta, mask: Named, which: str) -> Named:
-        if which == "weights" or self.module.weight is None:
-            return {}
-        return {kind: _live(g, mask[kind]).square().sum((0, 2)) for kind, g in self._gradients(delta).items()}
+        return self.squares_and_dots(delta, mask, {"weight": None, "bias": None}, which)[0]
 
-    def dots(self, delta, direction: Named):
-        along = delta.new_zeros(delta.shape[1])
-        for kind, g in self._gradients(delta[:1]).items():
+    def squares_and_dots(self, delta, mask: Named, direction: Named, which: str):
+        found, along = {}, delta.new_zeros(delta.shape[1])
+        if which == "weights" or self.module.weight is None:
+            return found, along
+        for kind, g in self._gradients(delta).items():
+            found[kind] = _live(g, mask[kind]).square().sum((0, 2))
             if direction[kind] is not None:
                 along = along + g[0] @ direction[kind]
-        return along
+        return found, along
 
     def diagonal(self, delta, which: str) -> Named:
         if which == "weights" or self.module.weight is None:

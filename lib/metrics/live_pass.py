@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from lib import live
-from lib.metrics.layers import Named
+from lib.metrics.layers import Layer, Named
 from lib.metrics.live_patterns import Pattern, Patterns
 
 PIECE_BYTES = 512 << 10  # of a convolution's gathered inputs at a time: they should stay in the cache
@@ -38,7 +38,7 @@ def _behind(z, kinds):
     return z[0], gain
 
 
-class _Layer:
+class _Layer(Layer):
     """A layer in a pass: the formulas of ``lib.metrics.layers`` for δ' [R, k, n]."""
 
     def __init__(self, pattern: Pattern, module: nn.Module, a: torch.Tensor):
