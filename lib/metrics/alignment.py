@@ -20,7 +20,7 @@ def cosines(network, x, labels, direction, *, masks=(None,), which="all", chunk=
     for mask in masks:
         check(network, x, labels, mask, which)
         ahead.append(counted_direction(network, direction, mask, which))
-        norms = [torch.linalg.vector_norm(value, dtype=torch.float64) for value in ahead[-1].values()]
+        norms = [torch.linalg.vector_norm(value).double() for value in ahead[-1].values()]
         lengths.append(torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(()))
         if not lengths[-1] > 0:
             raise MeasureError("the direction is zero over the weights that count: no cosine is defined")

@@ -30,7 +30,7 @@ def _behind(z, kinds):
             out, slope = z.mean(0, keepdim=True), z.new_tensor(0.25)
         elif kind is nn.ReLU:
             out = z.relu_()
-            slope = (out > 0).to(z.dtype)
+            slope = out.sign()
         else:
             out = z.tanh_()
             slope = 1 - out * out
@@ -59,15 +59,16 @@ class _Layer(Layer):
 
 class _Linear(_Layer):
     def _energy(self, delta):
-        energy = delta.square().sum(1)
-        return energy if self.gain is None else energy * self.gain[0].square()
+        energy = delta[:, 0].square() if delta.shape[1] == 1 else delta.square().sum(1)
+        return energy if self.gain is None else energy.mul_(self.gain[0]).mul_(self.gain[0])
 
     def squares(self, delta, mask: Named, which: str) -> Named:
         """By parameter kind, the squared norms [n] summed over k; the live weights are those of the pass."""
         energy = self._energy(delta)
-        found = {"weight": (energy * (self.pattern.ones(energy.dtype) @ self.a.square())).sum(0)}
+        found = {}
         if which == "all":
             found["bias"] = (energy if mask["bias"] is None else energy * mask["bias"].unsqueeze(1)).sum(0)
+        found["weight"] = energy.mul_(self.pattern.ones(energy.dtype) @ self.a.square()).sum(0)
         return found
 
     def dots(self, delta, direction: Named):

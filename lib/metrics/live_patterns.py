@@ -72,8 +72,9 @@ class Patterns:
     def hold_all_of(self, weights: Named) -> bool:
         """Whether every weight that is not zero lies within."""
         for layer in self.layers:
-            weight = weights[f"{layer.name}.weight"]
-            if np.count_nonzero(weight.numpy()) > np.count_nonzero(weight.flatten().index_select(0, layer.live).numpy()):
+            weight = weights[f"{layer.name}.weight"].flatten()
+            counts = [np.count_nonzero(values.numpy() != 0) for values in (weight, weight.index_select(0, layer.live))]
+            if counts[0] > counts[1]:
                 return False
         return True
 
