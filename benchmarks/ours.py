@@ -33,6 +33,7 @@ class Task:
     width: float = 1.0
     classes: int = 10
     lr: float = 1e-4
+    precision: str = "float32"
 
     @functools.cached_property
     def images(self) -> data.ImageSet:
@@ -53,7 +54,7 @@ class Task:
         settings = Settings(
             dataset=self.images.name, network=self.name, widths=self.widths, width=self.width, augment=self.augment,
             epochs=ENDLESS, sparse_epochs=ENDLESS, batch_size=self.batch, lr=self.lr, momentum=self.momentum,
-            seeds=1, measure_every=ENDLESS,
+            precision=self.precision, seeds=1, measure_every=ENDLESS,
         )  # fmt: skip
         return Run.dense(Setup.of(settings, self.images.fingerprint), seed=0)
 

@@ -71,7 +71,7 @@ def _classes(ax, pairs):
     if not many:
         ax.set_xticks(range(len(order)), order)
         ax.grid(axis="x", visible=False)
-    ax.set_ylim(0, min(100, ax.get_ylim()[1]))  # intervals of few seeds reach beyond what a share can be
+    ax.set_ylim(0, 1.25 * min(100, ax.get_ylim()[1]))  # intervals of few seeds reach beyond what a share can be; above it, the legend
     ax.set(xlabel="true class" if not many else "true class, by training disagreement", ylabel="% of a class")
     ax.set_title("(a) Sol-F and Sol-S disagree, by class", loc="left")
     ax.legend(title="dashed: all classes", title_fontsize=7)
