@@ -1,5 +1,6 @@
 """The Hessian's estimators against the whole matrix, against the Fisher matrix, against public tools, and against bad input."""
 
+import copy
 from itertools import pairwise
 
 import numpy as np
@@ -487,3 +488,37 @@ def test_no_expansion_on_a_kink():
     assert all_["expansion"] > 1e-2
     assert all_["second_derivative"] < 1e-9
     assert weights["expansion"] < 1e-4
+
+
+def test_batch_statistics_are_those_of_train_mode():
+    network = filled(nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 3)))
+    x = torch.randn(6, 2, 4, 4, generator=generator(0, "x"), dtype=torch.float64)
+    y = torch.arange(6) % 3
+    copied = hess.with_batch_statistics(network)
+    training = copy.deepcopy(network).train()  # torch's own train mode
+    assert torch.allclose(copied(x), training(x), rtol=1e-12)
+    ours = hess.exact(copied, x, y, chunk=6)
+    flat = torch.cat([p.detach().flatten() for p in training.parameters()])
+    shapes = {name: p.shape for name, p in training.named_parameters()}
+
+    def loss(flat):
+        pieces = flat.split([shape.numel() for shape in shapes.values()])
+        weights = {name: piece.view(shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
+        statistics = {name: value.clone() for name, value in training.named_buffers()}
+        return F.cross_entropy(functional_call(training, (weights, statistics), (x,)), y)
+
+    theirs = torch.autograd.functional.hessian(loss, flat)
+    assert torch.allclose(ours, theirs, atol=1e-10)
+    assert (ours.trace() / hess.exact(network, x, y).trace() - 1).abs() > 0.05  # another matrix than that in eval mode
+    assert not copied.training
+    assert network[1].running_mean is not None  # the given network is left as it was
+    assert not hess.identity_holds(copied)[0]
+
+
+def test_batch_statistics_need_the_whole_batch_and_a_batchnorm():
+    network = filled(nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 3)))
+    x, y = torch.randn(6, 2, 4, 4, dtype=torch.float64), torch.arange(6) % 3
+    with pytest.raises(MeasureError, match="chunk is 4 for 6 examples"):
+        hess.hutchinson(hess.with_batch_statistics(network), x, y, generator=generator(0, "probes"), probes=2, chunk=4)
+    with pytest.raises(MeasureError, match="no BatchNorm"):
+        hess.with_batch_statistics(nn.Sequential(nn.Linear(4, 3)))

@@ -47,22 +47,28 @@ class Curvature:
         self.size = self.total if self.live is None else len(self.live)
         self.bytes_each = self._graph_bytes()
         self.chunk = chunk or max(1, min(len(x), 512, GRAPH_BYTES // (2 * self.bytes_each)))
+        if self.chunk < len(x) and any(getattr(m, "running_mean", m) is None for m in network.modules()):
+            raise MeasureError(
+                f"chunk is {self.chunk} for {len(x)} examples, but a BatchNorm layer without running statistics normalises by the examples "
+                f"that pass together: give chunk={len(x)}, or fewer examples"
+            )
         self._graphs, self._keep = {}, len(x) * self.bytes_each <= GRAPH_BYTES
 
     def _graph_bytes(self):
         """About the memory that one example's graph of the gradient takes: some multiple of all the modules' outputs."""
         sizes = []
         leaves = [m for m in self.network.modules() if not any(m.children())]
+        # two examples: BatchNorm without running statistics refuses one
         hooks = [m.register_forward_hook(lambda _, __, z: sizes.append(z.numel() * z.element_size())) for m in leaves]
         try:
             with torch.no_grad():
-                classes = self.network(self.x[:1]).shape[1]
+                classes = self.network(self.x[:2]).shape[1]
         finally:
             for hook in hooks:
                 hook.remove()
         if self.labels is not None and self.labels.max() >= classes:
             raise MeasureError(f"labels hold {int(self.labels.max())}; the network has {classes} classes, 0 to {classes - 1}")
-        return 2 * sum(sizes)
+        return 2 * sum(sizes) // min(2, len(self.x))
 
     def _gradient(self, start):
         """The gradient of one chunk's part of the loss, with its graph, for the parameters where it is not constant."""

@@ -4,6 +4,7 @@ All rest on the operator of ``lib.metrics.curvature``; ``of="fisher"`` takes the
 ``which``, ``chunk``) and errors as in ``lib.metrics.gradients``.
 """
 
+import copy
 import time
 
 import numpy as np
@@ -21,6 +22,7 @@ from lib.metrics.layers import MeasureError, Named
 __all__ = [
     "Curvature", "MeasureError", "Spectrum",
     "exact", "exact_seconds", "extreme_eigenvalues", "hutchinson", "hvp", "identity_holds", "largest_eigenvalues", "spectrum", "trace",
+    "with_batch_statistics",
 ]  # fmt: skip
 
 DENSE_LIMIT = 6000  # live weights up to which ``exact`` makes the whole matrix
@@ -52,6 +54,21 @@ def identity_holds(network: nn.Module) -> tuple[bool, str]:
     if len(list(network.parameters())) < len(list(network.named_parameters(remove_duplicate=False))):
         return False, "two layers share a parameter"
     return True, ""
+
+
+def with_batch_statistics(network: nn.Module) -> nn.Module:
+    """A copy whose BatchNorm layers normalise by the examples that pass together, as in train mode, and which counts as in eval mode.
+
+    Its Hessian is the one that a tool sees which leaves the network in train mode: that of a loss in which examples depend on one
+    another, another one for each batch. Nothing in the copy changes as it is used. Raises ``MeasureError`` where there is no BatchNorm.
+    """
+    copied = copy.deepcopy(network).eval()
+    layers = [module for module in copied.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if not layers:
+        raise MeasureError("the network has no BatchNorm layer: its Hessian is the same in train and in eval mode")
+    for layer in layers:
+        layer.running_mean = layer.running_var = None
+    return copied
 
 
 def hvp(network, x, labels, vector: Named, *, mask=None, which="all", of="hessian", chunk=None) -> Named:
