@@ -4,9 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import claims
+from lib import claims, plots, presets
 from lib.claims import flow_settings
 from lib.claims.decisions import NotHere
+from lib.plots.settings import _apart
+from lib.presets import ParameterError, settings
+from lib.runs import Setup
 
 FIGURE = "flow_appendix_settings"
 STEPS, SEEDS = 12_000, 6
@@ -149,3 +152,80 @@ def test_what_is_missing_is_named(claim, lacking, named):
     assert verdict(claim, rest)["verdict"] == "not tested here"
     with pytest.raises(NotHere, match=named):
         claims.RULES[claim](rest)
+
+
+# -- the figure's presets and parameters -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", presets.PRESETS)
+def test_the_presets_own_setting_is_that_of_table_1(preset):
+    """The same setup, seeds, mask updates and pruning: its runs have the keys of that notebook's."""
+    own, table_1 = settings(FIGURE, preset), settings("flow_table1_methods", preset)
+    assert Setup.of(own, "fingerprint") == Setup.of(table_1, "fingerprint")
+    moments = ("prune_start", "prune_end", "prune_every", "update_every", "update_end", "drop_fraction", "drop_schedule", "growth_gradient")
+    for name in ("seeds", "sparsity", *moments, "held", "train_examples"):
+        assert getattr(own, name) == getattr(table_1, name), name
+    assert own.weight_decay in own.weight_decays
+    assert 0 in own.weight_decays
+    assert 0.95 in own.sparsities
+
+
+WRONG = [  # parameter, value, words of the error
+    ("update_intervals", [80, 2000], r"update_intervals is \[80, 2000\]: each must be less than the 960 steps that 30 epochs are"),
+    ("update_intervals", [0], r"update_intervals\[0\] is 0: .*greater than or equal to 1"),
+    ("update_intervals", "[80, 80]", "update_intervals is .*: each value may stand once"),
+    ("drop_fractions", [0.1, 1.5], r"drop_fractions\[1\] is 1.5: .*less than or equal to 1"),
+    ("drop_fractions", [-0.1], r"drop_fractions\[0\] is -0.1: .*greater than or equal to 0"),
+    ("drop_fractions", [0.1, 0.1], "drop_fractions is .*: each value may stand once"),
+    ("drop_fractions", [], "drop_fractions is .*at least 1"),
+    ("longer", 1, "longer is 1: .*greater than or equal to 2"),
+    ("longer", True, "longer is True: it should be a number"),
+    ("longer", 2.5, "longer is 2.5: .*integer"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "said"), WRONG, ids=[f"{name}-{value}" for name, value, _ in WRONG])
+def test_wrong_lists_of_settings(name, value, said):
+    with pytest.raises(ParameterError, match=said):
+        settings(FIGURE, "quick", **{name: value})
+
+
+def test_intervals_follow_the_length_of_a_run():
+    """A shorter run, or fewer examples, takes shorter intervals; a number stands for a list of one."""
+    assert settings(FIGURE, "desktop", update_intervals="[50, 400]", epochs=1).update_intervals == (50, 400)
+    with pytest.raises(ParameterError, match=r"update_intervals is \[50, 100, 500\]: .*469 steps that 1 epochs are"):
+        settings(FIGURE, "desktop", epochs=1)
+    with pytest.raises(ParameterError, match=r"update_intervals is \[300\]: .* the 100 steps that 10 epochs are"):
+        settings(FIGURE, "quick", train_examples=320, update_intervals=300, epochs=10)
+
+
+@pytest.mark.parametrize("name", ["update_intervals", "drop_fractions", "longer"])
+def test_only_this_figure_has_them(name):
+    with pytest.raises(ParameterError, match=f"'{name}' .* does not exist here"):
+        settings("flow_table1_methods", "quick", **{name: 5})
+
+
+# -- the figures -------------------------------------------------------------------------------------------------------
+
+
+def test_the_panels():
+    """A panel for each setting of the table; a run far below the others is told in numbers."""
+    table = made_up({("weight decay", 0.0, "scratch", "neuron"): 97.0})
+    lost = (table["setting"] == "weight decay") & (table["row"] == "scratch") & (table["seed"] == 0) & (table["value"] == 0)
+    table["accuracy"] = 100 * table["test_accuracy"].mask(lost, 0.5)
+    figure = plots.settings(table[table["accuracy"].notna()], title="made up")
+    drawn = [ax for ax in figure.axes if ax.get_title(loc="left")]
+    names = ["initialisation" if name == "init" else name for name in flow_settings.SETTINGS]
+    assert [ax.get_title(loc="left") for ax in drawn] == [f"({letter}) {name}" for letter, name in zip("abcdef", names, strict=True)]
+    assert "50.0" in " ".join(text.get_text() for text in drawn[0].texts)
+    assert drawn[0].get_ylim()[0] > 90
+    assert {"drop 0.1", "drop 0.3", "drop 0.5"} <= {text.get_text() for text in drawn[4].texts}
+    curves = plots.flow_by_init(table[table["step"].notna()], title="made up", learns=0.01)
+    assert [line.get_ydata()[-1] for line in curves.axes[1].lines[:2]] == pytest.approx([0.6, 0.7], rel=0.1)
+
+
+def test_labels_stay_apart_and_inside():
+    """At least the gap between neighbours, in the order of their heights, and inside the panel."""
+    found = _apart([9.9, 10.0, 9.95, 2.0], gap=0.5, bottom=0.0, top=10.0)
+    assert found.tolist() == [9.0, 10.0, 9.5, 2.0]
+    assert _apart([0.0, 0.1], gap=0.5, bottom=0.0, top=10.0).tolist() == [0.25, 0.75]

@@ -14,9 +14,9 @@ AXES = {  # setting -> what its axis says
     "init": "scale of the fresh weights",
     "layer densities": "densities of the layers",
     "mask updates": "optimiser steps between two mask updates",
-    "training length": "times the optimiser steps",
+    "training length": "times as many optimiser steps",
 }
-WORDS = {"glorot-uniform": "Glorot", "he": "He", "layer": "all the same", "erk": "ERK"}
+WORDS = {"init": "initialisation", "glorot-uniform": "Glorot", "he": "He", "layer": "all the same", "erk": "ERK"}
 FRACTIONS = ("#56b4e9", "#0072b2", "#4d4d4d", "#cc79a7")
 INITS = {"glorot-uniform": "#0072b2", "he": "#d55e00"}
 
@@ -37,6 +37,7 @@ def settings(table: pd.DataFrame, *, title: str):
             ax.axis("off")
         for number, (ax, setting) in enumerate(zip(axes.flat, found, strict=False)):
             _panel(ax, table[table["setting"] == setting], setting)
+            ax.set_title(f"({'abcdef'[number]}) {WORDS.get(setting, setting)}", loc="left", fontsize=9)
             if number % columns == 0:
                 ax.set_ylabel("final test accuracy, %")
         figure.suptitle(title, fontsize=10)
@@ -85,21 +86,24 @@ def _panel(ax, rows, setting):
     ends, outside = [], {}
     for number, (key, part) in enumerate(series):
         name, colour, style, marker = _look(key, number, by_fraction, {form for (_, form), _ in series} if not by_fraction else set())
+        large, small = (10, 6) if marker == "*" else (6, 3.5)
         shift = 0.03 * reach * (number - (len(series) - 1) / 2)  # side by side: dots of different methods would hide each other
         x = part["value"].map(places).astype(float) + shift
         seen = part["accuracy"] >= bottom
-        ax.plot(x[seen], part.loc[seen, "accuracy"], marker, color=colour, alpha=0.45, markersize=3.5, markeredgewidth=0)
+        ax.plot(x[seen], part.loc[seen, "accuracy"], marker, color=colour, alpha=0.45, markersize=small, markeredgewidth=0)
         means = part.groupby(x)["accuracy"].mean()
-        ax.plot(means.index, means, style, color=colour, linewidth=1.3, marker=marker, markersize=6, markeredgecolor="white")
+        if len(means) == 1 < len(places):
+            ax.hlines(means.iloc[0], min(places.values()), max(places.values()), color=colour, linestyle=":", linewidth=1)
+        ax.plot(means.index, means, style, color=colour, linewidth=1.3, marker=marker, markersize=large, markeredgecolor="white")
         ends.append((means.iloc[-1], name, colour))
         for where, value in zip(x[~seen], part.loc[~seen, "accuracy"], strict=True):
             outside.setdefault((where, colour), []).append(value)
     ax.set_ylim(bottom, top + 0.05 * (top - bottom))
     for (where, colour), missed in outside.items():
-        words = "\n".join(f"{value:.0f}" for value in sorted(missed, reverse=True)) + "\n▾"
+        words = "\n".join(f"{value:.1f}" for value in sorted(missed, reverse=True)) + "\n▾"
         ax.annotate(words, (where, bottom), (0, 1), textcoords="offset points", ha="center", va="bottom", fontsize=6.5, color=colour)
     right = max(places.values()) + 0.06 * reach * (1 + len(series) / 4)
-    heights = _apart([end[0] for end in ends], 0.075 * (top - bottom), bottom)
+    heights = _apart([end[0] for end in ends], 0.075 * (top - bottom), bottom, top)
     for (_, name, colour), height in zip(ends, heights, strict=True):
         ax.text(right, height, name, color=colour, fontsize=7.5, va="center", clip_on=False)
     ax.set_xlim(min(places.values()) - 0.15 * reach, max(places.values()) + 0.62 * reach)
@@ -123,10 +127,13 @@ def _look(key, number, by_fraction, forms):
     return name, colour, style, marker
 
 
-def _apart(heights, gap, bottom):
-    """The heights, moved up where they would lie closer than ``gap`` to the one below, none under the ``bottom``."""
+def _apart(heights, gap, bottom, top):
+    """The heights, moved where they would lie closer than ``gap`` to a neighbour, inside ``bottom`` and ``top`` as far as they fit."""
     order = np.argsort(heights, kind="stable")
-    moved, last = np.array(heights, dtype=float), -np.inf
+    moved, last = np.array(heights, dtype=float), bottom - gap / 2
     for k in order:
-        last = moved[k] = max(moved[k], last + gap, bottom + gap / 2)
+        last = moved[k] = max(moved[k], last + gap)
+    last = top + gap
+    for k in order[::-1]:
+        last = moved[k] = min(moved[k], last - gap)
     return moved
