@@ -4,6 +4,7 @@
 person's own parameters (``None`` means: the preset's) and refuses anything wrong before any work starts.
 """
 
+import difflib
 import functools
 import json
 from pathlib import Path
@@ -196,6 +197,9 @@ class Settings(Spec):
     weight_decays: Annotated[tuple[NonNegative, ...], Listed, Field(min_length=1)] | None = None
     scopes: Annotated[tuple[Scope, ...], Listed, Field(min_length=1)] | None = None
     criteria: Annotated[tuple[Criterion, ...], Listed, Field(min_length=1)] | None = None
+    update_intervals: Annotated[tuple[Count, ...], Listed, Field(min_length=1)] | None = None  # of SET and RigL, in optimiser steps
+    drop_fractions: Annotated[tuple[Share, ...], Listed, Field(min_length=1)] | None = None
+    longer: Annotated[int, BeforeValidator(_number), Field(ge=2)] | None = None  # times the epochs, for one run the more
     device: str = "auto"
     # where things go
     runs_folder: str | None = None
@@ -207,10 +211,9 @@ class Settings(Spec):
 
     @model_validator(mode="after")
     def _no_repeats(self):
-        if self.sparsities is not None and len(set(self.sparsities)) != len(self.sparsities):
-            raise ValueError(f"sparsities is {list(self.sparsities)}: each value may stand once")
         for name in (
-            "networks", "schedules", "weight_decays", "scopes", "criteria", "prune_epochs", "forms", "perturbations", "mask_kinds", "inits",
+            "sparsities", "networks", "schedules", "weight_decays", "scopes", "criteria", "prune_epochs", "forms", "perturbations",
+            "mask_kinds", "inits", "update_intervals", "drop_fractions",
         ):  # fmt: skip
             values = getattr(self, name)
             if values is not None and len(set(values)) != len(values):
@@ -226,6 +229,11 @@ class Settings(Spec):
                 raise ValueError(f"around is {list(self.around)}: no mask changes at {apart[0]}; give multiples of {self.update_every}")
             if not self.settle or self.settle >= self.update_every:
                 raise ValueError(f"settle is {self.settle}: it must lie in 1 to {self.update_every - 1}, before the next mask update")
+        if self.update_intervals and self.dataset != "folder":  # of a folder only reading it tells the size
+            steps = self.epochs * -(-(self.train_examples or data.size(self.dataset)) // self.batch_size)
+            if max(self.update_intervals) >= steps:
+                grid = list(self.update_intervals)
+                raise ValueError(f"update_intervals is {grid}: each must be less than the {steps} steps that {self.epochs} epochs are")
         if self.rewind > self.epochs:
             raise ValueError(f"rewind is {self.rewind}: a ticket cannot go back to an epoch beyond epochs, which is {self.epochs}")
         for name in ("folder", "image_size"):
@@ -256,14 +264,11 @@ def settings(figure: str, preset: str = "quick", **given) -> Settings:
         raise ParameterError(f"preset is {preset!r}; allowed are {', '.join(own)}")
     variant = f"{preset}_{given.get('dataset')}"  # a preset may have settings of its own for another set
     values = dict(figures[figure].get(variant) or figures[figure][preset], preset=preset)
-    unused = set(figures[figure].get("unused", ()))
+    known = sorted(set(Settings.model_fields) - set(figures[figure].get("unused", ())))
     given = {name: value for name, value in given.items() if value is not None}
     for name, value in given.items():
-        if name not in Settings.model_fields or name in unused:
-            usable = sorted(set(Settings.model_fields) - unused)
-            raise ParameterError(
-                f"parameter {name!r} (= {value!r}) does not exist here{_hint(name, usable)}; there are {', '.join(usable)}"
-            )
+        if name not in known:
+            raise ParameterError(f"parameter {name!r} (= {value!r}) does not exist here{_hint(name, known)}; there are {', '.join(known)}")
         if isinstance(value, str) and value.strip().lower() in ("true", "false"):
             given[name] = value.strip().lower() == "true"
     _scale_grid(values, given)
@@ -281,10 +286,7 @@ def _scale_grid(values, given):
 
 
 def _hint(name, names):
-    import difflib
-
-    near = difflib.get_close_matches(name, names, n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
+    return "".join(f" (did you mean {near!r}?)" for near in difflib.get_close_matches(name, names, n=1))
 
 
 def explain(error: ValidationError) -> str:

@@ -194,7 +194,6 @@ def test_rules_of_the_fully_connected_network(claim, other):
 def test_what_cannot_be_tested_says_so():
     for claim in ("resnet-early-only", "lr-drop-jump"):
         assert verdict(f"flow-fig2-{claim}", made_up()) == "not tested here"
-    assert verdict("flow-fig7c-he", made_up()) == verdict("flow-glorot-slightly-better", made_up()) == "not tested here"
     assert verdict("flow-t1-rigl-vs-small-dense", made_up(network="mlp")) == "not tested here"
     awake = made_up(rigl_masked=(0.8, 1.0, 0, 80))
     assert verdict("flow-fig8-original-delay", awake) == "not tested here"

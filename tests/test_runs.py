@@ -268,6 +268,7 @@ def test_a_setup_takes_over_every_setting():
     varied = {"sparsities", "prune_epochs", "networks", "schedules", "weight_decays", "scopes", "criteria", "patience"}
     varied |= {"prune_start", "prune_end", "prune_every", "update_every", "drop_fraction", "drop_schedule", "growth_gradient"}
     varied |= {"small_widths", "forms", "replicas", "perturbations", "input_shape", "mask_kinds", "inits"}
+    varied |= {"update_intervals", "drop_fractions", "longer"}
     varied |= {"snapshots", "around", "settle", "exact_examples"}
     varied |= {"update_end", "masks_from", "rewind", "folder", "image_size"}  # the last two: see test_folders
     unsaid = {"preset", "dataset", "seeds", "device", "runs_folder", "save_to"} | measured | varied  # left to the notebook

@@ -24,6 +24,7 @@ from lib.claims import (
     flow_init,
     flow_lottery,
     flow_methods,
+    flow_settings,
     interpolation,
     noise,
     noise_fisher,
@@ -36,7 +37,7 @@ from lib.claims.decisions import NOT_TESTED, NotHere, combine, decide
 _MODULES = (
     regimes, noise, dynamics, curvature, interpolation, disagreement, cosine, noise_fisher, signal, spectrum,
     early, early_decay, early_variants, flow_methods, flow_lottery, flow_init, flow_gradients,
-    flow_hessian,
+    flow_hessian, flow_settings,
 )  # fmt: skip
 _STUDIES = ("price_", "early_", "flow_")
 RULES = {name.replace("_", "-"): rule for module in _MODULES for name, rule in vars(module).items() if name.startswith(_STUDIES)}

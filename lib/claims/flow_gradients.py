@@ -208,10 +208,6 @@ def flow_dst_generalisation_link(table):
     return effects
 
 
-def flow_glorot_slightly_better(table):
-    raise NotHere("it compares two runs of the notebooks: with init glorot-uniform and with init he")
-
-
 def flow_fig7a_dst_starts_earlier(table):
     effects = [_later(table, ("scratch", "masked"), ("rigl", "masked"))]
     for form in ("masked", OWN):
@@ -223,10 +219,6 @@ def flow_fig7a_dst_starts_earlier(table):
 def flow_fig7b_liu(table):
     gains = [_ratio(table, (method, "layer"), (method, "masked"), FIRST_500) for method in ("scratch", "set", "rigl")]
     return [*gains, _ratio(table, ("rigl", "layer"), ("scratch", "layer"), FIRST_HALF, "equal", ALIKE)]
-
-
-def flow_fig7c_he(table):
-    raise NotHere("it compares two runs of this notebook: with init glorot-uniform and with init he")
 
 
 def flow_fig9a_mlp_flow(table):

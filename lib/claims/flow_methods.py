@@ -163,10 +163,6 @@ def flow_t1_lottery_vgg_fails(table):
     return [Effect("lottery - 0.1", (accuracy(table, "lottery") - 0.1).to_numpy(), "points", "equal", 0.05)]
 
 
-def flow_erk_better(table):
-    raise NotHere("VGG-16 on ImageNet with uniform densities beside ERK's: it needs that set, a GPU, and runs with scope uniform")
-
-
 def flow_t1_liu_matches_ours(table):
     effects = []
     for method in SPARSE:

@@ -16,6 +16,7 @@ from lib.plots.noise import curves, noise
 from lib.plots.noise_fisher import noise_fisher
 from lib.plots.procedure import procedure
 from lib.plots.regimes import regimes
+from lib.plots.settings import flow_by_init, settings
 from lib.plots.signal import signal
 from lib.plots.spectrum import spectrum
 
@@ -34,6 +35,7 @@ __all__ = [
     "disagreement",
     "dynamics",
     "flow",
+    "flow_by_init",
     "functions",
     "hessian_training",
     "hessian_updates",
@@ -53,6 +55,7 @@ __all__ = [
     "scatter",
     "schedules",
     "seeds",
+    "settings",
     "signal",
     "spectrum",
 ]
