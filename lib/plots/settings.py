@@ -99,9 +99,13 @@ def _panel(ax, rows, setting):
         for where, value in zip(x[~seen], part.loc[~seen, "accuracy"], strict=True):
             outside.setdefault((where, colour), []).append(value)
     ax.set_ylim(bottom, top + 0.05 * (top - bottom))
+    lines = dict.fromkeys(places.values(), 0)  # of text at each value: what two methods miss there stands one above the other
     for (where, colour), missed in outside.items():
         words = "\n".join(f"{value:.1f}" for value in sorted(missed, reverse=True)) + "\n▾"
-        ax.annotate(words, (where, bottom), (0, 1), textcoords="offset points", ha="center", va="bottom", fontsize=6.5, color=colour)
+        nearest = min(places.values(), key=lambda tick: abs(tick - where))
+        lift = 1 + 8 * lines[nearest]
+        lines[nearest] += len(missed) + 1
+        ax.annotate(words, (where, bottom), (0, lift), textcoords="offset points", ha="center", va="bottom", fontsize=6.5, color=colour)
     right = max(places.values()) + 0.06 * reach * (1 + len(series) / 4)
     heights = _apart([end[0] for end in ends], 0.075 * (top - bottom), bottom, top)
     for (_, name, colour), height in zip(ends, heights, strict=True):
