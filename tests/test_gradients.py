@@ -119,6 +119,19 @@ def test_the_exact_fisher(case, with_mask):
     assert sum(e.value for e in layers.values()) == pytest.approx(trace.mean().item(), rel=1e-10)
 
 
+def test_large_networks_take_one_class_after_the_other(monkeypatch):
+    """Where not all C - 1 gradients of 64 examples fit into memory, they go back one by one: the same sums."""
+    network, x, _, mask, _ = made(CASES[0])
+    assert gradients.at_once(network, x, CLASSES - 1) == CLASSES - 1
+    together = fisher.by_layer(network, x, mask=mask, chunk=4)
+    monkeypatch.setattr(gradients, "ACTIVATION_BYTES", 1000)
+    assert gradients.at_once(network, x, CLASSES - 1) == 1
+    apart = fisher.by_layer(network, x, mask=mask, chunk=4)
+    assert together.keys() == apart.keys()
+    for layer, estimate in together.items():
+        assert apart[layer].value == pytest.approx(estimate.value, rel=1e-12)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_the_jacobian(case):
     """The exact norm agrees with torch.func.jacrev, and the projected one within its standard error."""

@@ -7,7 +7,7 @@ from the network itself. What takes them from the data is called ``empirical``. 
 import torch
 
 from lib.metrics.estimate import Estimate
-from lib.metrics.gradients import check, flushed, parameters, passes, per_example, residual, squares
+from lib.metrics.gradients import at_once, check, flushed, parameters, passes, per_example, residual, squares
 from lib.metrics.layers import MeasureError, Named
 
 __all__ = ["MeasureError", "by_class", "by_layer", "columns", "diagonal", "empirical", "exact", "sampled", "trace"]
@@ -69,8 +69,9 @@ def _exact(network, x, mask, which, chunk):
     check(network, x, None, mask, which)
     classes = network(x[:1]).shape[1]
     found = {}
-    for _, taken in passes(network, x, chunk, classes - 1, mask):
-        for name, values in squares(taken, columns(taken.logits), mask, which).items():
+    together = at_once(network, x, classes - 1)
+    for _, taken in passes(network, x, chunk, together, mask):
+        for name, values in squares(taken, columns(taken.logits), mask, which, together).items():
             found.setdefault(name, []).append(values)
     return {name: torch.cat(pieces) for name, pieces in found.items()}
 

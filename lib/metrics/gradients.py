@@ -112,10 +112,10 @@ class Pass:
                 raise MeasureError(f"the output of layer {name!r} is changed in place (an activation with inplace=True?)")
         self.outputs = outputs
 
-    def deltas(self, cotangents: list[torch.Tensor]) -> Iterator[tuple[str, object, torch.Tensor]]:
-        """(name, layer, δ [k, n, ...]) of each layer for ``cotangents``, k gradients [n, C] in the logits."""
+    def deltas(self, cotangents: list[torch.Tensor], more: bool = False) -> Iterator[tuple[str, object, torch.Tensor]]:
+        """(name, layer, δ [k, n, ...]) of each layer for ``cotangents``, k gradients [n, C] in the logits; ``more`` if others follow."""
         last = len(cotangents) - 1
-        found = [torch.autograd.grad(self.logits, self.outputs, c, retain_graph=i < last) for i, c in enumerate(cotangents)]
+        found = [torch.autograd.grad(self.logits, self.outputs, c, retain_graph=more or i < last) for i, c in enumerate(cotangents)]
         for number, (name, layer) in enumerate(self.layers.items()):
             yield name, layer, torch.stack([deltas[number] for deltas in found]) if last else found[0][number].unsqueeze(0)
 
@@ -131,10 +131,7 @@ def passes(
     if chunk is not None and chunk < 1:
         raise MeasureError(f"chunk is {chunk}; it must be at least 1")
     if chunk is None:
-        sizes = _activations.setdefault(network, {})
-        if x.shape[1:] not in sizes:
-            sizes[x.shape[1:]] = sum(output.numel() * output.element_size() for output in Pass(network, x[:1]).outputs)
-        held = (2 + copies) * sizes[x.shape[1:]]
+        held = (2 + copies) * _outputs_bytes(network, x)
         if x.device.type == "cpu":  # a few times the cache, but enough examples for efficient products
             chunk = min(max(CACHE_BYTES // held, 128), ACTIVATION_BYTES // held)
         else:
@@ -145,6 +142,22 @@ def passes(
     for start in range(0, len(x), chunk):
         part = slice(start, start + chunk)
         yield part, Pass(network, channels_last(x[part])) if patterns is None else LivePass(network, x[part], patterns)
+
+
+def _outputs_bytes(network, x):
+    """The memory that the outputs of all layers take for one example."""
+    sizes = _activations.setdefault(network, {})
+    if x.shape[1:] not in sizes:
+        sizes[x.shape[1:]] = sum(output.numel() * output.element_size() for output in Pass(network, x[:1]).outputs)
+    return sizes[x.shape[1:]]
+
+
+def at_once(network: nn.Module, x: torch.Tensor, cotangents: int) -> int:
+    """How many of so many gradients in the logits to take back together: all, where 64 examples then still fit, else one.
+
+    Together they share what depends on the inputs of the layers alone; but fewer examples at a time cost large networks more.
+    """
+    return cotangents if 64 * (2 + cotangents) * _outputs_bytes(network, x) <= ACTIVATION_BYTES else 1
 
 
 def channels_last(x: torch.Tensor) -> torch.Tensor:
@@ -171,12 +184,18 @@ def flushed(values: torch.Tensor) -> torch.Tensor:
     return values.masked_fill(values.abs() < torch.finfo(values.dtype).tiny ** 0.5, 0.0)
 
 
-def squares(taken: Pass, cotangents: list[torch.Tensor], mask: Named | None, which: str) -> dict[str, torch.Tensor]:
-    """By parameter name, each example's squared gradient norm over live weights, summed over the ``cotangents``: [n]."""
-    found = {}
-    for name, layer, delta in taken.deltas(cotangents):
-        for kind, values in layer.squares(delta, local(mask, name), which).items():
-            found[f"{name}.{kind}" if name else kind] = values
+def squares(taken: Pass, cotangents: list[torch.Tensor], mask: Named | None, which: str, together: int | None = None) -> Named:
+    """By parameter name, each example's squared gradient norm over live weights, summed over the ``cotangents``: [n].
+
+    So many go back ``together``; None: all.
+    """
+    found, together = {}, together or len(cotangents)
+    for start in range(0, len(cotangents), together):
+        stop = start + together
+        for name, layer, delta in taken.deltas(cotangents[start:stop], more=stop < len(cotangents)):
+            for kind, values in layer.squares(delta, local(mask, name), which).items():
+                full = f"{name}.{kind}" if name else kind
+                found[full] = found[full] + values if full in found else values
     return found
 
 

@@ -162,7 +162,7 @@ class LivePass:
         self.logits = a.t()
 
     @torch.no_grad()
-    def deltas(self, cotangents: list[torch.Tensor]) -> Iterator[tuple[str, object, torch.Tensor]]:
+    def deltas(self, cotangents: list[torch.Tensor], more: bool = False) -> Iterator[tuple[str, object, torch.Tensor]]:
         """(name, layer, δ' [R, k, n]) of each layer for ``cotangents``, k gradients [n, C] in the logits."""
         delta, found = torch.stack([c.t() for c in cotangents], 1), []
         for number, layer in reversed(list(enumerate(self.layers.values()))):
