@@ -14,7 +14,7 @@ __all__ = ["MeasureError", "exact", "norm", "projected"]
 
 def _pull(network, x, chunk):
     """(logits, x) of each chunk, with a graph from x to the logits and none to the weights."""
-    chunk = chunk or (128 if x.device.type == "cpu" else 1024)
+    chunk = chunk or (64 if x.device.type == "cpu" else 1024)  # a ResNet's activations of more examples leave the cache
     needs = [p.requires_grad for p in network.parameters()]
     for p in network.parameters():
         p.requires_grad_(False)
