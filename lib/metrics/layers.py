@@ -4,7 +4,7 @@
 layer           squared norm under the mask M                        dot product with D
 ==============  ===================================================  =====================
 linear          Σ_o δ_o² (M a²)_o; bias Σ_o δ_o²                     δ · (D a + d_b)
-convolution     G = δ Uᵀ, U the patches of a: Σ M∘G∘G; bias Σ (Σ δ)²   δ · (D * a + d_b)
+convolution     G = δ Uᵀ, U the patches of a: Σ M∘G∘G; bias Σ (Σ δ)²   Σ G∘D + Σ δ · d_b
 BatchNorm       Σ (Σ_hw δ x̂)² and Σ (Σ_hw δ)², in eval mode          the same two sums
 ==============  ===================================================  =====================
 
