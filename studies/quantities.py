@@ -182,6 +182,18 @@ def between(
     return inside
 
 
+def at_others_best(course: pd.DataFrame) -> pd.Series:
+    """Each seed's value at the place that is best for the *other* seeds.
+
+    The best of a seed's own noisy values would be chosen for its noise.
+    """
+    found = {}
+    for seed, own in course.iterrows():
+        others = course.drop(index=seed).mean() if len(course) > 1 else own
+        found[seed] = own[others.idxmax()]
+    return pd.Series(found)
+
+
 @lift
 def agreement(one: pd.DataFrame, other: pd.DataFrame) -> pd.Series:
     """Spearman's rho of two courses over their places, one per seed."""

@@ -119,16 +119,18 @@ def ratio(what: str, numerator: Numbers, denominator: Numbers, **how) -> Rule:
     return more(f"ln({what})", ln(numerator / denominator), "ln", **how)
 
 
-def each(column: str, rule: Rule, places=sparsities, label: str = " at {:g}") -> Rule:
+def each(column: str, rule: Rule, places=sparsities, label=" at {:g}") -> Rule:
     """The rule on the part of the table at each place along ``column``.
 
-    ``places`` is a list, or gives one of the table (and may raise ``NotHere``). The label stands in
-    each row's words where they hold ``{column}``, else behind them.
+    ``places`` is a list, or gives one of the table (and may raise ``NotHere``). The label, a format
+    or a function of the place, stands in each row's words where they hold ``{column}``, else behind
+    them.
     """
 
     def along(table):
         for place in of(places, table):
-            here, blank = label.format(place), f"{{{column}}}"
+            here = label(place) if callable(label) else label.format(place)
+            blank = f"{{{column}}}"
             for effect in rows(rule, part(table, **{column: place})):
                 words = effect.what if blank in effect.what else effect.what + blank
                 yield replace(effect, what=words.replace(blank, here))
@@ -158,9 +160,19 @@ def own(dataset: str, network: str) -> Condition:
     return needs(lambda table: is_own(table, dataset, network), otherwise)
 
 
-def given(condition: Condition, rule: Rule) -> Rule:
-    """The rule, on what the condition gives of the table; its ``NotHere`` is the rule's."""
-    return lambda table: rows(rule, condition(table))
+def given(*steps) -> Rule:
+    """``given(condition, ..., rule)``: the rule, on what the conditions leave of the table in turn.
+
+    The first that raises ``NotHere`` says why the claim is not tested.
+    """
+    *conditions, rule = steps
+
+    def seen(table):
+        for condition in conditions:
+            table = condition(table)
+        return rows(rule, table)
+
+    return seen
 
 
 def if_any(condition: Condition, rule: Rule) -> Rule:
