@@ -69,6 +69,11 @@ def sparsities(table: pd.DataFrame) -> list:
     return sorted(table.loc[table["solution"] == "sol_f", "sparsity"].unique())
 
 
+def all_sparsities(table: pd.DataFrame) -> list:
+    """The sparsities of whatever is pruned in the table, rising."""
+    return sorted(table.loc[table["solution"] != "sol_d", "sparsity"].unique())
+
+
 # -- numbers ---------------------------------------------------------------------------------------
 
 
@@ -117,7 +122,7 @@ class Numbers:
     __lt__ = lift(operator.lt)
     __le__ = lift(operator.le)
     __and__ = lift(operator.and_)
-    __invert__ = lift(operator.invert)
+    __invert__ = lift(np.logical_not)
     __neg__ = lift(operator.neg)
     __abs__ = lift(abs)
 
@@ -168,12 +173,24 @@ at_least = lift(np.maximum)
 
 average = lift(lambda values: values.mean())  # over seeds
 
-first = lift(lambda course: course.iloc[:, 0])
-last = lift(lambda course: course.iloc[:, -1])
-highest = lift(lambda course: course.max(axis=1))
-lowest = lift(lambda course: course.min(axis=1))
-mean = lift(lambda course: course.mean(axis=1))
-peak = lift(lambda course: course.idxmax(axis=1))
+
+def reduction(function: Callable[[pd.DataFrame], pd.Series]) -> Callable[..., Numbers]:
+    """A function from a course to one number a seed; ``NotHere`` where the course is empty."""
+
+    def reduced(course):
+        if course.empty:
+            raise NotHere("the table lacks a course that this rule needs")
+        return function(course)
+
+    return lift(reduced)
+
+
+first = reduction(lambda course: course.iloc[:, 0])
+last = reduction(lambda course: course.iloc[:, -1])
+highest = reduction(lambda course: course.max(axis=1))
+lowest = reduction(lambda course: course.min(axis=1))
+mean = reduction(lambda course: course.mean(axis=1))
+peak = reduction(lambda course: course.idxmax(axis=1))
 
 
 @lift

@@ -281,7 +281,7 @@ RULES = {
     "price-fisher-mlp-traces": given(BITS, _orders),
     "price-mlp-accuracies": given(
         BITS,
-        only(lambda table: table["solution"] != "sol_f"),
+        only(lambda table: table["solution"] != "sol_f", "needs Sol-D and Sol-S"),
         [
             more(
                 f"-Spearman(sparsity, {measure}) of Sol-D and Sol-S",
