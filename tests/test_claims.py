@@ -7,16 +7,39 @@ from scipy import stats
 
 from lib import claims
 from lib.claims import noise, regimes
-from lib.claims.decisions import NOT_TESTED, REFUTED, SUPPORTED, UNDECIDED, Effect, combine, decide, interval, seeds_needed
+from lib.claims.decisions import (
+    NOT_TESTED,
+    REFUTED,
+    SUPPORTED,
+    UNDECIDED,
+    Effect,
+    combine,
+    decide,
+    interval,
+    seeds_needed,
+)
 
 SEEDS = range(6)
 
 
-def table(gap_test=0.02, gap_train=lambda s: 0.0 if s < 0.95 else 0.03, sparsities=(0.8, 0.9, 0.95, 0.98), spread=1e-3, fit=1.0):
+def table(
+    gap_test=0.02,
+    gap_train=lambda s: 0.0 if s < 0.95 else 0.03,
+    sparsities=(0.8, 0.9, 0.95, 0.98),
+    spread=1e-3,
+    fit=1.0,
+):
     """A table of finished runs in which Sol-F beats Sol-S by known gaps, with a little noise by seed."""
     rng, rows = np.random.default_rng(0), []
     for seed in SEEDS:
-        base = {"seed": seed, "dataset": "digits", "network": "mlp", "noise": 0.0, "epoch": 10, "diverged": False}
+        base = {
+            "seed": seed,
+            "dataset": "digits",
+            "network": "mlp",
+            "noise": 0.0,
+            "epoch": 10,
+            "diverged": False,
+        }
         for s in sparsities:
             for solution, sign in (("sol_f", 0), ("sol_s", 1)):
                 rows.append(
@@ -27,13 +50,25 @@ def table(gap_test=0.02, gap_train=lambda s: 0.0 if s < 0.95 else 0.03, sparsiti
                         "sparsity": s,
                         "mask": f"m{seed}{s}",
                         "train_accuracy": fit - sign * gap_train(s),
-                        "test_accuracy": 0.95 - sign * gap_test - 0.05 * s + spread * rng.standard_normal(),
+                        "test_accuracy": 0.95
+                        - sign * gap_test
+                        - 0.05 * s
+                        + spread * rng.standard_normal(),
                         "train_loss": 0.01 + sign * 0.02,
                         "test_loss": 0.2 + sign * 0.05 + spread * rng.standard_normal(),
                         "train_entropy": 0.02 + 0.03 * sign + 0.1 * (s > 0.95) * (1 + sign),
                     }
                 )
-        rows.append({**rows[-1], "key": f"d{seed}", "solution": "sol_d", "sparsity": 0.0, "mask": "", "test_accuracy": 0.97})
+        rows.append(
+            {
+                **rows[-1],
+                "key": f"d{seed}",
+                "solution": "sol_d",
+                "sparsity": 0.0,
+                "mask": "",
+                "test_accuracy": 0.97,
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -56,12 +91,29 @@ def test_seeds_needed_is_the_smallest_number_that_decides():
         (Effect("clear", np.array([1.0, 1.1, 0.9, 1.0, 1.05])), SUPPORTED),
         (Effect("other side", -np.array([1.0, 1.1, 0.9, 1.0, 1.05])), REFUTED),
         (Effect("wide", np.array([1.0, -1.0, 0.5, 2.0, -0.7])), UNDECIDED),
-        (Effect("too small to matter", np.array([0.1, -0.1, 0.05, 0.0, -0.05]), margin=0.5), REFUTED),
-        (Effect("small but certain", np.array([0.10, 0.11, 0.09, 0.10, 0.10]), margin=0.5), SUPPORTED),
+        (
+            Effect("too small to matter", np.array([0.1, -0.1, 0.05, 0.0, -0.05]), margin=0.5),
+            REFUTED,
+        ),
+        (
+            Effect("small but certain", np.array([0.10, 0.11, 0.09, 0.10, 0.10]), margin=0.5),
+            SUPPORTED,
+        ),
         (Effect("exactly nothing", np.zeros(5)), REFUTED),
-        (Effect("equal", np.array([0.1, -0.1, 0.05, 0.0, -0.05]), claim="equal", margin=0.5), SUPPORTED),
-        (Effect("not equal", np.array([1.0, 1.1, 0.9, 1.0, 1.05]), claim="equal", margin=0.5), REFUTED),
-        (Effect("perhaps equal", np.array([0.9, -0.9, 0.6, 0.1, -0.3]), claim="equal", margin=0.5), UNDECIDED),
+        (
+            Effect("equal", np.array([0.1, -0.1, 0.05, 0.0, -0.05]), claim="equal", margin=0.5),
+            SUPPORTED,
+        ),
+        (
+            Effect("not equal", np.array([1.0, 1.1, 0.9, 1.0, 1.05]), claim="equal", margin=0.5),
+            REFUTED,
+        ),
+        (
+            Effect(
+                "perhaps equal", np.array([0.9, -0.9, 0.6, 0.1, -0.3]), claim="equal", margin=0.5
+            ),
+            UNDECIDED,
+        ),
         (Effect("grid too coarse", np.array([1.0, 1.0, 1.0, 1.0, 1.2]), resolution=2.0), UNDECIDED),
         (Effect("few, but all agree", np.array([1.0, 2.0, 3.0])), SUPPORTED),
         (Effect("few, and they differ", np.array([1.0, -2.0, 3.0])), UNDECIDED),
@@ -88,7 +140,9 @@ def test_combination_over_sparsities():
 def test_five_percent_of_true_nothings_are_called_something():
     """The decision keeps its level: under no difference, about 5% of 5-seed tables get a side."""
     rng = np.random.default_rng(1)
-    sides = [decide(Effect("", rng.standard_normal(5)))["verdict"] != UNDECIDED for _ in range(2000)]
+    sides = [
+        decide(Effect("", rng.standard_normal(5)))["verdict"] != UNDECIDED for _ in range(2000)
+    ]
     assert np.mean(sides) == pytest.approx(0.05, abs=0.02)
 
 
@@ -99,15 +153,26 @@ def test_every_ledger_entry_has_a_rule_and_every_rule_an_entry():
 
 
 def test_known_gaps_are_found():
-    verdicts = claims.verdicts("fig1_regimes", table(), preset="quick").set_index("claim")["verdict"]
-    for claim in ("gap-test-acc", "regime1-train-match", "regime2-train-gap", "regime-boundary", "loss-test-gap", "capacity-control"):
+    verdicts = claims.verdicts("fig1_regimes", table(), preset="quick").set_index("claim")[
+        "verdict"
+    ]
+    for claim in (
+        "gap-test-acc",
+        "regime1-train-match",
+        "regime2-train-gap",
+        "regime-boundary",
+        "loss-test-gap",
+        "capacity-control",
+    ):
         assert verdicts[f"price-{claim}"] == SUPPORTED, claim
     assert verdicts["price-dense-reference"] == NOT_TESTED
     assert (regimes.boundary(table()) == 0.95).all()
 
 
 def test_a_gap_of_the_other_sign_is_refuted():
-    verdicts = claims.verdicts("fig1_regimes", table(gap_test=-0.02), preset="quick").set_index("claim")["verdict"]
+    verdicts = claims.verdicts("fig1_regimes", table(gap_test=-0.02), preset="quick").set_index(
+        "claim"
+    )["verdict"]
     assert verdicts["price-gap-test-acc"] == REFUTED
     assert verdicts["price-regime1-train-match"] == REFUTED
 
@@ -131,7 +196,11 @@ def test_diverged_runs_do_not_vote():
     bad = table()
     bad.loc[bad["seed"] == 0, "diverged"] = True
     bad.loc[bad["seed"] == 0, "test_accuracy"] = 0.0
-    row = claims.verdicts("fig1_regimes", bad, preset="quick").set_index("claim").loc["price-gap-test-acc"]
+    row = (
+        claims.verdicts("fig1_regimes", bad, preset="quick")
+        .set_index("claim")
+        .loc["price-gap-test-acc"]
+    )
     assert row["seeds"] == len(SEEDS) - 1
 
 
@@ -159,7 +228,9 @@ def noisy_run(solution, seed, memorised, correct):
 def test_onset_is_the_epoch_from_which_memorised_stays_above_correct():
     run = noisy_run("sol_d", 0, memorised=1.0, correct=0.0)
     assert noise.onset(run, "sol_d")[0] == 5  # 0.1 t > 0.9 - 0.09 t from t = 5 on
-    run.loc[run["epoch"] == 0, "flipped_memorised"] = 1.0  # an early crossing that does not last is no onset
+    run.loc[run["epoch"] == 0, "flipped_memorised"] = (
+        1.0  # an early crossing that does not last is no onset
+    )
     assert noise.onset(run, "sol_d")[0] == 5
     never = noisy_run("sol_s", 0, memorised=0.2, correct=0.8)
     assert noise.onset(never, "sol_s")[0] == 11
@@ -174,8 +245,17 @@ def test_scoreboard_is_generated_from_the_tables(tmp_path):
 
     folder = tmp_path / "fig1_regimes" / "quick-digits"
     folder.mkdir(parents=True)
-    claims.verdicts("fig1_regimes", table(), preset="quick").to_csv(folder / "verdicts.csv", index=False)
-    made = {"parameters": {"preset": "quick", "dataset": "digits", "network": "mlp", "seeds": list(SEEDS)}}
+    claims.verdicts("fig1_regimes", table(), preset="quick").to_csv(
+        folder / "verdicts.csv", index=False
+    )
+    made = {
+        "parameters": {
+            "preset": "quick",
+            "dataset": "digits",
+            "network": "mlp",
+            "seeds": list(SEEDS),
+        }
+    }
     (folder / "manifest.json").write_text(json.dumps(made))
     text = scoreboard(tmp_path)
     assert "price-gap-test-acc" in text

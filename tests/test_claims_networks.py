@@ -17,7 +17,12 @@ SEEDS = range(6)
 def run_columns(solution, seed, dataset="digits", network="mlp", sparsity=0.9):
     sparsity = 0.0 if solution == "sol_d" else sparsity
     return {
-        **{"key": f"{solution}{seed}{sparsity}", "solution": solution, "sparsity": sparsity, "seed": seed},
+        **{
+            "key": f"{solution}{seed}{sparsity}",
+            "solution": solution,
+            "sparsity": sparsity,
+            "seed": seed,
+        },
         **{"dataset": dataset, "network": network, "diverged": False},
     }
 
@@ -28,7 +33,10 @@ def lines(rise=0.0, lead=0.5, alphas=ALPHAS, **where):
     for seed in SEEDS:
         falling = 2.3 * (1 - np.array(alphas)) + 0.001 * seed
         falling[1] = falling[0] + rise * (1 + 0.01 * seed)
-        both = {"init_s": falling, "init_f": falling - lead * np.array(alphas) * (1 - np.array(alphas))}
+        both = {
+            "init_s": falling,
+            "init_f": falling - lead * np.array(alphas) * (1 - np.array(alphas)),
+        }
         found = []
         for start, loss in both.items():
             measures = {c: loss.tolist() for c in interpolation.COLUMNS}
@@ -42,7 +50,9 @@ def verdict(figure, table, claim):
     return claims.verdicts(figure, table, preset="quick").set_index("claim").loc[claim]
 
 
-@pytest.mark.parametrize(("rise", "expected"), [(0.0, SUPPORTED), (0.05, SUPPORTED), (0.3, REFUTED)])
+@pytest.mark.parametrize(
+    ("rise", "expected"), [(0.0, SUPPORTED), (0.05, SUPPORTED), (0.3, REFUTED)]
+)
 def test_almost_monotone_has_a_tolerance(rise, expected):
     row = verdict("fig8_interpolation", lines(rise), "price-interp-monotone")
     assert row["verdict"] == expected
@@ -58,7 +68,10 @@ def test_bumps_are_those_of_geometry():
 
 @pytest.mark.parametrize(("lead", "expected"), [(0.5, SUPPORTED), (-0.5, REFUTED)])
 def test_which_line_falls_first(lead, expected):
-    assert verdict("fig8_interpolation", lines(lead=lead), "price-interp-init-f-faster")["verdict"] == expected
+    assert (
+        verdict("fig8_interpolation", lines(lead=lead), "price-interp-init-f-faster")["verdict"]
+        == expected
+    )
 
 
 def test_too_few_alphas_are_not_tested():
@@ -68,13 +81,21 @@ def test_too_few_alphas_are_not_tested():
 
 
 def test_the_papers_own_ends_are_tested_on_its_own_data_alone():
-    own = claims.evidence("fig8_interpolation", lines(dataset="cifar100", network="resnet-32"), preset="paper")
+    own = claims.evidence(
+        "fig8_interpolation", lines(dataset="cifar100", network="resnet-32"), preset="paper"
+    )
     assert own["what"].str.contains("- 4, at 0.9").sum() == 1
-    assert not claims.evidence("fig8_interpolation", lines(), preset="quick")["what"].str.contains("- 4, at").any()
+    assert (
+        not claims.evidence("fig8_interpolation", lines(), preset="quick")["what"]
+        .str.contains("- 4, at")
+        .any()
+    )
 
 
 def test_a_diverged_run_has_no_lines():
-    measured = pd.DataFrame([{**run_columns("sol_f", 0), "diverged": True, "lines": np.nan, "classes": np.nan}])
+    measured = pd.DataFrame(
+        [{**run_columns("sol_f", 0), "diverged": True, "lines": np.nan, "classes": np.nan}]
+    )
     assert interpolation.points(measured).empty
 
 
@@ -114,7 +135,10 @@ def skewed():
 def test_pairs_count_by_class(skewed):
     measured, labels = networks()
     row = skewed[(skewed["part"] == "test") & (skewed["seed"] == 2)].iloc[0]
-    chosen = {run["solution"]: np.array(run["test_predicted"]) for run in measured[measured["seed"] == 2].to_dict("records")}
+    chosen = {
+        run["solution"]: np.array(run["test_predicted"])
+        for run in measured[measured["seed"] == 2].to_dict("records")
+    }
     differ = chosen["sol_f"] != chosen["sol_s"]
     assert row["rate"] == differ.mean()
     assert row["count"].tolist() == [int(differ[labels["test"] == c].sum()) for c in range(10)]
@@ -126,11 +150,19 @@ def test_pairs_count_by_class(skewed):
 def test_pairs_correlate_as_scipy_does_with_other_seeds_alone(skewed):
     measured, _ = networks()
     row = skewed[(skewed["part"] == "train") & (skewed["seed"] == 1)].iloc[0]
-    fisher = measured[(measured["solution"] == "sol_d") & (measured["seed"] == 1)]["train_fisher"].iloc[0]
-    others = measured[(measured["solution"] == "sol_s") & (measured["seed"] != 1)]["train_loss"].to_list()
-    assert row["hard_rho_sol_d_sol_s"] == pytest.approx(stats.spearmanr(fisher, np.mean(others, 0)).statistic)
+    fisher = measured[(measured["solution"] == "sol_d") & (measured["seed"] == 1)][
+        "train_fisher"
+    ].iloc[0]
+    others = measured[(measured["solution"] == "sol_s") & (measured["seed"] != 1)][
+        "train_loss"
+    ].to_list()
+    assert row["hard_rho_sol_d_sol_s"] == pytest.approx(
+        stats.spearmanr(fisher, np.mean(others, 0)).statistic
+    )
     differ = np.zeros(600, dtype=bool)
-    own = measured[(measured["solution"] == "sol_s") & (measured["seed"] == 1)]["train_predicted"].iloc[0]
+    own = measured[(measured["solution"] == "sol_s") & (measured["seed"] == 1)][
+        "train_predicted"
+    ].iloc[0]
     differ[np.array(own) != np.tile(np.arange(10), 60)] = True
     assert row["example_rho_sol_d"] == pytest.approx(stats.spearmanr(fisher, differ).statistic)
     ranks = stats.rankdata(np.mean(others, 0))
@@ -157,7 +189,10 @@ def test_a_diverged_network_takes_its_pair_along():
     ],
 )
 def test_verdicts_where_the_truth_is_known(how, claim, expected):
-    assert verdict("fig5_disagreement", disagreement.pairs(*networks(**how)), claim)["verdict"] == expected
+    assert (
+        verdict("fig5_disagreement", disagreement.pairs(*networks(**how)), claim)["verdict"]
+        == expected
+    )
 
 
 def test_human_classes_are_tested_on_cifar100_alone():
@@ -174,6 +209,11 @@ def test_human_classes_are_tested_on_cifar100_alone():
 
 def test_what_the_table_cannot_say_is_not_tested(skewed):
     alone = skewed[skewed["seed"] == 0]
-    assert verdict("fig5_disagreement", alone, "price-disagreement-test-skew")["verdict"] == NOT_TESTED
+    assert (
+        verdict("fig5_disagreement", alone, "price-disagreement-test-skew")["verdict"] == NOT_TESTED
+    )
     fitted = skewed.assign(accuracy_sol_s=1.0)
-    assert verdict("fig5_disagreement", fitted, "price-memorises-worse-natural")["verdict"] == NOT_TESTED
+    assert (
+        verdict("fig5_disagreement", fitted, "price-memorises-worse-natural")["verdict"]
+        == NOT_TESTED
+    )

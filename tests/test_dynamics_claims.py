@@ -17,7 +17,13 @@ def verdicts(figure, rows):
 
 
 def base(solution, sparsity, seed, **more):
-    common = {"key": f"{solution}{sparsity}{seed}", "dataset": "digits", "network": "mlp", "noise": 0.3, "diverged": False}
+    common = {
+        "key": f"{solution}{sparsity}{seed}",
+        "dataset": "digits",
+        "network": "mlp",
+        "noise": 0.3,
+        "diverged": False,
+    }
     return {**common, "solution": solution, "sparsity": sparsity, "seed": seed, **more}
 
 
@@ -33,7 +39,14 @@ def signals(quiet="sol_s", bump_at=15, falling=True):
                 snr = np.exp(-epoch / 50 if falling else epoch / 50) * (1 + 0.01 * seed)
                 accuracy = {"sol_d": 0.95, "sol_f": 0.94, "sol_s": 0.9}[solution] + 0.001 * seed
                 for layer in ("1", "2"):
-                    extra = {"epoch": epoch, "layer": layer, "mean": mean, "std": std, "snr": snr, "test_accuracy": accuracy}
+                    extra = {
+                        "epoch": epoch,
+                        "layer": layer,
+                        "mean": mean,
+                        "std": std,
+                        "snr": snr,
+                        "test_accuracy": accuracy,
+                    }
                     rows.append(base(solution, sparsity, seed, **extra))
     return rows
 
@@ -67,15 +80,32 @@ def traces(collapse=True):
         for seed in SEEDS:
             for epoch in (0, 10, 20, 30, 50, 100):
                 rise = 100.0 + 50 * min(epoch, 40)
-                clean = rise / (50 if collapse else 1) ** (epoch > 40) if solution == "sol_d" else 50.0 + epoch
+                clean = (
+                    rise / (50 if collapse else 1) ** (epoch > 40)
+                    if solution == "sol_d"
+                    else 50.0 + epoch
+                )
                 clean *= 1 + 0.01 * seed
-                rows.append(base(solution, 0.0, seed, epoch=epoch, clean=clean, flipped=1.2 * clean, first_fall=40.0))
+                rows.append(
+                    base(
+                        solution,
+                        0.0,
+                        seed,
+                        epoch=epoch,
+                        clean=clean,
+                        flipped=1.2 * clean,
+                        first_fall=40.0,
+                    )
+                )
     return rows
 
 
 def test_fisher_rules():
     assert (verdicts("fig7_noise_fisher", traces()) == SUPPORTED).all()
-    assert verdicts("fig7_noise_fisher", traces(collapse=False))["price-noisy-fisher-scratch-rises"] == REFUTED
+    assert (
+        verdicts("fig7_noise_fisher", traces(collapse=False))["price-noisy-fisher-scratch-rises"]
+        == REFUTED
+    )
     constant = [row | {"first_fall": np.nan} for row in traces()]
     assert (verdicts("fig7_noise_fisher", constant) == NOT_TESTED).all()
 
@@ -84,8 +114,20 @@ def aligned(shift=0.0, second=(10, 10, 10, 70)):
     """Early cosines around ``shift``, late ones wide and positive; the classes of the most aligned ones given."""
     rows = []
     for seed in SEEDS:
-        early = {"alpha": 0.3, "mean": shift + 1e-4 * seed, "std": 0.01, "above_zero": 0.5, "top": [90, 5, 3, 2]}
-        late = {"alpha": 0.9, "mean": 0.05 + 1e-3 * seed, "std": 0.04, "above_zero": 0.9, "top": list(second)}
+        early = {
+            "alpha": 0.3,
+            "mean": shift + 1e-4 * seed,
+            "std": 0.01,
+            "above_zero": 0.5,
+            "top": [90, 5, 3, 2],
+        }
+        late = {
+            "alpha": 0.9,
+            "mean": 0.05 + 1e-3 * seed,
+            "std": 0.04,
+            "above_zero": 0.9,
+            "top": list(second),
+        }
         rows += [base("sol_f", 0.9, seed, **early), base("sol_f", 0.9, seed, **late)]
     return rows
 
@@ -93,8 +135,15 @@ def aligned(shift=0.0, second=(10, 10, 10, 70)):
 def test_cosine_rules():
     assert (verdicts("fig8_cosine", aligned()) == SUPPORTED).all()
     assert verdicts("fig8_cosine", aligned(shift=0.02))["price-cos-near-init-zero"] == REFUTED
-    assert verdicts("fig8_cosine", aligned(second=(90, 5, 3, 2)))["price-cos-class-distribution-differs"] == REFUTED
-    assert (verdicts("fig8_cosine", [row for row in aligned() if row["alpha"] > 0.5]) == NOT_TESTED).all()
+    assert (
+        verdicts("fig8_cosine", aligned(second=(90, 5, 3, 2)))[
+            "price-cos-class-distribution-differs"
+        ]
+        == REFUTED
+    )
+    assert (
+        verdicts("fig8_cosine", [row for row in aligned() if row["alpha"] > 0.5]) == NOT_TESTED
+    ).all()
 
 
 def test_chance_is_the_95_percent_quantile_of_two_samples_of_one_distribution():
