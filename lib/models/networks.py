@@ -69,6 +69,25 @@ class LeNet5(nn.Sequential):
         )  # fmt: skip
 
 
+class Shortcut(nn.Sequential):
+    """The identity; where the shape changes, a 1x1 convolution with BatchNorm (He et al. 2016).
+
+    Of few channels every ``stride``-th pixel is taken before the convolution: the same numbers, but
+    the strided one writes beyond its memory on a CPU where images come channels-last and have fewer
+    channels than a vector register (https://github.com/uxlfoundation/oneDNN/issues/6035).
+    """
+
+    def __init__(self, channels: int, planes: int, stride: int):
+        super().__init__()
+        self.step = stride if channels < 16 else 1
+        if stride != 1 or channels != planes:
+            self.append(nn.Conv2d(channels, planes, 1, stride // self.step, bias=False))
+            self.append(nn.BatchNorm2d(planes))
+
+    def forward(self, x):
+        return super().forward(x[..., :: self.step, :: self.step] if self.step > 1 else x)
+
+
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions around a shortcut; a 1x1 convolution where the shape changes (He et al. 2016)."""
 
@@ -78,11 +97,7 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(planes)
         self.conv2 = nn.Conv2d(planes, planes, 3, 1, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(planes)
-        self.shortcut = nn.Sequential()
-        if stride != 1 or channels != planes:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(channels, planes, 1, stride, bias=False), nn.BatchNorm2d(planes)
-            )
+        self.shortcut = Shortcut(channels, planes, stride)
         self.relu = nn.ReLU()
 
     def forward(self, x):
@@ -152,11 +167,7 @@ class Bottleneck(nn.Module):
         self.bn2 = nn.BatchNorm2d(planes)
         self.conv3 = nn.Conv2d(planes, 4 * planes, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(4 * planes)
-        self.shortcut = nn.Sequential()
-        if stride != 1 or channels != 4 * planes:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(channels, 4 * planes, 1, stride, bias=False), nn.BatchNorm2d(4 * planes)
-            )
+        self.shortcut = Shortcut(channels, 4 * planes, stride)
         self.relu = nn.ReLU()
 
     def forward(self, x):

@@ -203,7 +203,7 @@ def test_random_crops_lie_inside_and_vary():
     found = []
     for seed in range(3000):
         image = Recorder(400, 300)
-        folder.cropped(image, 32, seed)
+        folders.cropped(image, 32, seed)
         left, top, right, bottom = image.box
         assert 0 <= left < right <= 400
         assert 0 <= top < bottom <= 300
@@ -221,16 +221,16 @@ def test_random_crops_lie_inside_and_vary():
     assert shares.min() < 0.09
     assert shares.max() > 0.9
     thread = Recorder(1000, 10)
-    folder.cropped(thread, 32, 0)
+    folders.cropped(thread, 32, 0)
     assert thread.box == (493, 0, 506, 10)
 
 
 def test_no_more_is_held_than_the_batches_ahead(folder, monkeypatch):
     """While a batch is at work two more are decoded, and no image beyond them; all at once are refused where they are too many."""
     x = load(folder).x_train
-    decoded, real = [], folder.Streamed.decode
+    decoded, real = [], folders.Streamed.decode
     monkeypatch.setattr(
-        folder.Streamed,
+        folders.Streamed,
         "decode",
         lambda self, number, seed=None: decoded.append(number) or real(self, number, seed),
     )
@@ -238,7 +238,7 @@ def test_no_more_is_held_than_the_batches_ahead(folder, monkeypatch):
     batches = x.batches((torch.tensor(order[k : k + 4]), None) for k in range(0, 24, 4))
     for number in range(1, 7):
         next(batches)
-        assert set(order[: 4 * number]) <= set(decoded) <= set(order[: 4 * (number + folder.AHEAD)])
+        assert set(order[: 4 * number]) <= set(decoded) <= set(order[: 4 * (number + folders.AHEAD)])
     assert sorted(decoded) == list(range(24))
     decoded.clear()
     assert torch.equal(x[:5], x[:5])
@@ -495,14 +495,14 @@ def test_an_image_that_breaks_while_training(folder, store, tmp_path, monkeypatc
 
 def test_each_epoch_and_member_has_its_own_crops(folder, store, monkeypatch):
     """The draws are those of the named generator, by seed, epoch and place in the member's order."""
-    seen, real = [], folder.Streamed.decode
+    seen, real = [], folders.Streamed.decode
 
     def watched(self, number, seed=None):
         if seed is not None:
             seen.append((number, seed))
         return real(self, number, seed)
 
-    monkeypatch.setattr(folder.Streamed, "decode", watched)
+    monkeypatch.setattr(folders.Streamed, "decode", watched)
     setup = setup_of(folder)
     carry_out([Run.dense(setup, seed=seed) for seed in (0, 1)], store)
     expected = []
