@@ -45,6 +45,12 @@ def _without_later(content):
     }
 
 
+def key_of(specification: dict) -> str:
+    """The 40 hex digits by which every store knows a run of this ``specification``."""
+    text = json.dumps(specification, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:40]
+
+
 class Run(Spec):
     """One network, trained once; ``seed`` derives its every draw. ``solution`` is
 
@@ -153,10 +159,7 @@ class Run(Spec):
     @functools.cached_property
     def key(self) -> str:
         """40 hex digits: the name of this run in every store."""
-        text = json.dumps(
-            self.specification, sort_keys=True, separators=(",", ":"), allow_nan=False
-        )
-        return hashlib.sha256(text.encode()).hexdigest()[:40]
+        return key_of(self.specification)
 
     def __hash__(self):
         return hash(self.key)
