@@ -38,7 +38,9 @@ STYLE = {
     "figure.dpi": 110,
     "savefig.bbox": "tight",
 }
-Band = Callable[[Any], tuple[pd.Series, pd.Series, pd.Series]]  # values grouped -> middle, low, high
+Band = Callable[
+    [Any], tuple[pd.Series, pd.Series, pd.Series]
+]  # values grouped -> middle, low, high
 
 
 @contextmanager
@@ -76,7 +78,9 @@ def panels(
             layout="constrained",
             **shape,
         )
-        plt.close(figure)  # pyplot forgets it, so that a notebook shows it once; it can still be drawn
+        plt.close(
+            figure
+        )  # pyplot forgets it, so that a notebook shows it once; it can still be drawn
         for number, ax in enumerate(grid.flat):
             name = titles[number] if number < len(titles) else None
             if name is None:
@@ -156,7 +160,13 @@ def band(
 
 
 def seeds(
-    ax: Axes, rows: pd.DataFrame, by: str, measure: str, colour: str, label: str | None = None, **line
+    ax: Axes,
+    rows: pd.DataFrame,
+    by: str,
+    measure: str,
+    colour: str,
+    label: str | None = None,
+    **line,
 ) -> pd.DataFrame:
     """A thin line for each seed along ``by``; returns the values, a column for each seed."""
     wide = rows.pivot_table(index=by, columns="seed", values=measure)
@@ -226,7 +236,9 @@ def place(sparsity: ArrayLike) -> np.ndarray:
     return 0.0 - np.log2(np.clip(1 - np.asarray(sparsity, dtype=float), 1e-12, None))
 
 
-def root_axis(ax: Axes, last: float, shares: Sequence[float] = (0.04, 0.12, 0.25, 0.5, 0.75)) -> None:
+def root_axis(
+    ax: Axes, last: float, shares: Sequence[float] = (0.04, 0.12, 0.25, 0.5, 0.75)
+) -> None:
     """An axis of epochs or steps up to ``last`` in square roots: both start and end are seen."""
     ax.set_xscale("function", functions=(lambda t: np.sqrt(np.clip(t, 0, None)), np.square))
     ax.set_xlim(0, last)
