@@ -20,12 +20,13 @@ METHODS = {  # row of the table -> (name, colour, line, marker)
     "pruned": ("pruned while training", "#8c564b", "-", "X"),
     "baseline": ("dense baseline", "#7f7f7f", "-", "h"),
 }
-FORMS = {  # form of the fresh weights -> (name, colour); those of small dense and the like have none
-    "masked": ("original (masked dense)", "#d55e00"),
-    "layer": ("Liu et al. (per layer)", "#009e73"),
-    "neuron": ("the study's (per neuron)", "#0072b2"),
-    "": ("", "#4d4d4d"),
+FORM_NAMES = {  # of fresh weights; small dense and the like have no form
+    "masked": "original (masked dense)",
+    "layer": "Liu et al. (per layer)",
+    "neuron": "the study's (per neuron)",
+    "": "",
 }
+FORM_COLOURS = {"masked": "#d55e00", "layer": "#009e73", "neuron": "#0072b2", "": "#4d4d4d"}
 ROWS = {  # networks of Figure 5 and Table 2 -> (colour, name), in the order in which they are shown
     "lottery": ("#0072b2", "lottery ticket"),
     "restart": ("#009e73", "prune restart"),
@@ -50,7 +51,7 @@ def methods(cells: Mapping, printed: Mapping, *, title: str) -> Figure:
     left = max(0, min(np.quantile(values, 0.2) for values in cells.values()) - 2)
     with figures.panels("", title=title, size=(7.2, 0.34 * len(cells) + 1), legend=4) as (ax,):
         for place, (cell, values) in enumerate(cells.items()):
-            colour = FORMS[cell[1]][1]
+            colour = FORM_COLOURS[cell[1]]
             figures.dots(ax, values, place, colour)
             notes = [(place, ", ".join(f"{v:.1f}" for v in sorted(values) if v < left), colour)]
             if cell in printed:
@@ -65,8 +66,8 @@ def methods(cells: Mapping, printed: Mapping, *, title: str) -> Figure:
                     ax.annotate(
                         f"◂ {words}", (left, height), (3, 0), textcoords="offset points", **style
                     )
-        for name, colour in FORMS.values():
-            ax.plot([], [], "o", color=colour, label=name)
+        for form, name in FORM_NAMES.items():
+            ax.plot([], [], "o", color=FORM_COLOURS[form], label=name)
         if printed:
             ax.plot([], [], "s", color="black", markersize=3, label="printed, with one SD")
         ax.set(xlim=(left, 100), ylim=(len(cells) - 0.4, -0.6), xlabel="test accuracy, %")
@@ -206,8 +207,8 @@ def _signals(ax: Axes, rows: pd.DataFrame, kept: tuple[float, float]) -> None:
         ax.plot([], [], "--" if number else "-", color="0.3", label=f"scheme {scheme}")
         for form, each in of_scheme.groupby("form"):
             style, fill = ("--", 0) if number else ("o-", 0.18)
-            name, colour = FORMS[form]
-            figures.band(ax, each, "sparsity", "value", colour, name, style, fill=fill)
+            look = (FORM_COLOURS[form], FORM_NAMES[form], style)
+            figures.band(ax, each, "sparsity", "value", *look, fill=fill)
     ax.axhspan(*kept, color="0.5", alpha=0.15, linewidth=0, label="what the rules allow")
     low = rows.groupby(["scheme", "form", "sparsity"])["value"].mean()
     ax.set(yscale="log", ylabel="standard deviation / dense", ylim=(0.5 * low[low > 0].min(), None))
@@ -221,7 +222,7 @@ def _layers(ax: Axes, rows: pd.DataFrame, part: str, steady: float) -> None:
         wide = (
             {"linewidth": 4, "alpha": 0.45} if form == "layer" else {}
         )  # that per neuron may lie upon it
-        figures.band(ax, each, "layer", "value", FORMS[form][1], None, "o-", log=True, **wide)
+        figures.band(ax, each, "layer", "value", FORM_COLOURS[form], None, "o-", log=True, **wide)
         expected = each.groupby("layer")["expected"].mean()
         line = {"color": "black", "linewidth": 1.2, "zorder": 3}
         ax.plot(expected.index, expected, ":", label="closed form", **line)
