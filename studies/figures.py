@@ -1,8 +1,8 @@
-"""The few primitives of every drawing: panels, bands and lines over seeds, densities, the paper's curves, axes.
+"""The few primitives of every drawing: panels, bands and lines over seeds, the paper's own, axes.
 
-A drawing takes finished tables. It stands in its notebook, where a reader can change it, and only where
-it is too long for that in ``studies/<study>/drawings.py``. Whatever is drawn says with ``label=`` what it
-is, and ``panels`` gathers the labels in one legend.
+A drawing takes finished tables. It stands in its notebook, where a reader can change it, and only
+where it is too long for that in ``studies/<study>/drawings.py``. Whatever is drawn says with
+``label=`` what it is, and ``panels`` gathers the labels in one legend.
 """
 
 import io
@@ -45,7 +45,7 @@ Band = Callable[
 
 @contextmanager
 def panels(
-    *titles: str | None,
+    *titles: str,
     title: str = "",
     columns: int = 3,
     size: tuple[float, float] = (3.7, 3.1),
@@ -54,12 +54,12 @@ def panels(
     legend: int = 0,
     **shape: Any,
 ) -> Iterator[list[Axes]]:
-    """Axes in rows of ``columns``, one for each of ``titles``, in the project's style; the figure is closed.
+    """Axes in rows of ``columns``, one for each of ``titles``, in the project's style.
 
-    ``None`` for a title leaves its place empty. ``xlabel`` stands under the lowest panel of each column,
-    ``ylabel`` beside the first of each row (a list has one for each row). ``legend``: in how many columns
-    all labels of all panels are told below the figure; 0 for none. ``size`` is one panel's in inches, and
-    ``shape`` goes to ``plt.subplots`` (``sharex``, ``sharey``).
+    ``xlabel`` stands under the lowest panel of each column, ``ylabel`` beside the first of each row
+    (a list has one for each row). ``legend``: in how many columns all labels of all panels are told
+    below the figure; 0 for no legend. ``size`` is one panel's in inches, and ``shape`` goes to
+    ``plt.subplots`` (``sharex``, ``sharey``). The figure is ``axes[0].figure``.
 
     >>> with panels("accuracy", "loss", title="two measures", legend=1) as (left, right):
     ...     _ = left.plot([0, 1], [0.1, 0.9], label="one seed")
@@ -82,11 +82,10 @@ def panels(
             figure
         )  # pyplot forgets it, so that a notebook shows it once; it can still be drawn
         for number, ax in enumerate(grid.flat):
-            name = titles[number] if number < len(titles) else None
-            if name is None:
+            if number >= len(titles):
                 ax.axis("off")
                 continue
-            ax.set_title(name)
+            ax.set_title(titles[number])
             if number % columns == 0:
                 ax.set_ylabel(ylabel if isinstance(ylabel, str) else ylabel[number // columns])
             if number + columns >= len(titles):
@@ -125,7 +124,7 @@ def summary(
 ) -> pd.DataFrame:
     """``middle``, ``low`` and ``high`` of a measure over seeds, by the column ``by``.
 
-    With ``log`` those of the logarithms, taken back: a geometric mean where the axis is logarithmic.
+    With ``log`` those of the logarithms, taken back: geometric means, for logarithmic axes.
     """
     values = np.log(rows[measure].where(rows[measure] > 0)) if log else rows[measure]
     groups = rows[[by]].assign(_shown=values).groupby(by)["_shown"]
@@ -147,7 +146,7 @@ def band(
     fill: float = 0.18,
     **line: Any,
 ) -> pd.DataFrame:
-    """A mean with its 95% band over seeds (or what ``of`` says) along ``by``; returns the ``summary``."""
+    """A mean with its 95% band over seeds along ``by``, or what ``of`` says; returns them."""
     found = summary(rows, by, measure, of, log)
     if len(found):
         line = {"linewidth": 1.4, "markersize": 3, **line}
@@ -186,7 +185,7 @@ def density(
     fill: float = 0.15,
     **line: Any,
 ) -> None:
-    """Mean ``density`` over seeds by ``eigenvalue``, and their range: five decades below ``highest``."""
+    """Mean ``density`` over seeds by ``eigenvalue``, and its range; the axis ends at ``highest``."""
     shown = rows.assign(density=rows["density"].clip(lower=1e-6 * highest))
     band(ax, shown, "eigenvalue", "density", colour, label, of=extremes, fill=fill, **line)
     ax.set(yscale="log", ylim=(1e-5 * highest, 2 * highest), xlabel="eigenvalue")
@@ -214,13 +213,13 @@ def bars(
 def paper(
     ax: Axes, x: ArrayLike, y: ArrayLike, colour: str = "black", style: str = "-", **line: Any
 ) -> None:
-    """The paper's own numbers: squares. ``style=""`` does not join them; ``xerr`` has their spread."""
+    """The paper's own numbers: squares, joined but for ``style=""``; ``xerr`` is their spread."""
     line = {"marker": "s", "markersize": 3, "linewidth": 1.2, "elinewidth": 0.8, **line}
     ax.errorbar(x, y, color=colour, linestyle=style, **line)
 
 
 def sparsity_axis(ax: Axes, sparsities: Sequence[float]) -> None:
-    """An axis logarithmic in density: each halving of the live weights is one step; ticks as given."""
+    """An axis logarithmic in density: each halving of the live weights is one step."""
     ax.set_xscale("function", functions=(place, lambda at: 1 - 2.0 ** -np.asarray(at)))
     steep = 60 if len(sparsities) > 5 else 0
     ax.set_xticks(sparsities, [f"{s:g}" for s in sparsities], rotation=steep)

@@ -25,16 +25,19 @@ def periods(
 ) -> Figure:
     """A panel for each of ``panels`` (name -> accuracies of one variant), in the study's form.
 
-    Blue: test accuracy at the end of training by epoch of pruning, mean and 95% interval over seeds;
-    dashed that of the dense network. On the right axis the dense network's ``signal`` after every epoch.
-    The triangles are each seed's best epoch; ``band`` is the paper's best period in percent of training.
-    The last point, pruned when training is over, is open, or told in words where it lies far below.
+    Blue: test accuracy at the end of training by epoch of pruning, mean and 95% interval over
+    seeds; dashed: that of the dense network. On the right axis the dense network's ``signal`` after
+    every epoch. Triangles are each seed's best epoch; ``band`` is the paper's best period in percent
+    of training. The last point, pruned when training is over, is open, or told in words where it
+    lies far below.
     """
     beside, words, colour = MONITORS[signal]
-    columns = 2 if len(panels) == 4 else 3
+    many = len(panels)
     labels = {"xlabel": "pruned after epoch", "ylabel": "test accuracy after training, %"}
-    shape = {"columns": columns, "size": (3.9, 3.0), "legend": 3}
-    with figures.panels(*panels, title=title, **labels, **shape) as axes:
+    shape = {"columns": 2 if many == 4 else 3, "size": (3.9, 3.0) if many > 1 else (5.8, 3.4)}
+    with figures.panels(
+        *panels, title=title, legend=3 if many > 1 else 2, **labels, **shape
+    ) as axes:
         for ax, panel in zip(axes, panels.values(), strict=True):
             if band:
                 period = [share * panel.epochs / 100 for share in band]

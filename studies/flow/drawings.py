@@ -1,4 +1,4 @@
-"""Drawings of the gradient-flow study: names and colours of its methods, and what is too long for a notebook."""
+"""The gradient-flow study: names and looks of its methods, and drawings too long for a notebook."""
 
 from collections.abc import Mapping, Sequence
 
@@ -39,52 +39,17 @@ ROWS = {  # networks of Figure 5 and Table 2 -> (colour, name), in the order in 
 }
 
 
-# -- Tables 1 and 5 --------------------------------------------------------------------------------
-
-
-def methods(cells: Mapping, printed: Mapping, *, title: str) -> Figure:
-    """A line for each of ``cells``, (method, form) -> accuracies [seeds] in percent, and the study's own.
-
-    ``printed`` maps some of the cells to the study's (mean, standard deviation). What lies far to the
-    left is told in numbers at the edge: it would squeeze all others together.
-    """
-    left = max(0, min(np.quantile(values, 0.2) for values in cells.values()) - 2)
-    with figures.panels("", title=title, size=(7.2, 0.34 * len(cells) + 1), legend=4) as (ax,):
-        for place, (cell, values) in enumerate(cells.items()):
-            colour = FORM_COLOURS[cell[1]]
-            figures.dots(ax, values, place, colour)
-            notes = [(place, ", ".join(f"{v:.1f}" for v in sorted(values) if v < left), colour)]
-            if cell in printed:
-                mean, spread = printed[cell]
-                if mean < left:
-                    notes.append((place + 0.3, f"printed {mean:g} ± {spread:g}", "black"))
-                else:
-                    figures.paper(ax, mean, place + 0.3, style="", xerr=spread)
-            for height, words, ink in notes:
-                if words:
-                    style = {"color": ink, "fontsize": 7, "va": "center"}
-                    ax.annotate(
-                        f"◂ {words}", (left, height), (3, 0), textcoords="offset points", **style
-                    )
-        for form, name in FORM_NAMES.items():
-            ax.plot([], [], "o", color=FORM_COLOURS[form], label=name)
-        if printed:
-            ax.plot([], [], "s", color="black", markersize=3, label="printed, with one SD")
-        ax.set(xlim=(left, 100), ylim=(len(cells) - 0.4, -0.6), xlabel="test accuracy, %")
-        ax.set_yticks(range(len(cells)), [method for method, _ in cells])
-    return ax.figure
-
-
 # -- Figure 5 --------------------------------------------------------------------------------------
 
 
 def lottery(
     table: pd.DataFrame, places: pd.DataFrame, *, title: str, printed: Mapping | None = None
 ) -> Figure:
-    """Figure 5: a map of one seed's networks, distances to the pruning solution, the loss on the way to it.
+    """Figure 5: a map of one seed's networks, distances to the pruning solution, the loss on the way.
 
-    ``table`` has a row per network; ``places`` those of the map: seed, row, moment ("start" or "end"), x
-    and y, with the pruning solution as the row "solution". ``printed``: row -> distance of its start.
+    ``table`` has a row per network; ``places`` those of the map: seed, row, moment ("start" or
+    "end"), x and y, with the pruning solution as the row "solution". ``printed``: row -> distance of
+    its start.
     """
     names = [
         f"(a) map by L2 distance, seed {places['seed'].iloc[0]:.0f}; open: at its start",
@@ -151,58 +116,13 @@ def _distances(ax, table, printed):
 
 # -- Figure 1 --------------------------------------------------------------------------------------
 
-KINDS = {  # of masks
-    "bounded": "the code's masks",
-    "uniform": "plain random masks",
-    "uneven": "unequal neurons",
-    "even": "equal fan-in",
-}
-PASSES = {"forward": "pre-activations", "backward": "gradients"}
-ORDERS = {"first": "#cc79a7", "second": "#4d4d4d"}
-BIASES = {"step": ("-", "from biases of zero"), "moved": ("--", "from biases moved off zero")}
 
+def signals(ax: Axes, rows: pd.DataFrame, *, kept: tuple[float, float]) -> None:
+    """The output's standard deviation by sparsity, in units of the dense network's.
 
-def initialisation(
-    signals: pd.DataFrame,
-    layers: pd.DataFrame,
-    steps: pd.DataFrame,
-    *,
-    title: str,
-    kept: tuple[float, float],
-    steady: float,
-) -> Figure:
-    """Figure 1c and the variances behind it: output signals, mean squares by layer, a step's prediction.
-
-    ``signals`` has kind, scheme, form, sparsity, seed and ``value`` in units of the dense network's;
-    ``layers`` part, kind, form, layer, ``value`` and ``expected``; ``steps`` part ("step", or "moved":
-    from biases off zero), order, step and ``value``, a relative error. Means over seeds with 95%
-    intervals. Grey is what the decision rules allow: ``kept`` of the signal; a factor of ``steady`` up or
-    down from one layer to the next, drawn around the first where the rules speak of it.
+    ``rows`` has scheme, form, sparsity, seed and ``value``. A second scheme is dashed, without its
+    band. Grey is ``kept``, what the decision rules allow.
     """
-    drawn = [("output", kind, rows) for kind, rows in signals.groupby("kind", sort=False)]
-    drawn += [(*pair, rows) for pair, rows in layers.groupby(["part", "kind"], sort=False)]
-    names = [f"{PASSES.get(part, part)}: {KINDS[kind]}" for part, kind, _ in drawn]
-    names = [
-        f"({'abcdefghijklmno'[i]}) {n}" for i, n in enumerate([*names, "one step: its prediction"])
-    ]
-    shape = {"columns": 4, "size": (3.2, 2.9), "legend": 5}
-    with figures.panels(*names, title=title, **shape) as axes:
-        for ax, (part, _, rows) in zip(axes, drawn, strict=False):
-            if part == "output":
-                _signals(ax, rows, kept)
-            else:
-                _layers(ax, rows, part, steady)
-        last = axes[-1]
-        for (part, order), rows in steps.groupby(["part", "order"]):
-            style, words = BIASES[part]
-            label = f"step: {order} order, {words}"
-            figures.band(last, rows, "step", "value", ORDERS[order], label, f"o{style}", log=True)
-        last.set(xscale="log", yscale="log", xlabel="size of the step", ylabel="relative error")
-    return last.figure
-
-
-def _signals(ax: Axes, rows: pd.DataFrame, kept: tuple[float, float]) -> None:
-    """The output's standard deviation by sparsity; a second scheme dashed, without its band."""
     for number, (scheme, of_scheme) in enumerate(rows.groupby("scheme", sort=False)):
         ax.plot([], [], "--" if number else "-", color="0.3", label=f"scheme {scheme}")
         for form, each in of_scheme.groupby("form"):
@@ -216,8 +136,13 @@ def _signals(ax: Axes, rows: pd.DataFrame, kept: tuple[float, float]) -> None:
     ax.tick_params(axis="x", rotation=60)
 
 
-def _layers(ax: Axes, rows: pd.DataFrame, part: str, steady: float) -> None:
-    """Mean squares by layer and their closed form."""
+def layers(ax: Axes, rows: pd.DataFrame, part: str, *, steady: float) -> None:
+    """Mean squares by layer, with their closed form dotted.
+
+    ``rows`` has kind, form, layer, seed, ``value`` and ``expected``; ``part`` is "forward" or
+    "backward". Grey is what the decision rules allow where they speak of it: a factor of ``steady``
+    up or down from one layer to the next.
+    """
     for form, each in rows.groupby("form"):
         wide = (
             {"linewidth": 4, "alpha": 0.45} if form == "layer" else {}
@@ -252,29 +177,19 @@ VALUES = {"glorot-uniform": "Glorot", "he": "He", "layer": "all the same", "erk"
 FRACTIONS = ("#56b4e9", "#0072b2", "#4d4d4d", "#cc79a7")  # of weights that an update drops
 
 
-def settings(table: pd.DataFrame, *, title: str) -> Figure:
-    """Final test accuracy against one setting at a time, a panel for each ``setting`` of the table.
+def setting(ax: Axes, rows: pd.DataFrame, name: str) -> None:
+    """Final test accuracy against one setting, ``name``.
 
-    ``table`` has a row per run and setting: ``setting``, ``value``, ``own`` (the preset's value), ``row``,
-    ``form``, ``drop_fraction`` and ``accuracy`` in percent. Every seed is a dot; means are joined, and
-    labelled at their right end. Runs far below the others stand as numbers at the bottom.
+    ``rows`` has a row per run: ``value``, ``own`` (the preset's value), ``row``, ``form``,
+    ``drop_fraction`` and ``accuracy`` in percent. Every seed is a dot; means are joined, and labelled
+    at their right end. Runs far below the others stand as numbers at the bottom.
     """
-    found = [setting for setting in SETTINGS if setting in set(table["setting"])]
-    words = ["initialisation" if setting == "init" else setting for setting in found]
-    names = [f"({letter}) {name}" for letter, name in zip("abcdef", words, strict=False)]
-    shape = {"size": (4.2, 3.1), "ylabel": "final test accuracy, %"}
-    with figures.panels(*names, title=title, **shape) as axes:
-        for ax, setting in zip(axes, found, strict=True):
-            rows = table[table["setting"] == setting]
-            at = _values_axis(ax, rows, setting)
-            _series(
-                ax, rows.assign(at=rows["value"].map(at).astype(float)), setting == "mask updates"
-            )
-    return axes[0].figure
+    at = _values_axis(ax, rows, name)
+    _series(ax, rows.assign(at=rows["value"].map(at).astype(float)), name == "mask updates")
 
 
 def _values_axis(ax, rows, setting):
-    """The axis of a setting's values, with room for labels on the right; returns where each value stands."""
+    """The axis of a setting's values, with room for labels on its right; where each value stands."""
     values = list(dict.fromkeys(rows["value"]))
     values = values if isinstance(values[0], str) else sorted(values)
     at = figures.place(values) if setting == "sparsity" else np.arange(len(values))
@@ -290,7 +205,7 @@ def _values_axis(ax, rows, setting):
 
 
 def _series(ax, rows, by_fraction):
-    """A line for each method, or for each drop fraction where mask updates vary; names at the right ends."""
+    """A line for each method, or for each drop fraction where mask updates vary."""
     series = list(rows.groupby("drop_fraction" if by_fraction else ["row", "form"], sort=False))
     ticks = sorted(rows["at"].unique())
     reach = np.ptp(ticks) or 1.0
@@ -329,7 +244,7 @@ def _series(ax, rows, by_fraction):
 
 
 def _look(row, form, forms):
-    """Name, colour, line and marker of a method; with ``forms``, whether its start is the original one."""
+    """Name, colour, line and marker of a method, told apart by ``form`` where it has several."""
     name, colour, style, marker = METHODS[row]
     if len(forms) < 2 or not form:
         return name, colour, style, marker
@@ -339,7 +254,7 @@ def _look(row, form, forms):
 
 
 def apart(heights: Sequence[float], gap: float, bottom: float, top: float) -> np.ndarray:
-    """The heights, moved where they would lie closer than ``gap`` to a neighbour, as far as they fit.
+    """The heights, moved where one would lie closer than ``gap`` to the next, as far as they fit.
 
     >>> apart([9.9, 10.0, 2.0], gap=0.5, bottom=0.0, top=10.0).tolist()
     [9.5, 10.0, 2.0]

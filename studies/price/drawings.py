@@ -1,4 +1,4 @@
-"""Drawings of the price study that are too long for their notebooks: Figures 2, 5 and 8b to 10; the regimes."""
+"""Drawings of the price study that are too long for their notebooks."""
 
 from collections.abc import Sequence
 
@@ -77,7 +77,7 @@ def shade_regimes(ax: Axes, grid: Sequence[float], borders: pd.Series) -> None:
 
 
 def disagreement(pairs: pd.DataFrame, *, title: str) -> Figure:
-    """Figure 5: on which classes and examples Sol-F and Sol-S disagree, who is right, and Fisher's part in it.
+    """Figure 5: on which classes and examples Sol-F and Sol-S disagree, and how that goes with Fisher.
 
     ``pairs`` has a row per part and seed of one sparsity. Means over seeds, 95% intervals.
     """
@@ -118,7 +118,7 @@ def _rates(rows):
 
 
 def _by_class(ax, pairs):
-    """Disagreement by true class, the classes in the order of the training part; dashed: over all classes."""
+    """Disagreement by true class, in the order of the training part; dashed: over all classes."""
     order = np.argsort(-_rates(pairs[pairs["part"] == "train"]).mean(0), kind="stable")
     for number, (part, (colour, label)) in enumerate(PARTS.items()):
         rows = pairs[pairs["part"] == part]
@@ -166,7 +166,7 @@ def _by_part(right, dense, pairs):
 
 
 def _fisher_by_class(ax, train):
-    """Each class: its mean Fisher trace (relative to the mean over classes) and its disagreement."""
+    """Each class: its Fisher trace, relative to the mean over classes, and its disagreement."""
     rates = _rates(train).mean(0)
     for solution in ("sol_d", "sol_f"):
         traces = np.mean(
@@ -189,10 +189,10 @@ def _fisher_by_class(ax, train):
 
 
 def cosine(table: pd.DataFrame, *, title: str) -> Figure:
-    """Figures 8b, 8c, 9 and 10: density and distribution of the cosines, and the classes of the 5% highest.
+    """Figures 8b, 8c, 9 and 10: distribution of the cosines, and the classes of the 5% highest.
 
-    ``table`` has a row per finetuned run and ``alpha`` of one sparsity, with ``quantiles`` and ``top``, the
-    counts by class. A thin line for each seed, a thick one for the mean of their quantiles.
+    ``table`` has a row per finetuned run and ``alpha`` of one sparsity, with ``quantiles`` and ``top``,
+    the counts by class. A thin line for each seed, a thick one for the mean of their quantiles.
     """
     alphas = sorted(table["alpha"].unique())
     names = ["(a) density of the examples", "(b) share of examples below"]
@@ -235,7 +235,7 @@ def cosine(table: pd.DataFrame, *, title: str) -> Figure:
 
 
 def _most_aligned(ax, shares):
-    """Each class's share of the most aligned examples over the uniform share, in the first alpha's order."""
+    """Each class's share of the most aligned examples, over the uniform share; by the first alpha."""
     order = np.argsort(-next(iter(shares.values()))[1].mean(0), kind="stable")
     if len(order) > MANY:
         order = np.concatenate([order[: MANY - 6], order[-6:]])  # as the paper's Figure 10 does
@@ -251,3 +251,33 @@ def _most_aligned(ax, shares):
     ax.set_xticks(range(len(order)), order)
     ax.set(xlabel="class", ylabel="share / uniform share", xlim=(-0.6, len(order) - 0.4))
     ax.set_ylim(bottom=0)
+
+
+def pairs(ax: Axes, measured: pd.DataFrame, measure: str) -> None:
+    """Sol-F and Sol-S of a seed joined by a line at every sparsity; means with 95% intervals beside."""
+    solutions = ["sol_f", "sol_s"]
+    grid = sorted(measured["sparsity"].unique())
+    for place, sparsity in enumerate(grid):
+        rows = measured[measured["sparsity"] == sparsity]
+        wide = rows.pivot_table(index="seed", columns="solution", values=measure)[
+            solutions
+        ].dropna()
+        ax.plot([place - 0.15, place + 0.15], wide.T, color="0.6", linewidth=0.8, zorder=1)
+        found = figures.summary(rows, "solution", measure)
+        for solution, away in zip(solutions, (-0.15, 0.15), strict=True):
+            colour, mean = COLOURS[solution], found.loc[solution]
+            ax.scatter(np.full(len(wide), place + away), wide[solution], 14, color=colour, zorder=2)
+            half = mean["high"] - mean["middle"]
+            ax.errorbar(
+                place + 1.7 * away,
+                mean["middle"],
+                half,
+                fmt="D",
+                color=colour,
+                markersize=4,
+                capsize=3,
+            )
+    ax.set_xticks(range(len(grid)), [f"{s:g}" for s in grid])
+    ax.set(xlabel="sparsity (diamonds: means with 95% intervals)", xlim=(-0.6, len(grid) - 0.4))
+    if (measured[measure] > 0).all():
+        ax.set_ylim(bottom=0)
