@@ -185,10 +185,10 @@ def density(
     fill: float = 0.15,
     **line: Any,
 ) -> None:
-    """Mean ``density`` over seeds by ``eigenvalue``, and its range; the axis ends at ``highest``."""
+    """Mean ``density`` over seeds by ``eigenvalue``, and its range; logarithmic to ``highest``."""
     shown = rows.assign(density=rows["density"].clip(lower=1e-6 * highest))
     band(ax, shown, "eigenvalue", "density", colour, label, of=extremes, fill=fill, **line)
-    ax.set(yscale="log", ylim=(1e-5 * highest, 2 * highest), xlabel="eigenvalue")
+    ax.set(yscale="log", ylim=(1.5e-6 * highest, 2 * highest), xlabel="eigenvalue")
 
 
 def dots(ax: Axes, values: ArrayLike, place: float, colour: str) -> None:

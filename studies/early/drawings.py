@@ -27,9 +27,9 @@ def periods(
 
     Blue: test accuracy at the end of training by epoch of pruning, mean and 95% interval over
     seeds; dashed: that of the dense network. On the right axis the dense network's ``signal`` after
-    every epoch. Triangles are each seed's best epoch; ``band`` is the paper's best period in percent
-    of training. The last point, pruned when training is over, is open, or told in words where it
-    lies far below.
+    every epoch. Triangles are each seed's best epoch; ``band`` is the paper's best period in
+    percent of training. The last point, pruned when training is over, is open, or told in words
+    where it lies far below.
     """
     beside, words, colour = MONITORS[signal]
     many = len(panels)

@@ -45,11 +45,11 @@ ROWS = {  # networks of Figure 5 and Table 2 -> (colour, name), in the order in 
 def lottery(
     table: pd.DataFrame, places: pd.DataFrame, *, title: str, printed: Mapping | None = None
 ) -> Figure:
-    """Figure 5: a map of one seed's networks, distances to the pruning solution, the loss on the way.
+    """Figure 5: one seed's networks on a map, distances to the pruning solution, and the loss.
 
     ``table`` has a row per network; ``places`` those of the map: seed, row, moment ("start" or
-    "end"), x and y, with the pruning solution as the row "solution". ``printed``: row -> distance of
-    its start.
+    "end"), x and y, with the pruning solution as the row "solution". ``printed``: row -> distance
+    of its start.
     """
     names = [
         f"(a) map by L2 distance, seed {places['seed'].iloc[0]:.0f}; open: at its start",
@@ -181,7 +181,7 @@ def setting(ax: Axes, rows: pd.DataFrame, name: str) -> None:
     """Final test accuracy against one setting, ``name``.
 
     ``rows`` has a row per run: ``value``, ``own`` (the preset's value), ``row``, ``form``,
-    ``drop_fraction`` and ``accuracy`` in percent. Every seed is a dot; means are joined, and labelled
+    ``drop_fraction`` and ``accuracy`` in percent. Every seed is a dot; means are joined, and named
     at their right end. Runs far below the others stand as numbers at the bottom.
     """
     at = _values_axis(ax, rows, name)
@@ -189,7 +189,7 @@ def setting(ax: Axes, rows: pd.DataFrame, name: str) -> None:
 
 
 def _values_axis(ax, rows, setting):
-    """The axis of a setting's values, with room for labels on its right; where each value stands."""
+    """The axis of a setting's values, with room for names on the right; where each stands."""
     values = list(dict.fromkeys(rows["value"]))
     values = values if isinstance(values[0], str) else sorted(values)
     at = figures.place(values) if setting == "sparsity" else np.arange(len(values))

@@ -77,7 +77,7 @@ def shade_regimes(ax: Axes, grid: Sequence[float], borders: pd.Series) -> None:
 
 
 def disagreement(pairs: pd.DataFrame, *, title: str) -> Figure:
-    """Figure 5: on which classes and examples Sol-F and Sol-S disagree, and how that goes with Fisher.
+    """Figure 5: on which classes and examples Sol-F and Sol-S disagree; Fisher's part in it.
 
     ``pairs`` has a row per part and seed of one sparsity. Means over seeds, 95% intervals.
     """
@@ -191,8 +191,8 @@ def _fisher_by_class(ax, train):
 def cosine(table: pd.DataFrame, *, title: str) -> Figure:
     """Figures 8b, 8c, 9 and 10: distribution of the cosines, and the classes of the 5% highest.
 
-    ``table`` has a row per finetuned run and ``alpha`` of one sparsity, with ``quantiles`` and ``top``,
-    the counts by class. A thin line for each seed, a thick one for the mean of their quantiles.
+    ``table`` has a row per finetuned run and ``alpha`` of one sparsity, with ``quantiles`` and
+    ``top``, the counts by class. A thin line for each seed, a thick one for the mean of their quantiles.
     """
     alphas = sorted(table["alpha"].unique())
     names = ["(a) density of the examples", "(b) share of examples below"]
@@ -235,7 +235,7 @@ def cosine(table: pd.DataFrame, *, title: str) -> Figure:
 
 
 def _most_aligned(ax, shares):
-    """Each class's share of the most aligned examples, over the uniform share; by the first alpha."""
+    """Each class's share of the most aligned examples, in units of the uniform share."""
     order = np.argsort(-next(iter(shares.values()))[1].mean(0), kind="stable")
     if len(order) > MANY:
         order = np.concatenate([order[: MANY - 6], order[-6:]])  # as the paper's Figure 10 does
