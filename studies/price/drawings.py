@@ -192,7 +192,8 @@ def cosine(table: pd.DataFrame, *, title: str) -> Figure:
     """Figures 8b, 8c, 9 and 10: distribution of the cosines, and the classes of the 5% highest.
 
     ``table`` has a row per finetuned run and ``alpha`` of one sparsity, with ``quantiles`` and
-    ``top``, the counts by class. A thin line for each seed, a thick one for the mean of their quantiles.
+    ``top``, the counts by class. A thin line for each seed, a thick one for the mean of their
+    quantiles.
     """
     alphas = sorted(table["alpha"].unique())
     names = ["(a) density of the examples", "(b) share of examples below"]
@@ -254,7 +255,7 @@ def _most_aligned(ax, shares):
 
 
 def pairs(ax: Axes, measured: pd.DataFrame, measure: str) -> None:
-    """Sol-F and Sol-S of a seed joined by a line at every sparsity; means with 95% intervals beside."""
+    """Sol-F and Sol-S of a seed joined by a line; means with 95% intervals beside them."""
     solutions = ["sol_f", "sol_s"]
     grid = sorted(measured["sparsity"].unique())
     for place, sparsity in enumerate(grid):
