@@ -24,7 +24,7 @@ from scipy import stats
 
 COLOURS = {"sol_d": "#4d4d4d", "sol_f": "#0072b2", "sol_s": "#d55e00"}
 LABELS = {"sol_d": "Sol-D (dense)", "sol_f": "Sol-F (finetuned)", "sol_s": "Sol-S (scratch)"}
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -129,7 +129,7 @@ def summary(
     values = np.log(rows[measure].where(rows[measure] > 0)) if log else rows[measure]
     groups = rows[[by]].assign(_shown=values).groupby(by)["_shown"]
     found = pd.concat(of(groups), axis=1, keys=["middle", "low", "high"])
-    return np.exp(found) if log else found
+    return found.transform(np.exp) if log else found
 
 
 def band(

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import FigureBase
 
 from studies import figures
 
@@ -22,7 +22,7 @@ def periods(
     title: str,
     signal: str = "fisher",
     band: tuple[float, float] | None = None,
-) -> Figure:
+) -> FigureBase:
     """A panel for each of ``panels`` (name -> accuracies of one variant), in the study's form.
 
     Blue: test accuracy at the end of training by epoch of pruning, mean and 95% interval over

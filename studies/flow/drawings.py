@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import FigureBase
 
 from studies import figures
 
@@ -44,7 +44,7 @@ ROWS = {  # networks of Figure 5 and Table 2 -> (colour, name), in the order in 
 
 def lottery(
     table: pd.DataFrame, places: pd.DataFrame, *, title: str, printed: Mapping | None = None
-) -> Figure:
+) -> FigureBase:
     """Figure 5: one seed's networks on a map, distances to the pruning solution, and the loss.
 
     ``table`` has a row per network; ``places`` those of the map: seed, row, moment ("start" or

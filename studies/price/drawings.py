@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import FigureBase
 from matplotlib.ticker import MaxNLocator
 
 from studies import figures
@@ -16,7 +16,7 @@ PARTS = {"train": ("#009e73", "training"), "test": ("#cc79a7", "test")}
 MANY = 20  # classes; of more, the ones with the most and the fewest examples are shown
 
 
-def procedure() -> Figure:
+def procedure() -> FigureBase:
     """Figure 2: how the solutions come about. A drawing, no data."""
     boxes = {
         "Init-D": (0, 1, "sol_d", "random, dense"),
@@ -76,7 +76,7 @@ def shade_regimes(ax: Axes, grid: Sequence[float], borders: pd.Series) -> None:
     ax.set_xlim(left, right)
 
 
-def disagreement(pairs: pd.DataFrame, *, title: str) -> Figure:
+def disagreement(pairs: pd.DataFrame, *, title: str) -> FigureBase:
     """Figure 5: on which classes and examples Sol-F and Sol-S disagree; Fisher's part in it.
 
     ``pairs`` has a row per part and seed of one sparsity. Means over seeds, 95% intervals.
@@ -188,7 +188,7 @@ def _fisher_by_class(ax, train):
     ax.set_ylim(bottom=0)
 
 
-def cosine(table: pd.DataFrame, *, title: str) -> Figure:
+def cosine(table: pd.DataFrame, *, title: str) -> FigureBase:
     """Figures 8b, 8c, 9 and 10: distribution of the cosines, and the classes of the 5% highest.
 
     ``table`` has a row per finetuned run and ``alpha`` of one sparsity, with ``quantiles`` and
