@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import FigureBase
 
 from studies import figures
@@ -31,39 +30,40 @@ def periods(
     percent of training. The last point, pruned when training is over, is open, or told in words
     where it lies far below.
     """
-    beside, words, colour = MONITORS[signal]
-    many = len(panels)
     labels = {"xlabel": "pruned after epoch", "ylabel": "test accuracy after training, %"}
-    shape = {"columns": 2 if many == 4 else 3, "size": (3.9, 3.0) if many > 1 else (5.8, 3.4)}
-    with figures.panels(
-        *panels, title=title, legend=3 if many > 1 else 2, **labels, **shape
-    ) as axes:
+    shape: dict[str, Any] = {
+        "columns": 2 if len(panels) == 4 else 3,
+        "size": (3.9, 3.0),
+        "legend": 3,
+    }
+    if len(panels) == 1:
+        shape = {"size": (5.8, 3.4), "legend": 2}
+    with figures.panels(*panels, title=title, **shape | labels) as axes:
         for ax, panel in zip(axes, panels.values(), strict=True):
             if band:
-                period = [share * panel.epochs / 100 for share in band]
-                ax.axvspan(
-                    *period, color="black", alpha=0.07, linewidth=0, label="paper's best period"
-                )
+                period: Any = {"color": "black", "alpha": 0.07, "linewidth": 0}
+                start, end = (share * panel.epochs / 100 for share in band)
+                ax.axvspan(start, end, **period, label="paper's best period")
             _accuracies(ax, panel)
-            course = panel.signal(signal).melt(var_name="epoch", value_name="signal")
-            twin = _right_axis(ax, colour)
-            figures.band(twin, course, "epoch", "signal", colour)
-            twin.set_ylim(bottom=0)
-            if ax.get_subplotspec().is_last_col() or ax is axes[-1]:
-                twin.set_ylabel(beside, color=colour)
-        twin.plot([], [], color=colour, label=f"{words} of the dense network (right axis)")
+            _monitor(ax, panel, signal, last=ax is axes[-1])
     return axes[0].figure
 
 
-def _right_axis(ax: Axes, colour: str) -> Axes:
-    """A second vertical axis in its own colour, behind the first."""
+def _monitor(ax, panel, signal, last):
+    """The dense network's monitor on a second axis, behind the first and in its own colour."""
+    short, words, colour = MONITORS[signal]
     twin = ax.twinx()
+    figures.band(twin, panel.signal(signal).melt(var_name="epoch"), "epoch", "value", colour)
+    twin.set_ylim(bottom=0)
     twin.tick_params(axis="y", colors=colour, labelsize=7)
     twin.grid(False)
     twin.spines["right"].set(visible=True, color=colour)
     ax.set_zorder(twin.get_zorder() + 1)
     ax.patch.set_visible(False)
-    return twin
+    if last or ax.get_subplotspec().is_last_col():
+        twin.set_ylabel(short, color=colour)
+    if last:
+        twin.plot([], [], color=colour, label=f"{words} of the dense network (right axis)")
 
 
 def _accuracies(ax, panel):

@@ -1,6 +1,7 @@
 """The gradient-flow study: names and looks of its methods, and drawings too long for a notebook."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,13 +21,18 @@ METHODS = {  # row of the table -> (name, colour, line, marker)
     "pruned": ("pruned while training", "#8c564b", "-", "X"),
     "baseline": ("dense baseline", "#7f7f7f", "-", "h"),
 }
-FORM_NAMES = {  # of fresh weights; small dense and the like have no form
+FORM_NAMES: dict[Any, str] = {  # of fresh weights; small dense and the like have no form
     "masked": "original (masked dense)",
     "layer": "Liu et al. (per layer)",
     "neuron": "the study's (per neuron)",
     "": "",
 }
-FORM_COLOURS = {"masked": "#d55e00", "layer": "#009e73", "neuron": "#0072b2", "": "#4d4d4d"}
+FORM_COLOURS: dict[Any, str] = {
+    "masked": "#d55e00",
+    "layer": "#009e73",
+    "neuron": "#0072b2",
+    "": "#4d4d4d",
+}
 ROWS = {  # networks of Figure 5 and Table 2 -> (colour, name), in the order in which they are shown
     "lottery": ("#0072b2", "lottery ticket"),
     "restart": ("#009e73", "prune restart"),
@@ -74,7 +80,7 @@ def lottery(
                     ax = axes[2] if row in own else axes[3]
                     _loss(ax, table[table["row"] == row], moment, colour)
         goal = places[places["row"] == "solution"]
-        star = {"color": "black", "edgecolor": "white", "linewidth": 0.6, "zorder": 4}
+        star: Any = {"color": "black", "edgecolor": "white", "linewidth": 0.6, "zorder": 4}
         axes[0].scatter(goal["x"], goal["y"], 150, marker="*", label="pruning solution", **star)
         axes[0].set_aspect("equal", adjustable="datalim")
         axes[2].plot([], [], "--", color="0.4", label="from its start")
@@ -144,12 +150,12 @@ def layers(ax: Axes, rows: pd.DataFrame, part: str, *, steady: float) -> None:
     up or down from one layer to the next.
     """
     for form, each in rows.groupby("form"):
-        wide = (
+        wide: Any = (
             {"linewidth": 4, "alpha": 0.45} if form == "layer" else {}
         )  # that per neuron may lie upon it
         figures.band(ax, each, "layer", "value", FORM_COLOURS[form], None, "o-", log=True, **wide)
         expected = each.groupby("layer")["expected"].mean()
-        line = {"color": "black", "linewidth": 1.2, "zorder": 3}
+        line: Any = {"color": "black", "linewidth": 1.2, "zorder": 3}
         ax.plot(expected.index, expected, ":", label="closed form", **line)
     numbers = np.sort(rows["layer"].unique())
     if (rows["kind"] == "uneven").all():

@@ -1,6 +1,7 @@
 """Drawings of the price study that are too long for their notebooks."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -48,9 +49,9 @@ def procedure() -> FigureBase:
             ax.annotate(
                 "", np.array([x1, y1]) - reach, np.array([x0, y0]) + reach, arrowprops=arrow
             )
-            beside = (
-                {"ha": "center", "va": "bottom"} if y0 == y1 else {"ha": "left", "va": "center"}
-            )
+            beside: Any = {"ha": "center", "va": "bottom"}
+            if y0 != y1:
+                beside = {"ha": "left", "va": "center"}
             ax.text(
                 (x0 + x1) / 2, (y0 + y1) / 2 + 0.03, f" {words}", fontsize=8, color="0.25", **beside
             )
@@ -202,7 +203,6 @@ def cosine(table: pd.DataFrame, *, title: str) -> FigureBase:
         *names, title=title, columns=2, size=(5.4, 3.1), legend=len(alphas)
     ) as axes:
         density, below, classes = axes
-        classes.set_subplotspec(classes.get_gridspec()[1, :])  # as wide as both
         shares = {}
         for alpha, colour in zip(
             alphas, colormaps["viridis"](np.linspace(0.15, 0.75, len(alphas))), strict=True
@@ -237,6 +237,7 @@ def cosine(table: pd.DataFrame, *, title: str) -> FigureBase:
 
 def _most_aligned(ax, shares):
     """Each class's share of the most aligned examples, in units of the uniform share."""
+    ax.set_subplotspec(ax.get_gridspec()[1, :])  # as wide as the two above
     order = np.argsort(-next(iter(shares.values()))[1].mean(0), kind="stable")
     if len(order) > MANY:
         order = np.concatenate([order[: MANY - 6], order[-6:]])  # as the paper's Figure 10 does
