@@ -221,6 +221,7 @@ def paper(
 def sparsity_axis(ax: Axes, sparsities: Sequence[float]) -> None:
     """An axis logarithmic in density: each halving of the live weights is one step."""
     ax.set_xscale("function", functions=(place, lambda at: 1 - 2.0 ** -np.asarray(at)))
+    ax.autoscale_view(scaley=False)  # margins that were computed before are of another scale
     steep = 60 if len(sparsities) > 5 else 0
     ax.set_xticks(sparsities, [f"{s:g}" for s in sparsities], rotation=steep)
     ax.set_xlabel("sparsity (log scale of density)")

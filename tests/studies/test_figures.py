@@ -123,6 +123,7 @@ def test_axes():
     """Each halving of the live weights is one step; the start of training has the most room."""
     with figures.panels("", "", "") as (sparse, root, plain):
         sparse.plot([0.5, 0.9], [1, 2])
+        sparse.set_yscale("log")
         figures.sparsity_axis(sparse, [0.5, 0.75, 0.875])
         figures.root_axis(root, 960)
         plain.set(yscale="log", ylim=(0.4, 60))
@@ -130,6 +131,7 @@ def test_axes():
     places = sparse.transData.transform([(s, 1) for s in (0.5, 0.75, 0.875)])[:, 0]
     assert places[1] - places[0] == pytest.approx(places[2] - places[1])
     assert [text.get_text() for text in sparse.get_xticklabels()] == ["0.5", "0.75", "0.875"]
+    assert figures.place(sparse.get_xlim()) == pytest.approx((0.884, 3.438), abs=1e-3)
     assert root.get_xticks().tolist() == [0, 40, 120, 240, 480, 720, 960]
     near, middle, far = root.transData.transform([(t, 1) for t in (0, 240, 960)])[:, 0]
     assert middle - near == pytest.approx(far - middle)
