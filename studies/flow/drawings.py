@@ -223,7 +223,7 @@ def _series(ax, rows, by_fraction):
         if by_fraction:
             look = (f"drop {key:g}", FRACTIONS[number % len(FRACTIONS)], "-", METHODS["rigl"][3])
         else:
-            look = _look(*key, {form for (_, form), _ in series if form})
+            look = _look(key, {form for (_, form), _ in series if form})
         name, colour, style, marker = look
         # side by side: dots of different methods would hide each other
         shift = 0.03 * reach * (number - (len(series) - 1) / 2)
@@ -249,8 +249,9 @@ def _series(ax, rows, by_fraction):
         ax.text(right, height, name, color=colour, fontsize=7.5, va="center", clip_on=False)
 
 
-def _look(row, form, forms):
+def _look(cell, forms):
     """Name, colour, line and marker of a method, told apart by ``form`` where it has several."""
+    row, form = cell
     name, colour, style, marker = METHODS[row]
     if len(forms) < 2 or not form:
         return name, colour, style, marker
