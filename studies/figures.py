@@ -246,9 +246,9 @@ def root_axis(
     ax.set_xticks(sorted({0, *(int(round(share * last, digits)) for share in shares), int(last)}))
 
 
-def plain(axis: Axis, subs: Sequence[float] = (1, 2, 5)) -> None:
-    """Numbers without powers of ten on a logarithmic axis, at ``subs`` of each decade."""
-    axis.set_major_locator(LogLocator(subs=subs))
+def plain(axis: Axis) -> None:
+    """Numbers without powers of ten on a logarithmic axis, at 1, 2 and 5 of each decade."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 
