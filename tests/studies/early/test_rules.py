@@ -31,7 +31,11 @@ def runs(
     slope=0.001,
     **variant,
 ):
-    """Dense and pruned runs: accuracy is highest when pruned at ``best``, Tr(F) at ``peak``, KL at ``turn``, with ``spread`` over seeds."""
+    """Dense and pruned runs.
+
+    Accuracy is highest when pruned at ``best``, Tr(F) at ``peak``, KL at ``turn``, with ``spread``
+    over seeds.
+    """
     rows, rng = [], np.random.default_rng(0)
     for seed in range(seeds):
         noise = spread * rng.standard_normal()
@@ -134,7 +138,7 @@ def schedules(exponential, others):
 
 
 def test_rules_of_schedules():
-    """Peaks and best epochs that move together support them; peaks that move without the best epochs refute the second."""
+    """Peaks and best epochs that move together support both; peaks alone refute the second."""
     together = schedules({"best": 8, "peak": 8}, {"best": 20, "peak": 20})
     apart = schedules({"best": 8, "peak": 8}, {"best": 8, "peak": 20})
     assert [
@@ -162,7 +166,7 @@ def test_the_floor():
 
 
 def test_rules_of_the_kl_signal():
-    """A turn near the best epoch supports, one far from it refutes, none leaves it undecided and refutes the rise and fall."""
+    """A turn near the best epoch supports, one far from it refutes; none refutes the rise and fall."""
     near, far, none = (
         pd.concat([runs(schedule=s, turn=turn) for s in ("exponential", "cosine")])
         for turn in (8, 34, 40)
