@@ -12,8 +12,8 @@ DataFrames one of ``Numbers``. To have the values themselves, call them on a tab
 {7: 25.0}
 
 ``pick`` selects a cell and reduces its epochs to one number; ``course`` keeps the places;
-``first last highest lowest mean peak between trend agreement`` reduce a course; ``ln known
-at_least`` change values; ``needed`` refuses an empty cell. A study's own quantity is a function
+``first last highest lowest mean peak between trend agreement`` reduce a course, ``median spread
+factor`` the seeds; ``ln known at_least`` change values; ``needed`` refuses an empty cell. A study's own quantity is a function
 ``(table, ...)`` under ``@numbers``, or ``(table)`` under ``@Numbers``.
 """
 
@@ -41,9 +41,10 @@ def of(thing, table: pd.DataFrame):
 def part(table: pd.DataFrame, **cell) -> pd.DataFrame:
     """The rows with these values (a value may be a function of the table).
 
-    Dense runs stay where a column says nothing of them: they belong to every sparsity.
+    Dense runs stay where a column says nothing of them: they belong to every sparsity. A column
+    that the table lacks says nothing.
     """
-    rows = table
+    rows = table.reindex(columns=[*table, *(c for c in cell if c not in table)])
     for column, wanted in cell.items():
         value, has = of(wanted, table), rows[column]
         if isinstance(value, float):
@@ -147,7 +148,8 @@ def course(table, measure: str, along: str = "epoch", **cell) -> pd.DataFrame:
     rows = part(table, **cell)
     if along != "epoch" and "epoch" in rows:
         rows = rows[rows["epoch"] == rows.groupby("key")["epoch"].transform("max")]
-    return rows.pivot_table(index="seed", columns=along, values=measure)
+    measured = rows.reindex(columns=["seed", along, measure])
+    return measured.pivot_table(index="seed", columns=along, values=measure)
 
 
 @numbers
@@ -155,13 +157,16 @@ def needed(table, numbers: Numbers, otherwise: str):
     """The numbers; raises ``NotHere`` with ``otherwise`` where there are none."""
     found = numbers(table)
     if found.empty:
-        raise NotHere(otherwise)
+        raise NotHere(of(otherwise, table))
     return found
 
 
 ln = lift(np.log)
 known = lift(lambda values: values.dropna())
 at_least = lift(np.maximum)
+median = lift(lambda values: values.median())
+spread = lift(lambda values: values.std())
+factor = lift(lambda logs: np.exp(logs.mean(axis=None)))
 
 first = lift(lambda course: course.iloc[:, 0])
 last = lift(lambda course: course.iloc[:, -1])

@@ -138,6 +138,16 @@ def each(column: str, rule: Rule, places=sparsities, label=" at {:g}") -> Rule:
     return along
 
 
+def along(course: Numbers, rule: Callable[[float, Numbers], Rule]) -> Rule:
+    """A rule for each place of a course: ``rule(place, numbers there)``."""
+
+    def at_each(table):
+        for place, found in course(table).items():
+            yield rule(place, Numbers(lambda _, found=found: found))
+
+    return at_each
+
+
 def needs(check: Callable[[pd.DataFrame], bool], otherwise: Words) -> Condition:
     """The condition that ``check`` holds for the table."""
 
