@@ -13,8 +13,8 @@ DataFrames one of ``Numbers``. To have the values themselves, call them on a tab
 
 ``pick`` selects a cell and reduces its epochs to one number; ``course`` keeps the places;
 ``first last highest lowest mean peak between trend agreement`` reduce a course, ``median spread
-factor`` the seeds; ``ln known at_least`` change values; ``needed`` refuses an empty cell. A study's own quantity is a function
-``(table, ...)`` under ``@numbers``, or ``(table)`` under ``@Numbers``.
+factor`` the seeds; ``ln known at_least`` change values; ``needed`` refuses an empty cell. A study's
+own quantity is a function ``(table, ...)`` under ``@numbers``, or ``(table)`` under ``@Numbers``.
 """
 
 import functools
@@ -143,10 +143,10 @@ def pick(table, measure: str, how: str = "final", **cell) -> pd.Series:
 def course(table, measure: str, along: str = "epoch", **cell) -> pd.DataFrame:
     """``measure`` of a cell: a row per seed, a column per place, rising.
 
-    Along anything but epochs it is that of the runs' last epoch.
+    Along anything but time (epochs, steps) it is that of the runs' last epoch.
     """
     rows = part(table, **cell)
-    if along != "epoch" and "epoch" in rows:
+    if along not in ("epoch", "step") and "epoch" in rows:
         rows = rows[rows["epoch"] == rows.groupby("key")["epoch"].transform("max")]
     measured = rows.reindex(columns=["seed", along, measure])
     return measured.pivot_table(index="seed", columns=along, values=measure)

@@ -79,6 +79,11 @@ def more(what: Words, numbers: Numbers, unit: str = "", claim="positive", **how)
     return rule
 
 
+def beyond(what: Words, one: Numbers, other: Numbers, unit: str = "", note: str = "", **how) -> Rule:
+    """The claim that ``one`` lies above ``other``; ``note`` is a template for both, in means."""
+    return more(what, one - other, unit, note=says(note, one, other), **how)
+
+
 def equal(what: Words, numbers: Numbers, unit: str = "", *, margin, **how) -> Rule:
     """The claim that the numbers' mean lies within ``margin`` of 0."""
     return more(what, numbers, unit, "equal", margin=margin, **how)

@@ -15,64 +15,39 @@ OWN = "neuron"
 SPARSE = ("scratch", "set", "rigl")
 IMAGES = 1_281_167  # of ImageNet's training set
 
-# The study's Tables 1 and 5: (data, network) -> cell -> mean and standard deviation, percent
+CELLS = [(row, "") for row in ("baseline", "lottery", "small dense")]
+CELLS += [(method, form) for method in SPARSE for form in FORMS]
+# The study's Tables 1 and 5, by data and network: mean and standard deviation of each of CELLS,
+# percent; a line for the dense-start rows and one for each method's original, liu and ours
+NUMBERS = {
+    ("mnist", "lenet-5"): [
+        99.21, 0.07, 98.26, 0.27, 98.21, 0.46,
+        62.99, 42.16, 96.64, 0.83, 97.70, 0.09,
+        63.33, 42.44, 97.77, 0.31, 98.16, 0.06,
+        80.82, 34.74, 98.14, 0.17, 98.13, 0.09,
+    ],
+    ("mnist", "lenet-300-100"): [
+        98.55, 0.04, 97.73, 0.11, 91.69, 1.85,
+        94.40, 4.00, 96.66, 0.18, 96.70, 0.12,
+        96.49, 0.36, 96.56, 0.22, 96.48, 0.10,
+        96.82, 0.25, 96.76, 0.19, 96.94, 0.12,
+    ],
+    ("ImageNet", "vgg-16"): [
+        69.25, 0.13, 0.10, 0.01, 61.75, 0.09,
+        51.81, 3.02, 62.71, 0.05, 62.52, 0.10,
+        53.55, 1.03, 63.19, 0.26, 63.13, 0.15,
+        37.15, 26.20, 63.69, 0.02, 63.56, 0.06,
+    ],
+    ("ImageNet", "resnet-50"): [
+        76.75, 0.12, 75.75, 0.12, 71.95, 0.24,
+        70.58, 0.18, 70.72, 0.16, 70.63, 0.22,
+        72.93, 0.27, 72.77, 0.27, 72.56, 0.14,
+        74.41, 0.05, 74.38, 0.10, 74.38, 0.01,
+    ],
+}  # fmt: skip
 PRINTED = {
-    ("mnist", "lenet-5"): {
-        ("baseline", ""): (99.21, 0.07),
-        ("lottery", ""): (98.26, 0.27),
-        ("small dense", ""): (98.21, 0.46),
-        ("scratch", "masked"): (62.99, 42.16),
-        ("scratch", "layer"): (96.64, 0.83),
-        ("scratch", "neuron"): (97.70, 0.09),
-        ("set", "masked"): (63.33, 42.44),
-        ("set", "layer"): (97.77, 0.31),
-        ("set", "neuron"): (98.16, 0.06),
-        ("rigl", "masked"): (80.82, 34.74),
-        ("rigl", "layer"): (98.14, 0.17),
-        ("rigl", "neuron"): (98.13, 0.09),
-    },
-    ("mnist", "lenet-300-100"): {
-        ("baseline", ""): (98.55, 0.04),
-        ("lottery", ""): (97.73, 0.11),
-        ("small dense", ""): (91.69, 1.85),
-        ("scratch", "masked"): (94.40, 4.00),
-        ("scratch", "layer"): (96.66, 0.18),
-        ("scratch", "neuron"): (96.70, 0.12),
-        ("set", "masked"): (96.49, 0.36),
-        ("set", "layer"): (96.56, 0.22),
-        ("set", "neuron"): (96.48, 0.10),
-        ("rigl", "masked"): (96.82, 0.25),
-        ("rigl", "layer"): (96.76, 0.19),
-        ("rigl", "neuron"): (96.94, 0.12),
-    },
-    ("ImageNet", "vgg-16"): {
-        ("baseline", ""): (69.25, 0.13),
-        ("lottery", ""): (0.10, 0.01),
-        ("small dense", ""): (61.75, 0.09),
-        ("scratch", "masked"): (51.81, 3.02),
-        ("scratch", "layer"): (62.71, 0.05),
-        ("scratch", "neuron"): (62.52, 0.10),
-        ("set", "masked"): (53.55, 1.03),
-        ("set", "layer"): (63.19, 0.26),
-        ("set", "neuron"): (63.13, 0.15),
-        ("rigl", "masked"): (37.15, 26.20),
-        ("rigl", "layer"): (63.69, 0.02),
-        ("rigl", "neuron"): (63.56, 0.06),
-    },
-    ("ImageNet", "resnet-50"): {
-        ("baseline", ""): (76.75, 0.12),
-        ("lottery", ""): (75.75, 0.12),
-        ("small dense", ""): (71.95, 0.24),
-        ("scratch", "masked"): (70.58, 0.18),
-        ("scratch", "layer"): (70.72, 0.16),
-        ("scratch", "neuron"): (70.63, 0.22),
-        ("set", "masked"): (72.93, 0.27),
-        ("set", "layer"): (72.77, 0.27),
-        ("set", "neuron"): (72.56, 0.14),
-        ("rigl", "masked"): (74.41, 0.05),
-        ("rigl", "layer"): (74.38, 0.10),
-        ("rigl", "neuron"): (74.38, 0.01),
-    },
+    where: dict(zip(CELLS, zip(found[::2], found[1::2], strict=True), strict=True))
+    for where, found in NUMBERS.items()
 }
 
 

@@ -1,5 +1,5 @@
 """The decision rules of the gradient-flow study: claim -> rule."""
 
-from studies.flow import methods
+from studies.flow import gradients, hessian, methods, updates
 
-RULES = methods.RULES
+RULES = methods.RULES | gradients.RULES | updates.RULES | hessian.RULES
