@@ -1,5 +1,15 @@
 """The decision rules of the gradient-flow study: claim -> rule."""
 
-from studies.flow import gradients, hessian, methods, updates
+from studies.flow import (
+    functions,
+    gradients,
+    hessian,
+    init,
+    lottery,
+    methods,
+    settings,
+    updates,
+)
 
-RULES = methods.RULES | gradients.RULES | updates.RULES | hessian.RULES
+MODULES = (methods, gradients, updates, hessian, init, lottery, functions, settings)
+RULES = {claim: rule for module in MODULES for claim, rule in module.RULES.items()}
