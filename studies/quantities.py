@@ -12,9 +12,10 @@ DataFrames one of ``Numbers``. To have the values themselves, call them on a tab
 {7: 25.0}
 
 ``pick`` selects a cell and reduces its epochs to one number; ``course`` keeps the places;
-``first last highest lowest mean peak between trend agreement`` reduce a course, ``median spread
-factor`` the seeds; ``ln known at_least`` change values; ``needed`` refuses an empty cell. A study's
-own quantity is a function ``(table, ...)`` under ``@numbers``, or ``(table)`` under ``@Numbers``.
+``first last highest lowest mean peak place since between trend agreement`` reduce a course,
+``average median spread factor`` the seeds; ``ln known at_least`` change values; ``needed`` refuses
+an empty cell. A study's own quantity is a function ``(table, ...)`` under ``@numbers``, or
+``(table)`` under ``@Numbers``.
 """
 
 import functools
@@ -114,8 +115,11 @@ class Numbers:
     __truediv__ = lift(operator.truediv)
     __rtruediv__ = lift(lambda a, b: b / a)
     __gt__ = lift(operator.gt)
+    __ge__ = lift(operator.ge)
     __lt__ = lift(operator.lt)
+    __le__ = lift(operator.le)
     __and__ = lift(operator.and_)
+    __invert__ = lift(operator.invert)
     __neg__ = lift(operator.neg)
     __abs__ = lift(abs)
 
@@ -164,9 +168,11 @@ def needed(table, numbers: Numbers, otherwise: str):
 ln = lift(np.log)
 known = lift(lambda values: values.dropna())
 at_least = lift(np.maximum)
+
+average = lift(lambda values: values.mean())  # over seeds
 median = lift(lambda values: values.median())
 spread = lift(lambda values: values.std())
-factor = lift(lambda logs: np.exp(logs.mean(axis=None)))
+factor = lift(lambda logs: np.exp(logs.mean(axis=None)))  # that logarithms mean
 
 first = lift(lambda course: course.iloc[:, 0])
 last = lift(lambda course: course.iloc[:, -1])
@@ -174,6 +180,7 @@ highest = lift(lambda course: course.max(axis=1))
 lowest = lift(lambda course: course.min(axis=1))
 mean = lift(lambda course: course.mean(axis=1))
 peak = lift(lambda course: course.idxmax(axis=1))
+place = lift(lambda course, number: course.columns[number])
 
 
 @lift
@@ -185,6 +192,13 @@ def between(
     if inside.empty:
         raise NotHere(otherwise)
     return inside
+
+
+@lift
+def since(holds: pd.DataFrame, otherwise: float = np.nan) -> pd.Series:
+    """The place from which on something holds at every place, by seed; ``otherwise`` if none."""
+    still = holds.iloc[:, ::-1].cummin(axis=1).iloc[:, ::-1]
+    return still.idxmax(axis=1).where(still.any(axis=1), otherwise).astype(float)
 
 
 def at_others_best(course: pd.DataFrame) -> pd.Series:

@@ -9,14 +9,15 @@ rule
     ``rows(rule, table)`` is the list of its effects. ``more(what, numbers, ...)``: their mean lies
     above 0. ``equal(what, numbers, ..., margin=...)``: it lies within the margin. ``above`` and
     ``chain`` are the differences of one measure between solutions, ``ratio`` the logarithm of a
-    quotient. ``each(column, rule)`` repeats a rule along a grid; ``given(condition, rule)`` shows
-    it only what the condition gives, which may say why the claim cannot be tested here;
-    ``if_any(condition, rule)`` leaves it out instead. A rule that fits none of this is a function
-    ``(table) -> rules``.
+    quotient. ``each(column, rule, places)`` repeats a rule along a grid, or ``where`` something
+    holds on it; ``given(condition, rule)`` shows it only what the condition gives, which may say
+    why the claim cannot be tested here; ``if_any(condition, rule)`` leaves it out instead. A rule
+    that fits none of this is a function ``(table) -> rules``.
 
 condition
     A function from a table to the part of it that counts, which raises ``NotHere`` where the table
-    cannot speak of the claim: ``needs(check, otherwise)``, ``own(dataset, network)``.
+    cannot speak of the claim: ``needs(check, otherwise)``, ``only(chosen, otherwise)``,
+    ``own(dataset, network)``.
 
 Words may be made from the table too: ``says("{:.2f} and {:.2f}", a, b)`` puts the means over seeds
 of ``a`` and ``b`` into a text. A study's table of rules is ``RULES``: claim -> rule.
@@ -79,7 +80,7 @@ def more(what: Words, numbers: Numbers, unit: str = "", claim="positive", **how)
     return rule
 
 
-def beyond(what: Words, one: Numbers, other: Numbers, unit: str = "", note: str = "", **how) -> Rule:
+def beyond(what: Words, one: Numbers, other, unit: str = "", note: str = "", **how) -> Rule:
     """The claim that ``one`` lies above ``other``; ``note`` is a template for both, in means."""
     return more(what, one - other, unit, note=says(note, one, other), **how)
 
@@ -162,6 +163,33 @@ def needs(check: Callable[[pd.DataFrame], bool], otherwise: Words) -> Condition:
         return table
 
     return condition
+
+
+def only(chosen: Callable[[pd.DataFrame], pd.Series], otherwise: Words = "") -> Condition:
+    """The condition that some rows are ``chosen``; they are what the rule sees."""
+
+    def condition(table):
+        found = table[chosen(table)]
+        if found.empty:
+            raise NotHere(of(otherwise, table))
+        return found
+
+    return condition
+
+
+def where(check: Callable, otherwise: str, column: str = "sparsity", among=sparsities):
+    """The places along ``column`` at which ``check`` holds for the part of the table.
+
+    A function of the table, for ``each``; it raises ``NotHere`` where there is none.
+    """
+
+    def places(table):
+        found = [p for p in of(among, table) if check(part(table, **{column: p}))]
+        if not found:
+            raise NotHere(otherwise)
+        return found
+
+    return places
 
 
 def is_own(table: pd.DataFrame, dataset: str, network: str) -> bool:

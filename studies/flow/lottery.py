@@ -12,9 +12,9 @@ import pandas as pd
 
 from studies.decide import NotHere
 from studies.flow.functions import printed
-from studies.flow.gradients import untested
-from studies.flow.methods import MLP
-from studies.price.interpolation import tolerance
+from studies.flow.gradients import STALLED
+from studies.flow.methods import MLP, untested
+from studies.price.lines import tolerance
 from studies.quantities import Numbers, between, final_rows, first, known, lift, ln, needed, pick
 from studies.quantities import numbers as quantity
 from studies.rules import MATCH, Rule, along, beyond, equal, given, if_any, more, needs, says
@@ -101,7 +101,7 @@ def matching(what: str, row: str, note) -> Rule:
 
 SOLUTION = mean("pruned", "test_accuracy", replica=0)
 LOTTERY, SCRATCH = barrier("lottery"), barrier("scratch")
-TOLERANCE = Numbers(tolerance)
+TOLERANCE = tolerance
 RATIO = known(mean("scratch", "end_distance") / mean("lottery", "end_distance"))
 EVERY = Numbers(lambda table: float(table["every"].max()))
 FIRST = {row: mean(row, "reached") for row in ("lottery", "scratch", "dense")}

@@ -8,8 +8,7 @@ from studies.flow import (
     lottery,
     methods,
     settings,
-    updates,
 )
 
-MODULES = (methods, gradients, updates, hessian, init, lottery, functions, settings)
+MODULES = (methods, gradients, hessian, init, lottery, functions, settings)
 RULES = {claim: rule for module in MODULES for claim, rule in module.RULES.items()}

@@ -1,19 +1,38 @@
-"""Curvature and sensitivity at the solutions: the price study's Table 2, Figure 4 and poster.
+"""Curvature, sensitivity and noise of gradients: the price study's Table 2, Figure 4 and poster.
 
-The table has a row per run with what the notebook measures on its network: for Table 2 ``fisher``
+The tables have a row per run with what the notebook measures on its network: for Table 2 ``fisher``
 (exact Tr(F)), ``hessian`` (an independent estimate of Tr(H)), ``jacobian`` (mean squared norm) and
-``entropy``; for Figure 4 ends and quantiles of the spectra, their traces, and the relative errors of
-the Fisher matrix's ``IDENTITIES``. Ratios are decided on their logarithms, since traces spread over
-decades.
+``entropy``; for Figure 4 ends and quantiles of the spectra, their traces, and the relative errors
+of the Fisher matrix's ``IDENTITIES``. That of the workshop version's Figure 11 has a row per run,
+kept epoch and layer, with the norms ``mean`` and ``std`` of minibatch gradients and their ratio
+``snr``. Ratios are decided on their logarithms.
 """
 
 import numpy as np
+import pandas as pd
 
 from studies.decide import NotHere
-from studies.price.regimes import FITTED, PAIR, both_fit, scratch_fails
-from studies.quantities import agreement, at_least, course, final_rows, lift, pick, trend
+from studies.price.regimes import FITTED, PAIR, both_fit, furthest, lowest, scratch_fails
+from studies.quantities import (
+    agreement,
+    at_least,
+    average,
+    course,
+    final_rows,
+    first,
+    highest,
+    last,
+    lift,
+    ln,
+    mean,
+    numbers,
+    pick,
+    sparsities,
+    trend,
+)
 from studies.rules import (
     Rule,
+    above,
     each,
     equal,
     given,
@@ -21,18 +40,17 @@ from studies.rules import (
     more,
     name,
     needs,
+    only,
     ratio,
     rows,
+    says,
 )
 
-NAMES = {
-    "fisher": "Tr(F)",
-    "hessian": "Tr(H)",
-    "jacobian": "Jacobian",
-    "entropy": "entropy",
-    "test_accuracy": "test accuracy",
-}
-IDENTITIES = ("second_derivative", "divergence", "expansion", "expansion_reversed")
+NAMES = {"fisher": "Tr(F)", "hessian": "Tr(H)", "jacobian": "Jacobian", "entropy": "entropy"}
+IDENTITIES = ("second derivative", "divergence", "expansion", "expansion reversed")
+BUMP = (0.05, 0.20)  # the paper's window for the bump, in shares of training: epochs 10 to 40
+
+# -- Table 2 and Figure 4 --------------------------------------------------------------------------
 
 
 def higher(measure: str, more_of: str = "sol_s", less_of: str = "sol_f") -> Rule:
@@ -47,7 +65,7 @@ def grows(measure: str, solution: str) -> Rule:
     return more(f"Spearman(sparsity, {NAMES[measure]}) of {name(solution)} - 0", rho, "rho")
 
 
-def first_regime(table):
+def _both_fit(table):
     """The sparse solutions where both fit; two sparsities at least, in every seed."""
     here = np.isclose(table["sparsity"].to_numpy()[:, None], both_fit(table)).any(axis=1)
     found = table[here & (table["solution"] != "sol_d")]
@@ -56,53 +74,117 @@ def first_regime(table):
     return found
 
 
-def _follows_fisher(measure, sign):
-    """One rank correlation per seed over the solutions of the first regime."""
-    fisher, other = (course(m, ["solution", "sparsity"]) for m in ("fisher", measure))
-    what = f"{'-' if sign < 0 else ''}Spearman(Tr(F), {NAMES[measure]})"
-    return more(what, sign * agreement(fisher, other), "rho")
+def _with_fisher(measure):
+    """One rank correlation per seed over the solutions and sparsities."""
+    return agreement(*(course(m, ["solution", "sparsity"]) for m in ("fisher", measure)))
+
+
+def _alike(solution, f, h, words):
+    """A quantity of F is within a factor of two of H's, where the solution fits."""
+    fit = average(pick("train_accuracy", solution=solution))
+    quotient = pick(f, solution=solution) / pick(h, solution=solution)
+    # an estimate of Tr(H) below 0 is no value
+    log2 = lift(lambda values: np.log2(values.where(values > 0)))(quotient)
+    rule = equal(f"{name(solution)}: log2 of {words}", log2, "log2", margin=1.0)
+    return if_any(needs(~(fit < FITTED), "not fitted"), rule)
+
+
+APPROXIMATES = each(
+    "sparsity",
+    [
+        [
+            _alike(solution, "trace_f", "trace_h", "Tr(F) / Tr(H)"),
+            _alike(solution, "largest_f", "largest", "largest eigenvalue of F / of H"),
+        ]
+        for solution in PAIR
+    ],
+)
+
+# -- workshop Figure 11 ----------------------------------------------------------------------------
+
+TWO = needs(lambda table: len(sparsities(table)) > 1, "needs two sparsities, one in each regime")
+
+
+def layers(solution: str):
+    """The layers of a solution in order of depth."""
+    return lambda table: table.loc[table["solution"] == solution, "layer"].unique()
+
+
+@numbers
+def kept(table, measure: str, **cell) -> pd.DataFrame:
+    """A measure of one layer over the kept epochs, which must hold the start and two later ones."""
+    wide = course(measure, **cell)(table)
+    if wide.empty or wide.columns[0] != 0 or wide.shape[1] < 3:
+        raise NotHere("needs the start, epoch 0, and two later epochs among keep_epochs")
+    return wide
+
+
+@numbers
+def _late_noise(table, solution):
+    """The mean logarithm of the noise in the last quarter of training, by seed and layer."""
+    late = lift(lambda wide: np.log(wide.loc[:, wide.columns >= 0.75 * wide.columns[-1]]))
+    found = {k: late(kept("std", solution=solution, layer=k)) for k in layers(solution)(table)}
+    return pd.DataFrame({layer: noise(table).mean(axis=1) for layer, noise in found.items()})
+
+
+D, F, S = (_late_noise(solution) for solution in ("sol_d", *PAIR))
+TIMES = lift(lambda gap: np.exp(gap.mean(axis=None)))(S - F)
+SCRATCH = kept("mean", solution="sol_s")
+PLACE = lift(lambda wide: wide.idxmax(axis=1) / wide.columns[-1])(SCRATCH)
 
 
 @lift
-def _log2(quotient):
-    return np.log2(quotient.where(quotient > 0))  # an estimate of Tr(H) below 0 is no value
+def _half_step(wide):
+    """Half the largest step between epochs in the window of the bump, as a share of training."""
+    end = wide.columns[-1]
+    return max(np.diff(wide.columns[wide.columns <= BUMP[1] * end]), default=end) / 2 / end
 
 
-def _alike(solution):
-    """Within a factor of two, where the solution fits its training set."""
-    fitted = needs(
-        lambda table: pick("train_accuracy", solution=solution)(table).mean() >= FITTED, ""
-    )
-    pairs = (
-        ("trace_f", "trace_h", "Tr(F) / Tr(H)"),
-        ("largest_f", "largest", "largest eigenvalue of F / of H"),
-    )
-    return if_any(
-        fitted,
-        [
-            equal(
-                f"{name(solution)}: log2 of {words}",
-                _log2(pick(f, solution=solution) / pick(h, solution=solution)),
-                "log2",
-                margin=1.0,
-            )
-            for f, h, words in pairs
-        ],
-    )
+@lift
+def _bump(places):
+    if (places < 1).all():
+        return f"bump at {places.mean():.2f} of training"
+    return "some seed has its maximum at the end"
 
 
-def _fisher_approximates_hessian(table):
-    found = rows(each("sparsity", [_alike(solution) for solution in PAIR]), table)
+def _placed(what, values):
+    half = _half_step(SCRATCH)
+    return more(f"{{layer}}: {what}", values, "training", resolution=half, note=_bump(PLACE))
+
+
+HIKE = [
+    more(
+        "{layer}: ln(mean gradient at the start, Sol-D / Sol-S)",
+        ln(first(kept("mean", solution="sol_d")) / first(SCRATCH)),
+        "ln",
+    ),
+    more(
+        "{layer}: ln(bump / start) - ln 3", ln(highest(SCRATCH) / first(SCRATCH)) - np.log(3), "ln"
+    ),
+    _placed(f"place of the bump - {BUMP[0]:g}", PLACE - BUMP[0]),
+    _placed(f"{BUMP[1]:g} - place of the bump", BUMP[1] - PLACE),
+]
+
+
+def _noisier(where, solution):
+    """The signal-to-noise ratio falls from the start to the end, in every layer."""
+    snr = kept("snr", solution=solution)
+    what = f"{where}, {{layer}}: ln(SNR at the start / at the end)"
+    return each("layer", more(what, ln(first(snr) / last(snr)), "ln"), layers(solution), "{}")
+
+
+def _approximates(table):
+    found = rows(APPROXIMATES, table)
     if not found:
         raise NotHere("no solution here fits 99.5% of its training labels")
     return found
 
 
 RULES = {
-    **{
-        f"price-table2-{measure}": each("sparsity", higher(measure), both_fit)
-        for measure in ("fisher", "hessian", "jacobian", "entropy")
-    },
+    "price-table2-fisher": each("sparsity", higher("fisher"), both_fit),
+    "price-table2-hessian": each("sparsity", higher("hessian"), both_fit),
+    "price-table2-jacobian": each("sparsity", higher("jacobian"), both_fit),
+    "price-table2-entropy": each("sparsity", higher("entropy"), both_fit),
     "price-fisher-grows-with-sparsity": [grows("fisher", solution) for solution in PAIR],
     "price-sharpness-sensitivity-grow": [
         grows(measure, solution) for measure in ("hessian", "jacobian") for solution in PAIR
@@ -118,11 +200,11 @@ RULES = {
         "sparsity", [higher("hessian"), higher("jacobian")], scratch_fails
     ),
     "price-fisher-info-curse": given(
-        first_regime,
+        _both_fit,
         [
-            _follows_fisher("hessian", 1),
-            _follows_fisher("jacobian", 1),
-            _follows_fisher("test_accuracy", -1),
+            more("Spearman(Tr(F), Tr(H))", _with_fisher("hessian"), "rho"),
+            more("Spearman(Tr(F), Jacobian)", _with_fisher("jacobian"), "rho"),
+            more("-Spearman(Tr(F), test accuracy)", -_with_fisher("test_accuracy"), "rho"),
         ],
     ),
     "price-hessian-spectrum": each(
@@ -138,14 +220,40 @@ RULES = {
             )
         ],
     ),
-    "price-fisher-approximates-hessian": _fisher_approximates_hessian,
+    "price-fisher-approximates-hessian": _approximates,
     "price-fisher-identities": given(
-        lambda table: final_rows(table[table["solution"] != "sol_d"]),
+        final_rows,
+        only(lambda table: table["solution"] != "sol_d"),
         [
-            more(
-                f"0.02 - relative error: {identity.replace('_', ' ')}", 0.02 - pick(identity, "max")
-            )
-            for identity in IDENTITIES
+            more(f"0.02 - relative error: {words}", 0.02 - pick(words.replace(" ", "_"), "max"))
+            for words in IDENTITIES
         ],
     ),
+    "price-snr-lenet-accuracies": each("sparsity", above("test_accuracy", *PAIR)),
+    "price-snr-gen-regime-std": given(
+        TWO,
+        each(
+            "sparsity",
+            more(
+                "share of layers - 1/2",
+                mean((S < F) & (S < D)) - 0.5,
+                "share",
+                note=says("Sol-S's is {:.2f} times Sol-F's, mean over layers", TIMES),
+            ),
+            lambda table: [lowest(table)],
+        ),
+    ),
+    "price-snr-opt-regime-hike": given(
+        TWO,
+        each(
+            "sparsity",
+            each("layer", HIKE, layers("sol_s"), "{}"),
+            lambda table: [furthest(table)],
+            "",
+        ),
+    ),
+    "price-snr-two-phases": [
+        _noisier("Sol-D", "sol_d"),
+        each("sparsity", _noisier("Sol-S{sparsity}", "sol_s")),
+    ],
 }

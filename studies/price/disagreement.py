@@ -9,8 +9,8 @@ from scipy import stats
 
 from studies.decide import NotHere
 from studies.price.regimes import FITTED
-from studies.quantities import Numbers, lift, numbers, of, pick, sparsities
-from studies.rules import each, if_any, more, name, needs, says
+from studies.quantities import Numbers, average, lift, numbers, pick, sparsities
+from studies.rules import each, given, if_any, more, name, needs, says, where
 
 TENTHS = 10
 SAME_SKEW = 0.6  # rank correlation that counts as the same skew over the classes
@@ -117,7 +117,7 @@ def _hard(fisher, alone, difficulty):
 
 
 def spearman(a, b) -> float:
-    """The rank correlation of two lists where both have a value; NaN where one of them is constant."""
+    """The rank correlation of two lists where both have a value; NaN where one is constant."""
     a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     a, b = a[np.isfinite(a) & np.isfinite(b)], b[np.isfinite(a) & np.isfinite(b)]
     varies = len(a) and np.ptp(a) > 0 and np.ptp(b) > 0
@@ -139,32 +139,22 @@ def class_rates(table: pd.DataFrame, **cell) -> pd.DataFrame:
     return pd.DataFrame(counts / np.where(sizes, sizes, np.nan), index=seeds)
 
 
-def two_seeds(table: pd.DataFrame) -> list[float]:
-    """The sparsities, where the table has two seeds or more."""
-    if table["seed"].nunique() < 2:
-        raise NotHere("needs two seeds or more")
-    return sorted(table["sparsity"].unique())
+GRID = Numbers(lambda table: sorted(table["sparsity"].unique()))
+failing = where(
+    average(pick("accuracy_sol_s", part="train")) < FITTED,
+    "Sol-S fits the training set at every sparsity here: higher ones would be needed",
+    among=GRID,
+)
+RATES, TEST_RATES = class_rates(part="train"), class_rates(part="test")
+LEADING = lift(lambda rates: max(1, round(rates.shape[1] / 10)))(RATES)
+NO_PEOPLE = "the part on human classes can be tested on cifar100 alone"
+SKEW_WORDS = "share of the leading {} of {} classes over their share of the examples, - 2"
 
 
-def failing(table: pd.DataFrame) -> list[float]:
-    """The sparsities at which Sol-S does not fit its training set."""
-    accuracy = {
-        s: pick("accuracy_sol_s", part="train", sparsity=s)(table).mean() for s in two_seeds(table)
-    }
-    found = [s for s, mean in accuracy.items() if mean < FITTED]
-    if not found:
-        lacking = "higher ones would be needed"
-        raise NotHere(f"Sol-S fits the training set at every sparsity here: {lacking}")
-    return found
-
-
-RATES = class_rates(part="train")
-
-
-@lift
-def _leading(rates):
-    """How many classes lead: a tenth of them."""
-    return max(1, round(rates.shape[1] / 10))
+def at_each(rule, places=GRID):
+    """The rule at every sparsity, where there are two seeds or more."""
+    two = needs(lambda table: table["seed"].nunique() > 1, "needs two seeds or more")
+    return given(two, each("sparsity", rule, places))
 
 
 @Numbers
@@ -173,17 +163,15 @@ def _skew(table):
 
     In units of these classes' share of the examples.
     """
-    rates = RATES(table)
-    found = table[table["part"] == "train"].set_index("seed").sort_index()
+    found, rates, ratios = table[table["part"] == "train"].set_index("seed"), RATES(table), {}
     if not found["rate"].any():
         here = "Sol-F and Sol-S agree on every training example"
         raise NotHere(f"{here}: higher sparsities would be needed")
-    ratios = {}
-    for seed, row in found.iterrows():
-        chosen = rates.drop(index=seed).mean().nlargest(of(_leading(RATES), table)).index
-        inside, all_of = row["count"][chosen].sum(), row["count"].sum()
-        size = row["examples"][chosen].sum() / row["examples"].sum()
-        ratios[seed] = inside / all_of / size if all_of else np.nan
+    for seed, row in found.sort_index().iterrows():
+        chosen = rates.drop(index=seed).mean().nlargest(LEADING(table)).index
+        inside, size = (row[column][chosen].sum() for column in ("count", "examples"))
+        share = inside / row["count"].sum() if row["count"].any() else np.nan
+        ratios[seed] = share / (size / row["examples"].sum())
     return pd.Series(ratios)
 
 
@@ -199,52 +187,37 @@ def _same_order(one, other):
     return pd.Series({seed: spearman(one.loc[seed], other.loc[seed]) for seed in one.index})
 
 
-def _is_cifar100(table):
+def _has_people(table):
     return set(table["dataset"]) == {"cifar100"}
 
 
-def _on_humans(table):
-    elsewhere = "the part on human classes can be tested on cifar100 alone"
-    return "" if _is_cifar100(table) else elsewhere
-
-
 RULES = {
-    "price-disagreement-train-skew": each(
-        "sparsity",
+    "price-disagreement-train-skew": at_each(
         [
             more(
-                says(
-                    "share of the leading {} of {} classes over their share of the examples, "
-                    "- 2,{{sparsity}}",
-                    _leading(RATES),
-                    lift(lambda rates: rates.shape[1])(RATES),
-                ),
+                says(SKEW_WORDS + ",{{sparsity}}", LEADING, lift(lambda r: r.shape[1])(RATES)),
                 _skew - 2,
                 "times",
-                note=_on_humans,
+                note=lambda table: "" if _has_people(table) else NO_PEOPLE,
             ),
             if_any(
-                needs(_is_cifar100, "classes of people"),
+                needs(_has_people, NO_PEOPLE),
                 more(
                     "human classes among the first 15 - 4.5,{sparsity}",
                     _humans_leading(RATES) - 4.5,
                     "classes",
                 ),
             ),
-        ],
-        two_seeds,
+        ]
     ),
-    "price-disagreement-test-skew": each(
-        "sparsity",
+    "price-disagreement-test-skew": at_each(
         more(
             f"Spearman(training, test disagreement by class) - {SAME_SKEW}",
-            _same_order(RATES, class_rates(part="test")) - SAME_SKEW,
+            _same_order(RATES, TEST_RATES) - SAME_SKEW,
             "rho",
         ),
-        two_seeds,
     ),
-    "price-disagreement-fisher-corr": each(
-        "sparsity",
+    "price-disagreement-fisher-corr": at_each(
         [
             more(
                 f"Spearman(Fisher of {name(m)}, disagreement) by {over}",
@@ -254,10 +227,8 @@ RULES = {
             for over in ("class", "example")
             for m in INFORMED
         ],
-        two_seeds,
     ),
-    "price-per-example-fisher-hardness": each(
-        "sparsity",
+    "price-per-example-fisher-hardness": at_each(
         [
             more(
                 f"Spearman(Fisher of {name(m)}, loss of the others' {name(j)})",
@@ -267,10 +238,8 @@ RULES = {
             for m in INFORMED
             for j in JUDGES
         ],
-        two_seeds,
     ),
-    "price-memorises-worse-natural": each(
-        "sparsity",
+    "price-memorises-worse-natural": at_each(
         [
             more(
                 f"rank by the others' {name(j)}: Sol-F alone right - the rest,{{sparsity}}",

@@ -1,13 +1,26 @@
-"""Label noise and memorization: the price study's Figure 6."""
+"""Label noise and memorization: the price study's Figures 6 and 7.
+
+The table of Figure 7 has a row per run and kept epoch, with Tr(F) on both parts of the training set
+as ``clean`` and ``flipped``, and the epoch ``first_fall`` at which the learning rate first falls.
+The paper's epochs are told by that one, its epoch 40.
+"""
 
 import numpy as np
-import pandas as pd
 
-from studies.decide import NotHere
 from studies.price.regimes import FITTED
 from studies.quantities import (
-    numbers,
+    Numbers,
+    average,
+    between,
+    course,
+    highest,
+    last,
+    lift,
+    ln,
+    mean,
+    peak,
     pick,
+    since,
 )
 from studies.rules import (
     MATCH,
@@ -19,83 +32,111 @@ from studies.rules import (
     given,
     more,
     name,
+    needs,
+    only,
     own,
+    says,
+    where,
 )
 
 MEMORISES = 0.25  # memorised share below which wrong labels are not learned (chance is 1 / classes)
-SCRATCH_FIRST = ("sol_s", "sol_f", "sol_d")
-DENSE_FIRST = ("sol_d", "sol_f", "sol_s")
+SCRATCH_FIRST, DENSE_FIRST = ("sol_s", "sol_f", "sol_d"), ("sol_d", "sol_f", "sol_s")
+DENSE_LEADS, FINETUNED_LEADS = ("sol_d", "sol_f"), ("sol_f", "sol_s")
 PEAK = "peak of flipped_correct"
 
+noisy = only(lambda table: table["noise"] > 0, "needs label noise above 0")
+clean = only(lambda table: table["noise"] == 0)
+CONTROL = average(pick("train_accuracy", solution="sol_s", noise=0.0))
+HAS_CONTROL = needs(
+    lambda table: (table["noise"] == 0).any(), "needs the control runs on clean labels"
+)
+UNFITTED = needs(
+    ~(CONTROL >= FITTED),
+    "Sol-S fits the clean training set at this sparsity: the optimization regime lies higher",
+)
 
-def noisy(table: pd.DataFrame) -> pd.DataFrame:
-    """The runs on noisy labels."""
-    found = table[table["noise"] > 0]
-    if found.empty:
-        raise NotHere("needs label noise above 0")
-    return found
+# -- Figure 6 --------------------------------------------------------------------------------------
 
-
-def unfitted_control(table: pd.DataFrame) -> pd.DataFrame:
-    """The table, where it holds runs on clean labels that Sol-S does not fit."""
-    clean = table[table["noise"] == 0]
-    if clean.empty:
-        raise NotHere("needs the control runs on clean labels")
-    if pick("train_accuracy", solution="sol_s")(clean).mean() >= FITTED:
-        higher = "the optimization regime lies higher"
-        raise NotHere(f"Sol-S fits the clean training set at this sparsity: {higher}")
-    return table
+LAST_EPOCH = Numbers(lambda table: table["epoch"].max())
+# half the largest step between measured epochs: what a place among them cannot tell
+HALF_STEP = Numbers(lambda table: np.diff(np.sort(table["epoch"].unique())).max() / 2)
 
 
-def half_step(table: pd.DataFrame) -> float:
-    """Half the largest step between measured epochs: what a place among them cannot tell."""
-    return np.diff(np.sort(table["epoch"].unique())).max() / 2
-
-
-@numbers
-def onset(table: pd.DataFrame, solution: str) -> pd.Series:
+def onset(solution: str) -> Numbers:
     """By seed: the first measured epoch from which on flipped examples are memorised.
 
     That is, more of them are memorised than correct. A run in which that never happens counts as
     one epoch past its end, which can only understate a later onset.
     """
-    rows, places = table[table["solution"] == solution], {}
-    for seed, run in rows.sort_values("epoch").groupby("seed"):
-        correct = run["flipped_memorised"] <= run["flipped_correct"]
-        still = run.loc[correct, "epoch"].max()
-        later = run.loc[run["epoch"] > (still if still >= 0 else -1), "epoch"]
-        places[seed] = later.min() if len(later) else run["epoch"].max() + 1
-    return pd.Series(places, dtype=float)
+    shares = [course(f"flipped_{kind}", solution=solution) for kind in ("memorised", "correct")]
+    return since(~(shares[0] <= shares[1]), LAST_EPOCH + 1)
 
 
 def _later(later, sooner):
     """The effect that one solution memorises later than another."""
-
-    def never(table):
-        runs = int((onset(later)(table) > table["epoch"].max()).sum())
-        return f"never in {runs} seeds of {name(later)}" if runs else ""
-
+    never = lift(lambda places, end: int((places > end).sum()))(onset(later), LAST_EPOCH)
+    note = lift(lambda seeds: f"never in {seeds} seeds of {name(later)}" if seeds else "")(never)
+    gap = onset(later) - onset(sooner)
     what = f"onset: {name(later)} - {name(sooner)}"
-    delay = onset(later) - onset(sooner)
-    return more(what, delay, "epochs", resolution=half_step, note=never)
+    return more(what, gap, "epochs", resolution=HALF_STEP, note=note)
 
 
-def memorising(table: pd.DataFrame) -> list[str]:
-    """The solutions that learn wrong labels at all, so that there is a time at which they do."""
-    share = {s: pick("flipped_memorised", solution=s)(table).mean() for s in DENSE_FIRST}
-    found = [solution for solution, memorised in share.items() if not memorised < MEMORISES]
-    if not found:
-        raise NotHere("no solution here memorises a quarter of the wrong labels")
-    return found
+# a solution that learns no wrong labels has no time at which it does
+memorising = where(
+    ~(average(pick("flipped_memorised")) < MEMORISES),
+    "no solution here memorises a quarter of the wrong labels",
+    column="solution",
+    among=DENSE_FIRST,
+)
 
 
-@numbers
-def _half(table, measure):
-    """The epoch, after 0, at which ``measure`` first has half of its final value, by seed."""
-    places = {}
-    for seed, run in table[table["epoch"] > 0].sort_values("epoch").groupby("seed"):
-        places[seed] = run.loc[run[measure] >= run[measure].iloc[-1] / 2, "epoch"].min()
-    return pd.Series(places, dtype=float)
+def half_way(measure: str) -> Numbers:
+    """The epoch, after 0, at which a measure first has half of its final value, by seed."""
+    reaches = lift(lambda wide: wide.ge(wide.iloc[:, -1] / 2, axis=0).idxmax(axis=1))
+    return reaches(between(course(measure), 1))
+
+
+# -- Figure 7 --------------------------------------------------------------------------------------
+
+FALL = Numbers(lambda table: table["first_fall"].iloc[0])
+FALLS = needs(lambda table: np.isfinite(FALL(table)), "needs a learning rate that falls in steps")
+D, S = (
+    {part: course(part, solution=s) for part in ("clean", "flipped")} for s in ("sol_d", "sol_s")
+)
+
+
+def from_epoch_1(rule):
+    """A rule of Figure 7: noisy runs, a rate that falls, epochs from 1, where the curves begin."""
+    return given(FALLS, only(lambda table: table["epoch"] > 0), noisy, rule)
+
+
+def _window(numerator, denominator, *ends):
+    lacking = "keep_epochs holds no epoch in that part of training"
+    return between(ln(numerator / denominator), *ends, otherwise=lacking)
+
+
+def _flipped_above_clean(solution, traces):
+    late = _window(traces["flipped"], traces["clean"], FALL / 2)
+    ends = [lift(lambda gap, end=end: np.exp(end(gap.mean())))(late) for end in (max, min)]
+    what = f"{name(solution)}: ln(Tr(F) flipped / clean), mean over epochs from {{:g}}"
+    note = says("highest ratio {:.3g}, lowest {:.3g} of all epochs", *ends)
+    return more(says(what, FALL / 2), mean(late), "ln", note=note)
+
+
+def _collapses_and_rises(part):
+    fallen, kept = (last(traces[part]) / highest(traces[part]) for traces in (D, S))
+    places = [lift(of)(peak(D[part])) for of in (np.mean, min, max)]
+    seen = says("peak at epoch {:.0f} ({:g} to {:g})", *places)
+    return [
+        more(f"{part}: 0.2 - end / peak of Sol-D", 0.2 - fallen, "of the peak", note=seen),
+        more(f"{part}: end / peak of Sol-S - 0.9", kept - 0.9, "of the peak"),
+        more(f"{part}: ln(Sol-S / Sol-D) at the end", ln(last(S[part]) / last(D[part])), "ln"),
+    ]
+
+
+def _similar(part):
+    words = says(f"{part}: ln(Sol-D / Sol-S), mean over epochs {{:g}} to {{:g}}", FALL / 4, FALL)
+    return more(words, mean(_window(D[part], S[part], FALL / 4, FALL)), "ln")
 
 
 RULES = {
@@ -143,26 +184,22 @@ RULES = {
     "price-noisy-correct-on-noisy": given(
         noisy,
         [
-            above(
-                "flipped_correct", "sol_s", "sol_f", "max", "peak of flipped_correct: Sol-S - Sol-F"
-            ),
-            above(
-                "flipped_correct", "sol_s", "sol_d", "max", "peak of flipped_correct: Sol-S - Sol-D"
-            ),
+            chain("flipped_correct", "sol_s", "sol_f", how="max", label=PEAK),
+            chain("flipped_correct", "sol_s", "sol_d", how="max", label=PEAK),
             chain("flipped_correct", *SCRATCH_FIRST),
         ],
     ),
     "price-noisy-clean-fit": given(
         noisy,
         [
-            *(
+            [
                 more(
                     f"clean_accuracy: {name(a)} - {name(b)} + 0.5 points",
                     gap("clean_accuracy", a, b) + MATCH,
                     "points",
                 )
-                for a, b in (("sol_d", "sol_f"), ("sol_f", "sol_s"))
-            ),
+                for a, b in (DENSE_LEADS, FINETUNED_LEADS)
+            ],
             more(
                 "clean_accuracy of Sol-S - 95",
                 100 * (pick("clean_accuracy", solution="sol_s") - 0.95),
@@ -173,28 +210,28 @@ RULES = {
     "price-noisy-part-losses": given(
         noisy,
         [
-            *(
+            [
                 more(
-                    f"{name(solution)}: flipped_loss - clean_loss",
-                    pick("flipped_loss", solution=solution) - pick("clean_loss", solution=solution),
+                    f"{name(s)}: flipped_loss - clean_loss",
+                    pick("flipped_loss", solution=s) - pick("clean_loss", solution=s),
                     "nats",
                 )
-                for solution in ("sol_f", "sol_s")
-            ),
+                for s in FINETUNED_LEADS
+            ],
             chain("flipped_loss", *SCRATCH_FIRST),
         ],
     ),
     "price-memorization-hypothesis": given(
-        unfitted_control,
+        HAS_CONTROL,
+        UNFITTED,
         [
             given(
-                noisy,
-                chain("flipped_memorised", "sol_f", "sol_s", label="memorised under noise"),
+                noisy, chain("flipped_memorised", *FINETUNED_LEADS, label="memorised under noise")
             ),
             given(
-                lambda table: table[table["noise"] == 0],
+                clean,
                 chain(
-                    "train_accuracy", "sol_f", "sol_s", label="training accuracy on clean labels"
+                    "train_accuracy", *FINETUNED_LEADS, label="training accuracy on clean labels"
                 ),
             ),
         ],
@@ -205,12 +242,26 @@ RULES = {
             "solution",
             more(
                 "{solution}: half memorised - half clean",
-                _half("flipped_memorised") - _half("clean_accuracy"),
+                half_way("flipped_memorised") - half_way("clean_accuracy"),
                 "epochs",
-                resolution=half_step,
+                resolution=HALF_STEP,
             ),
             memorising,
-            label=name,
+            name,
         ),
+    ),
+    "price-noisy-fisher-noisy-above-clean": from_epoch_1(
+        [_flipped_above_clean("sol_d", D), _flipped_above_clean("sol_s", S)]
+    ),
+    "price-noisy-fisher-scratch-rises": from_epoch_1([_collapses_and_rises(part) for part in D]),
+    "price-noisy-early-fisher-similar": from_epoch_1(
+        [
+            [_similar(part) for part in D],
+            more(
+                "ln 1.4 - ln(flipped / clean) of Sol-S, mean over the same",
+                np.log(1.4) - mean(_window(S["flipped"], S["clean"], FALL / 4, FALL)),
+                "ln",
+            ),
+        ]
     ),
 }
