@@ -14,13 +14,18 @@ import numpy as np
 import pandas as pd
 
 from studies.decide import NotHere
-from studies.flow.methods import (
-    FORMS, LENET, MLP, OWN, SPARSE, about, accuracy, named, untested,
-)  # fmt: skip  # isort: skip
+from studies.flow.methods import FORMS, LENET, MLP, OWN, SPARSE, about, accuracy, named, untested
 from studies.quantities import (
-    Numbers, agreement, at_least, course, factor, lift, ln, mean, median, needed, numbers,
-    place,
-)  # fmt: skip  # isort: skip
+    Numbers,
+    agreement,
+    course,
+    factor,
+    lift,
+    mean,
+    median,
+    needed,
+    numbers,
+)
 from studies.rules import MATCH, Rule, beyond, equal, given, if_any, more, needs, says
 
 # a norm of 0.1: ten times what chance imbalance among 1,000 examples' classes leaves in the last
@@ -117,13 +122,13 @@ def later(what: str, one: Numbers, other: Numbers, step: Numbers = every) -> Rul
 
 def apart(form: str) -> Rule:
     """Small dense and scratch differ in flow; on which side is taken from the other seeds."""
-    gap = over(("small dense",), ("scratch", form), WHOLE)
+    gap, small = over(("small dense",), ("scratch", form), WHOLE), "flow of small dense"
     return more(
-        f"|ln(flow of small dense / {named('scratch', form)})|, {WHOLE}, its sign from the other seeds",
+        f"|ln({small} / {named('scratch', form)})|, {WHOLE}, its sign from the other seeds",
         lift(lambda found: found * np.sign(found.sum() - found))(gap),
         "ln",
         margin=DIFFERENT,
-        note=says("flow of small dense × {:.3g}", factor(gap)),
+        note=says(small + " × {:.3g}", factor(gap)),
     )
 
 
@@ -162,7 +167,8 @@ def around(changes: pd.DataFrame, began: pd.Series, asleep: bool) -> pd.Series:
 
 def times(row: str):
     """How the norm changes on average, as a factor, in words."""
-    after, before = (ln(at_least(flow(row, OWN, moment), 1e-12)) for moment in ("after", "before"))
+    logs = lift(lambda found: np.log(found.clip(lower=1e-12)))
+    after, before = (logs(flow(row, OWN, moment)) for moment in ("after", "before"))
     return says(f"{row}: norm × {{:.3g}}", factor(0.5 * mean(after - before)))
 
 
@@ -190,11 +196,17 @@ RULES = {
             ),
         ),
     ],
-    "flow-fig2-init-raises-flow": [higher(SCRATCH, STALLED, window) for window in (START, FIRST_500)],
+    "flow-fig2-init-raises-flow": [
+        higher(SCRATCH, STALLED, window) for window in (START, FIRST_500)
+    ],
     "flow-fig2-resnet-early-only": untested("ResNet-50 on ImageNet"),
-    "flow-fig2-lr-drop-jump": untested("VGG-16 and ResNet-50 on ImageNet, whose learning rate falls in steps"),
+    "flow-fig2-lr-drop-jump": untested(
+        "VGG-16 and ResNet-50 on ImageNet, whose learning rate falls in steps"
+    ),
     "flow-fig2-small-dense-gap": [apart("masked"), apart(OWN)],
-    "flow-fig2-rigl-improves": [higher(("rigl", form), ("scratch", form), FIRST_HALF) for form in ("masked", OWN)],
+    "flow-fig2-rigl-improves": [
+        higher(("rigl", form), ("scratch", form), FIRST_HALF) for form in ("masked", OWN)
+    ],
     "flow-fig2-lt-no-improvement": [no_more(START), no_more(FIRST_500)],
     "flow-t1-rigl-vs-small-dense": given(
         about("mnist", "lenet-5", "paper tests it", "LeNet-5 on MNIST"),
@@ -216,7 +228,9 @@ RULES = {
         note=says("above at {:.0f}% of the recorded steps", 100 * ABOVE),
     ),
     "flow-dst-generalisation-link": [
-        more(f"Spearman(flow in the first half, test accuracy) over {of}", correlation(cells), "rho")
+        more(
+            f"Spearman(flow in the first half, test accuracy) over {of}", correlation(cells), "rho"
+        )
         for of, cells in (
             ("four methods (ours)", [cell for cell in CELLS if cell[1] == OWN]),
             (f"{len(CELLS)} methods and initialisations", CELLS),
@@ -264,7 +278,7 @@ RULES = {
         beyond(f"{MEAN}: set - rigl-inverted (ours)", RANDOM, INVERTED, "norm"),
     ],
     "flow-fig8-original-delay": given(
-        needs(lambda table: ASLEEP(table).notna().any(), says(TOO_EARLY, place(DELAYED, 0))),
+        needs(lambda table: ASLEEP(table).notna().any(), says(TOO_EARLY, lift(min)(DELAYED))),
         [
             more(f"{MEAN} once learning has started: rigl (original)", AWAKE, "norm"),
             more(

@@ -160,8 +160,12 @@ RULES = {
         about("mnist", "lenet-300-100", "desktop tests it"),
         as_printed(("mnist", "lenet-300-100"), MATCH),
     ),
-    "flow-t1-lenet-init-scratch": given(NOT_RESNET, [better(("scratch", form), ("scratch", "masked")) for form in GIVEN]),
-    "flow-t1-lenet-init-dst": given(NOT_RESNET, [better((dst, form), (dst, "masked")) for dst in SPARSE[1:] for form in GIVEN]),
+    "flow-t1-lenet-init-scratch": given(
+        NOT_RESNET, [better(("scratch", form), ("scratch", "masked")) for form in GIVEN]
+    ),
+    "flow-t1-lenet-init-dst": given(
+        NOT_RESNET, [better((dst, form), (dst, "masked")) for dst in SPARSE[1:] for form in GIVEN]
+    ),
     "flow-t1-original-fails-sometimes": given(
         LENET,
         [
@@ -180,20 +184,27 @@ RULES = {
     ),
     "flow-t1-vgg-init": given(
         VGG,
-        [alike(method, OWN, "masked", 3.0, gain) for method, gain in (("scratch", 10.71), ("set", 9.58))],
+        [
+            alike(method, OWN, "masked", 3.0, gain)
+            for method, gain in (("scratch", 10.71), ("set", 9.58))
+        ],
     ),
     "flow-t1-resnet-init-neutral": given(
         about("ImageNet", "resnet-50", "imagenet_resnet50 tests it, with that set and a GPU"),
         [alike(method, OWN, "masked") for method in SPARSE],
     ),
-    "flow-t1-lottery-vgg-fails": given(VGG, equal("lottery - 0.1", accuracy("lottery") - 0.1, "points", margin=0.05)),
+    "flow-t1-lottery-vgg-fails": given(
+        VGG, equal("lottery - 0.1", accuracy("lottery") - 0.1, "points", margin=0.05)
+    ),
     "flow-t1-liu-matches-ours": [
         # for scratch on LeNet-5 the study itself prints a difference of a point
         if_any(without("lenet-5", ""), alike("scratch", OWN, "layer")),
         alike("set", OWN, "layer"),
         alike("rigl", OWN, "layer"),
     ],
-    "flow-t1-dst-order": [[better(("set", form), ("scratch", form)), not_below("rigl", "set", form)] for form in GIVEN],
+    "flow-t1-dst-order": [
+        [better(("set", form), ("scratch", form)), not_below("rigl", "set", form)] for form in GIVEN
+    ],
     "flow-t1-lottery-near-baseline": given(
         LENET,
         equal(
