@@ -80,7 +80,9 @@ def gain(row: str) -> Numbers:
     return measure(row, "ensemble") - measure(row, "accuracy")
 
 
-SCRATCH, LOTTERY, OTHER = (measure(row, PAIRS) for row in ("scratch", "lottery", "scratch_diff_init"))
+SCRATCH, LOTTERY, OTHER = (
+    measure(row, PAIRS) for row in ("scratch", "lottery", "scratch_diff_init")
+)
 TO_SOLUTION = {row: measure(row, SOLUTION) for row in ("scratch", "lottery", "restart")}
 
 RULES = {
@@ -96,9 +98,7 @@ RULES = {
         "disagreement with the pruning solution: half of scratch's - the tickets'",
         TO_SOLUTION["scratch"] / 2 - TO_SOLUTION["lottery"],
         "points",
-        note=says(
-            "scratch {:.2f}, lottery {:.2f}", TO_SOLUTION["scratch"], TO_SOLUTION["lottery"]
-        ),
+        note=says("scratch {:.2f}, lottery {:.2f}", TO_SOLUTION["scratch"], TO_SOLUTION["lottery"]),
     ),
     "flow-t2-lt-pairwise-lower": beyond(
         "tickets' disagreement: with the pruning solution - among themselves",

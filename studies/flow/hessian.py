@@ -8,7 +8,7 @@ after an update ``change``, the relative distance of the whole spectra.
 
 import numpy as np
 
-from studies.flow.gradients import ALIKE, DIFFERENT
+from studies.flow.gradients import ALIKE, DIFFERENT, factors
 from studies.flow.methods import SPARSE
 from studies.quantities import Numbers, at_least, course, factor, known, lift, ln, mean, needed
 from studies.rules import Rule, beyond, more, says
@@ -35,11 +35,6 @@ def negative(row: str, moment: str = "along") -> Numbers:
 
 
 WORDS = {largest: "largest eigenvalue", negative: "|largest negative eigenvalue|"}
-
-
-def factors(what: str, logs: Numbers, claim="positive", margin=0.0) -> Rule:
-    """A claim on logarithms by seed, with the factor that they mean."""
-    return more(what, logs, "ln", claim, margin=margin, note=says("× {:.3g}", factor(logs)))
 
 
 def change(of, row: str, first: str = "before", second: str = "after") -> Numbers:

@@ -6,15 +6,23 @@ and "moved" (a step from biases off zero); ``value`` is the number. ``kind`` is 
 masks, ``form`` and ``scheme`` are those of the initialisers.
 """
 
-from itertools import pairwise
-
 import numpy as np
 import pandas as pd
 
-from studies.decide import NotHere
 from studies.flow.methods import FORMS
-from studies.quantities import Numbers, course, first, last, lift, ln, needed, part, pick, trend
-from studies.quantities import numbers as quantity
+from studies.quantities import (
+    course,
+    factor,
+    first,
+    last,
+    lift,
+    ln,
+    needed,
+    numbers,
+    part,
+    place,
+    trend,
+)
 from studies.rules import Rule, along, each, equal, given, more, needs, says
 
 CODE_MASKS = "bounded"  # those that the study's released code draws for Figure 1c
@@ -23,64 +31,63 @@ STEADY = 1.25  # from layer to layer
 SAME = 1e-9
 
 
-def numbers(what: str, places: str = "", **where) -> Numbers:
-    """The numbers of one part by seed, and by the column ``places`` if one is given."""
+def measured(what: str, along: str = "part", **where):
+    """The numbers of one part, by seed and by the column ``along``."""
     wanted = ", ".join(f"{column} {value}" for column, value in where.items())
     missing = f"the table has nothing of {what}{': ' if wanted else ''}{wanted}"
-    of = course("value", places, part=what, **where) if places else pick("value", part=what, **where)
-    return needed(of, f"{missing}; the presets' own settings give it")
+    otherwise = f"{missing}; the presets' own settings give it"
+    return needed(course("value", along, part=what, **where), otherwise)
 
 
-def ratio_of_means(numbers, reference) -> np.ndarray:
+def ratio_of_means(numbers: pd.Series, reference: pd.Series) -> pd.Series:
     """One number per seed with the mean mean(numbers) / mean(reference).
 
     Their spread is that of this ratio, linearised. A mean of single ratios would be pulled up by
     chance, the more the wider they spread.
 
-    >>> ratio_of_means([1.0, 3.0], [2.0, 2.0])
-    array([0.5, 1.5])
+    >>> ratio_of_means(pd.Series([1.0, 3.0]), pd.Series([2.0, 2.0])).tolist()
+    [0.5, 1.5]
     """
-    ratio, scale = np.mean(numbers) / np.mean(reference), np.mean(reference)
-    return ratio + (np.asarray(numbers) - ratio * np.asarray(reference)) / scale
+    ratio = numbers.mean() / reference.mean()
+    return ratio + (numbers - ratio * reference) / reference.mean()
 
 
-@quantity
+@numbers
 def signals(table: pd.DataFrame, kind: str, form: str, scheme: str = "he") -> pd.DataFrame:
     """Standard deviation of the output by seed and sparsity, the dense network as sparsity 0."""
-    dense = numbers("signal", "sparsity", kind="", scheme=scheme)(table)
-    sparse = numbers("signal", "sparsity", kind=kind, form=form, scheme=scheme)(table)
+    dense = measured("signal", "sparsity", kind="", scheme=scheme)(table)
+    sparse = measured("signal", "sparsity", kind=kind, form=form, scheme=scheme)(table)
     return dense.join(sparse.drop(columns=0.0, errors="ignore"), how="inner")
 
 
 @lift
 def relative(found: pd.DataFrame) -> pd.DataFrame:
     """Signals in units of the dense network's: their mean is the ratio of the means over seeds."""
-    return found.drop(columns=0.0).apply(lambda s: ratio_of_means(s, found[0.0]))
+    return found.drop(columns=0.0).apply(ratio_of_means, reference=found[0.0])
 
 
 def relative_signals(table: pd.DataFrame) -> pd.DataFrame:
-    """``relative`` of all kinds, schemes and forms: rows kind, scheme, form, sparsity, seed, value."""
+    """All signals in units of the dense network's: kind, scheme, form, sparsity, seed, value."""
     starts = part(table, part="signal").query("sparsity > 0")[["kind", "scheme", "form"]]
-    cells = starts.drop_duplicates().to_dict("records")
-    wide = [relative(signals(**cell))(table) for cell in cells]
-    long = [w.melt(ignore_index=False, var_name="sparsity").reset_index() for w in wide]
-    return pd.concat([r.assign(**c) for r, c in zip(long, cells, strict=True)], ignore_index=True)
-
-
-@lift
-def _ends(found: pd.DataFrame) -> str:
-    kept = found.mean() / found[0.0].mean()
-    low, high = kept.index[[1, -1]]
-    return f"at {low:g}: {kept[low]:.2g} of the dense signal, at {high:g}: {kept[high]:.2g}"
+    wide = {tuple(cell): relative(signals(**cell))(table) for _, cell in starts.iterrows()}
+    long = pd.concat({cell: found.unstack() for cell, found in wide.items()})
+    return long.rename_axis([*starts, "sparsity", "seed"]).rename("value").reset_index()
 
 
 def kept(kind: str, scheme: str = "he") -> Rule:
     """Figure 1c with masks of one kind: the masked dense signal falls, the others keep theirs."""
     original, middle = signals(kind, "masked", scheme), sum(KEPT) / 2
-    fall = -trend(original, otherwise="needs two sparsities at least")
-    what = "original: -(rank correlation of the signal with sparsity)"
+    left = relative(original)
     return [
-        more(what, fall, "rank correlation", note=_ends(original)),
+        more(
+            "original: -(rank correlation of the signal with sparsity)",
+            -trend(original, otherwise="needs two sparsities at least"),
+            "rank correlation",
+            note=says(
+                "at {:g}: {:.2g} of the dense signal, at {:g}: {:.2g}",
+                *(place(left, 0), first(left), place(left, -1), last(left)),
+            ),
+        ),
         *(
             along(
                 relative(signals(kind, form, scheme)),
@@ -97,44 +104,42 @@ def kept(kind: str, scheme: str = "he") -> Rule:
     ]
 
 
-def steady(what: str, kind: str = "uneven", form: str = "neuron") -> Rule:
-    """From each layer to the next the mean squares' ratio is 1, within a factor of ``STEADY``."""
-
-    def rule(table):
-        found = numbers(what, "layer", kind=kind, form=form)(table)
-        expected = part(table, part=what, kind=kind, form=form).groupby("layer")["expected"].mean()
-        if (found <= 0).any(axis=None):
-            raise NotHere("some layer has no signal at all: a lower sparsity, or wider layers")
-        if found.shape[1] < 3:
-            raise NotHere("needs three layers at least: give more widths")
-        for pair in pairwise(found):
-            before, after = pair if what == "forward" else pair[::-1]
-            step = np.log(found[after] / found[before])
-            closed = f"in closed form {expected[after] / expected[before]:.3f}"
-            yield equal(
-                f"ln(layer {after:g} / layer {before:g})",
-                lambda _, step=step: step,
+def steady(what: str, step: int, kind: str = "uneven", form: str = "neuron") -> Rule:
+    """From a layer to the one ``step`` after it mean squares are alike, within ``STEADY``."""
+    found = measured(what, "layer", kind=kind, form=form)
+    expected = course("expected", "layer", part=what, kind=kind, form=form)
+    ratios = lift(lambda wide: (wide / wide.shift(step, axis=1)).dropna(axis=1))
+    closed = lift(lambda wide, layer: wide[layer].mean() / wide[layer - step].mean())
+    return given(
+        needs(
+            lambda table: (found(table) > 0).all(axis=None),
+            "some layer has no signal at all: a lower sparsity, or wider layers",
+        ),
+        needs(
+            lambda table: found(table).shape[1] >= 3,
+            "needs three layers at least: give more widths",
+        ),
+        along(
+            ln(ratios(found)),
+            lambda layer, logs: equal(
+                f"ln(layer {layer:g} / layer {layer - step:g})",
+                logs,
                 "ln",
                 margin=np.log(STEADY),
-                note=f"ratio {np.exp(step.mean()):.3f}, {closed}",
-            )
+                note=says(
+                    "ratio {:.3f}, in closed form {:.3f}", factor(logs), closed(expected, layer)
+                ),
+            ),
+        ),
+    )
 
-    return rule
 
-
-def error(order: str, what: str = "step") -> Numbers:
+def error(order: str, what: str = "step"):
     """Relative error of a prediction of the loss's change, "first" or "second" order.
 
     By seed and size of the step, rising.
     """
-    return abs(course(order, "step", part=what) / numbers(what, "step") - 1)
-
-
-@lift
-def _errors(found: pd.DataFrame) -> str:
-    small, large = found.columns[[0, -1]]
-    means = found.mean()
-    return f"{means[large]:.2g} at {large:.2g}, {means[small]:.2g} at {small:.2g}"
+    return abs(course(order, "step", part=what) / measured(what, "step") - 1)
 
 
 def predicted(what: str = "step") -> Rule:
@@ -148,7 +153,10 @@ def predicted(what: str = "step") -> Rule:
                     f"{order} order: ln(error at the largest / at the smallest step)",
                     ln(last(of) / first(of)),
                     "ln",
-                    note=_errors(of),
+                    note=says(
+                        "{:.2g} at {:.2g}, {:.2g} at {:.2g}",
+                        *(last(of), place(of, -1), first(of), place(of, 0)),
+                    ),
                 ),
                 more(f"{order} order: 1% - error at the smallest step", 1 - 100 * first(of), "%"),
             ]
@@ -165,57 +173,53 @@ def predicted(what: str = "step") -> Rule:
     )
 
 
-def schemes(table: pd.DataFrame) -> np.ndarray:
-    """The schemes that were drawn under a full mask; raises ``NotHere`` if none was."""
-    numbers("full mask")(table)
-    return part(table, part="full mask")["scheme"].unique()
+def once(what: str, **where):
+    """The numbers of one part, by seed."""
+    return first(measured(what, **where))
 
 
 VARIANCE = "largest relative difference of a sampling variance"
+FULL = {  # what is measured under a full mask: words, what it should be, unit, margin
+    "variance": (VARIANCE, 0.0, "", SAME),
+    "draws": ("share of drawn weights that differ from the dense ones", 0.0, "share", SAME),
+    "mean square": ("mean square of the drawn weights over their variance, - 1", 1.0, "", 0.05),
+}
 
 RULES = {
     "flow-fig1c-signal": kept(CODE_MASKS),
-    "flow-init-reduces-to-dense": each(
-        "scheme",
-        [
+    "flow-init-reduces-to-dense": given(
+        needs(
+            lambda table: (table["part"] == "full mask").any(),
+            "the table has nothing of full mask; the presets' own settings give it",
+        ),
+        lambda table: [
             equal(
-                f"{{scheme}}: {what}",
-                numbers("full mask", quantity=quantity) - expected,
+                f"{scheme}: {words}",
+                once("full mask", scheme=scheme, quantity=name) - expected,
                 unit,
                 margin=margin,
             )
-            for quantity, what, unit, expected, margin in (
-                ("variance", VARIANCE, "", 0, SAME),
-                ("draws", "share of drawn weights that differ from the dense ones", "share", 0, SAME),
-                (
-                    "mean square",
-                    "mean square of the drawn weights over their variance, - 1",
-                    "",
-                    1,
-                    0.05,
-                ),
-            )
+            for scheme in part(table, part="full mask")["scheme"].unique()
+            for name, (words, expected, unit, margin) in FULL.items()
         ],
-        schemes,
-        "{}",
     ),
-    "flow-init-forward-variance": steady("forward"),
-    "flow-init-backward-variance": steady("backward"),
+    "flow-init-forward-variance": steady("forward", 1),
+    "flow-init-backward-variance": steady("backward", -1),
     "flow-liu-special-case": [
         equal(
             f"equal fan-in: {VARIANCE}",
-            numbers("equal fan-in", kind="even", quantity="variance"),
+            once("equal fan-in", kind="even", quantity="variance"),
             margin=SAME,
         ),
         equal(
             "equal fan-in: largest difference of a drawn weight",
-            numbers("equal fan-in", kind="even", quantity="draws"),
+            once("equal fan-in", kind="even", quantity="draws"),
             "SD",
             margin=1e-5,
         ),
         more(
             "unequal fan-in: mean relative difference of the variances - 0.05",
-            numbers("equal fan-in", kind="uneven", quantity="mean difference") - 0.05,
+            once("equal fan-in", kind="uneven", quantity="mean difference") - 0.05,
         ),
     ],
     "flow-descent-first-order": predicted(),

@@ -197,9 +197,7 @@ RULES = {
                 FIRST["scratch"] - FIRST["lottery"],
                 "epochs",
                 resolution=EVERY / 2,
-                note=says(
-                    "epochs: lottery {:.1f}, scratch {:.1f}, dense {:.1f}", *FIRST.values()
-                ),
+                note=says("epochs: lottery {:.1f}, scratch {:.1f}, dense {:.1f}", *FIRST.values()),
             ),
             beyond(
                 "dense + a grid step - lottery",
