@@ -7,7 +7,7 @@ and, under names that end in _pruned, with the pruning solution.
 
 import pandas as pd
 
-from studies.quantities import Numbers, known, median, needed, of, pick, spread
+from studies.quantities import Numbers, average, known, needed, pick, spread
 from studies.rules import MATCH, Rule, beyond, equal, given, is_own, more, needs, own, says
 
 # Table 6, LeNet-5, by row: (mean, standard deviation or None), accuracies in percent; js_all is its
@@ -16,31 +16,32 @@ MEASURES = (
     "accuracy", "ensemble", "disagreement", "disagreement_pruned",
     "kl", "kl_pruned", "js_all", "js_pruned",
 )  # fmt: skip
-NUMBERS = {
-    "lottery": [
-        (98.52, 0.02), (98.58, None), (0.0043, 0.0006), (0.0089, 0.0002),
-        (0.0030, 0.0004), (0.0039, 0.0028), (0.0140, 0.0004), (0.0033, 0.0001),
-    ],
-    "scratch": [
-        (97.04, 0.15), (98.00, None), (0.0316, 0.0023), (0.0278, 0.0020),
-        (0.0917, 0.0126), (0.0506, 0.0238), (0.1506, 0.0130), (0.0159, 0.0009),
-    ],
-    "scratch_diff_init": [
-        (97.19, 0.33), (98.43, None), (0.0352, 0.0037), (0.0278, 0.0032),
-        (0.1358, 0.0202), (0.0650, 0.0301), (0.1468, 0.0295), (0.0157, 0.0021),
-    ],
-    "restart": [
-        (98.60, 0.01), (98.63, None), (0.0027, 0.0003), (0.0077, 0.0003),
-        (0.0014, 0.0001), (0.0019, 0.0014), (0.0105, 0.0001), (0.0027, 0.0000),
-    ],
-    "pruned": [
-        (98.30, 0.23), (99.07, None), (0.0214, 0.0023), (0.0197, 0.0019),
-        (0.0741, 0.0107), (0.0438, 0.0241), (0.0752, 0.0133), (0.0103, 0.0010),
-    ],
+PRINTED = {
+    row: dict(zip(MEASURES, found, strict=True))
+    for row, found in {
+        "lottery": [
+            (98.52, 0.02), (98.58, None), (0.0043, 0.0006), (0.0089, 0.0002),
+            (0.0030, 0.0004), (0.0039, 0.0028), (0.0140, 0.0004), (0.0033, 0.0001),
+        ],
+        "scratch": [
+            (97.04, 0.15), (98.00, None), (0.0316, 0.0023), (0.0278, 0.0020),
+            (0.0917, 0.0126), (0.0506, 0.0238), (0.1506, 0.0130), (0.0159, 0.0009),
+        ],
+        "scratch_diff_init": [
+            (97.19, 0.33), (98.43, None), (0.0352, 0.0037), (0.0278, 0.0032),
+            (0.1358, 0.0202), (0.0650, 0.0301), (0.1468, 0.0295), (0.0157, 0.0021),
+        ],
+        "restart": [
+            (98.60, 0.01), (98.63, None), (0.0027, 0.0003), (0.0077, 0.0003),
+            (0.0014, 0.0001), (0.0019, 0.0014), (0.0105, 0.0001), (0.0027, 0.0000),
+        ],
+        "pruned": [
+            (98.30, 0.23), (99.07, None), (0.0214, 0.0023), (0.0197, 0.0019),
+            (0.0741, 0.0107), (0.0438, 0.0241), (0.0752, 0.0133), (0.0103, 0.0010),
+        ],
+    }.items()
 }  # fmt: skip
-PRINTED = {row: dict(zip(MEASURES, found, strict=True)) for row, found in NUMBERS.items()}
 CHAIN = [("lottery", "pruned"), ("restart", "pruned"), ("pruned", "scratch")]
-PAIRS, SOLUTION = "disagreement", "disagreement_pruned"
 
 
 def printed(table: pd.DataFrame) -> dict:
@@ -48,24 +49,27 @@ def printed(table: pd.DataFrame) -> dict:
     return PRINTED if is_own(table, "mnist", "lenet-5") else {}
 
 
+def in_nats(name: str) -> bool:
+    """Whether a measure is a divergence, in nats; else it is a share, told in points."""
+    return name.startswith(("kl", "js"))
+
+
 def measure(row: str, name: str) -> Numbers:
     """One number per seed, in points for accuracies and disagreements."""
-    scale = 1.0 if name.startswith(("kl", "js")) else 100.0
-    found = known(pick(name, "first", row=row))
-    return needed(found * scale, f"the table has no {name} of {row}")
+    found = (1.0 if in_nats(name) else 100.0) * known(pick(name, "first", row=row))
+    return needed(found, f"the table has no {name} of {row}")
 
 
 def order(name: str, near: str, far: str) -> Rule:
     """A measure is larger for the row ``far`` than for ``near``."""
-    unit = "nats" if name.startswith(("kl", "js")) else "points"
+    unit = "nats" if in_nats(name) else "points"
     return beyond(f"{name}: {far} - {near}", measure(far, name), measure(near, name), unit)
 
 
 def as_printed(row: str, name: str) -> Rule:
     """A cell of Table 2 is the printed one, within two of its standard deviations."""
-    mean, sd = PRINTED[row][name]
+    ours, (mean, sd) = measure(row, name), PRINTED[row][name]
     scale, least = (100, 0.2) if name.startswith("disagreement") else (1, MATCH)
-    ours = measure(row, name)
     return equal(
         f"{row}, {name}: ours - printed",
         ours - scale * mean,
@@ -80,10 +84,10 @@ def gain(row: str) -> Numbers:
     return measure(row, "ensemble") - measure(row, "accuracy")
 
 
-SCRATCH, LOTTERY, OTHER = (
-    measure(row, PAIRS) for row in ("scratch", "lottery", "scratch_diff_init")
+SCRATCH, LOTTERY = measure("scratch", "disagreement"), measure("lottery", "disagreement")
+RESTART_TO, LOTTERY_TO, SCRATCH_TO = (
+    measure(row, "disagreement_pruned") for row in ("restart", "lottery", "scratch")
 )
-TO_SOLUTION = {row: measure(row, SOLUTION) for row in ("scratch", "lottery", "restart")}
 
 RULES = {
     "flow-table2": given(
@@ -96,21 +100,21 @@ RULES = {
     ),
     "flow-t2-lt-low-disagreement": more(
         "disagreement with the pruning solution: half of scratch's - the tickets'",
-        TO_SOLUTION["scratch"] / 2 - TO_SOLUTION["lottery"],
+        SCRATCH_TO / 2 - LOTTERY_TO,
         "points",
-        note=says("scratch {:.2f}, lottery {:.2f}", TO_SOLUTION["scratch"], TO_SOLUTION["lottery"]),
+        note=says("scratch {:.2f}, lottery {:.2f}", SCRATCH_TO, LOTTERY_TO),
     ),
     "flow-t2-lt-pairwise-lower": beyond(
         "tickets' disagreement: with the pruning solution - among themselves",
-        TO_SOLUTION["lottery"],
+        LOTTERY_TO,
         LOTTERY,
         "points",
         "{:.2f} and {:.2f}",
     ),
     "flow-t2-restart-similar": beyond(
         "disagreement with the pruning solution: restart - lottery",
-        TO_SOLUTION["restart"],
-        TO_SOLUTION["lottery"],
+        RESTART_TO,
+        LOTTERY_TO,
         "points",
         "restart {:.2f}, lottery {:.2f}",
         claim="equal",
@@ -120,12 +124,12 @@ RULES = {
         "disagreement in pairs: scratch - 4 lottery",
         SCRATCH - 4 * LOTTERY,
         "points",
-        note=lambda table: says(
+        note=says(
             "scratch {:.2f}, lottery {:.2f}: {:.1f} times",
             SCRATCH,
             LOTTERY,
-            SCRATCH(table).mean() / LOTTERY(table).mean(),
-        )(table),
+            average(SCRATCH) / average(LOTTERY),
+        ),
     ),
     "flow-t2-diff-init-ensemble": [
         beyond(
@@ -134,7 +138,12 @@ RULES = {
             measure("scratch", "ensemble"),
             "points",
         ),
-        beyond("disagreement in pairs: different - one + 0.1", OTHER + 0.1, SCRATCH, "points"),
+        beyond(
+            "disagreement in pairs: different - one + 0.1",
+            measure("scratch_diff_init", "disagreement") + 0.1,
+            SCRATCH,
+            "points",
+        ),
     ],
     "flow-t2-ensemble-gain": beyond(
         "gain of the ensemble: pruned - lottery",
@@ -145,7 +154,7 @@ RULES = {
     ),
     "flow-table6": [
         order(name, *pair)
-        for name in ("disagreement", "kl", "js", SOLUTION, "kl_pruned", "js_pruned")
+        for name in ("disagreement", "kl", "js", "disagreement_pruned", "kl_pruned", "js_pruned")
         for pair in CHAIN
     ],
     "flow-t6-kl-jsd-order": [

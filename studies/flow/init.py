@@ -23,7 +23,7 @@ from studies.quantities import (
     place,
     trend,
 )
-from studies.rules import Rule, along, each, equal, given, more, needs, says
+from studies.rules import Rule, along, equal, given, more, needs, says
 
 CODE_MASKS = "bounded"  # those that the study's released code draws for Figure 1c
 KEPT = (0.7, 1.4)  # of the dense network's signal
@@ -69,9 +69,14 @@ def relative(found: pd.DataFrame) -> pd.DataFrame:
 def relative_signals(table: pd.DataFrame) -> pd.DataFrame:
     """All signals in units of the dense network's: kind, scheme, form, sparsity, seed, value."""
     starts = part(table, part="signal").query("sparsity > 0")[["kind", "scheme", "form"]]
-    wide = {tuple(cell): relative(signals(**cell))(table) for _, cell in starts.iterrows()}
-    long = pd.concat({cell: found.unstack() for cell, found in wide.items()})
-    return long.rename_axis([*starts, "sparsity", "seed"]).rename("value").reset_index()
+    found = [
+        relative(signals(**cell))(table)
+        .melt(ignore_index=False, var_name="sparsity")
+        .reset_index()
+        .assign(**cell)
+        for cell in starts.drop_duplicates().to_dict("records")
+    ]
+    return pd.concat(found, ignore_index=True)
 
 
 def kept(kind: str, scheme: str = "he") -> Rule:
@@ -108,7 +113,7 @@ def steady(what: str, step: int, kind: str = "uneven", form: str = "neuron") -> 
     """From a layer to the one ``step`` after it mean squares are alike, within ``STEADY``."""
     found = measured(what, "layer", kind=kind, form=form)
     expected = course("expected", "layer", part=what, kind=kind, form=form)
-    ratios = lift(lambda wide: (wide / wide.shift(step, axis=1)).dropna(axis=1))
+    ratios = lift(lambda wide: (wide / wide.shift(step, axis=1)).dropna(axis=1))(found)
     closed = lift(lambda wide, layer: wide[layer].mean() / wide[layer - step].mean())
     return given(
         needs(
@@ -120,7 +125,7 @@ def steady(what: str, step: int, kind: str = "uneven", form: str = "neuron") -> 
             "needs three layers at least: give more widths",
         ),
         along(
-            ln(ratios(found)),
+            ln(ratios),
             lambda layer, logs: equal(
                 f"ln(layer {layer:g} / layer {layer - step:g})",
                 logs,

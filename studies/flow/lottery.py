@@ -11,13 +11,20 @@ the training losses on the lines from its start and from its end to there, ``sta
 import pandas as pd
 
 from studies.decide import NotHere
-from studies.flow.functions import printed
-from studies.flow.gradients import STALLED
 from studies.flow.methods import MLP, untested
 from studies.price.lines import tolerance
-from studies.quantities import Numbers, between, final_rows, first, known, lift, ln, needed, pick
-from studies.quantities import numbers as quantity
-from studies.rules import MATCH, Rule, along, beyond, equal, given, if_any, more, needs, says
+from studies.quantities import (
+    Numbers,
+    between,
+    final_rows,
+    first,
+    known,
+    ln,
+    needed,
+    numbers,
+    pick,
+)
+from studies.rules import MATCH, Rule, along, beyond, equal, given, if_any, more, needs, own, says
 
 DISTANCES = {"lottery": 13.61, "scratch": 17.46}  # of the starts, LeNet-5
 NEAREST = 15  # epochs that must be measured for a speed of convergence
@@ -43,41 +50,37 @@ def reached(courses: pd.DataFrame, rows: dict[str, str]) -> pd.Series:
     scratch = final_rows(courses[courses["key"].map(rows) == "scratch"])
     mark = courses["seed"].map(scratch.groupby("seed")["test_accuracy"].min())
     there = courses[(courses["test_accuracy"] >= mark) & (courses["epoch"] > 0)]
-    epochs = there.groupby("key")["epoch"].min().reindex(courses["key"].unique())
-    return epochs.fillna(courses.groupby("key")["epochs"].first() + 1)
+    never = courses.groupby("key", sort=False)["epochs"].first() + 1
+    return there.groupby("key")["epoch"].min().reindex(never.index).fillna(never)
 
 
-def mean(row: str, column: str, **cell) -> Numbers:
+def mean(row: str, column: str, otherwise: str = "", **cell) -> Numbers:
     """One number per seed: the mean of ``column`` over the networks of ``row``."""
     found = known(pick(column, "mean", row=row, **cell))
-    return needed(found, f"the table has no {column} of {row}")
+    return needed(found, f"the table has no {otherwise or column} of {row}")
 
 
-@quantity
-def lines(table: pd.DataFrame, row: str, of: str = "start") -> pd.DataFrame:
-    """Training losses on the lines from a start, or an end, to the pruning solution.
-
-    A row per network, with its seed as index; a column per alpha.
-    """
-    rows = table[table["row"] == row].dropna(subset=f"{of}_losses")
-    if rows.empty:
-        raise NotHere(f"the table has no {LINES[of]} {row}")
-    return pd.DataFrame(rows[f"{of}_losses"].tolist(), rows["seed"], rows["alphas"].iloc[0])
-
-
-LINES = {"start": "line from the start of", "end": "lines of"}
-by_seed = lift(lambda found: found.groupby(level=0).mean())
-rises = lift(lambda found: found.apply(lambda line: rise(line.tolist()), axis=1))
-
-
-def start(row: str) -> Numbers:
+@numbers
+def start(table: pd.DataFrame, row: str) -> pd.DataFrame:
     """Training losses on the line from a start to the pruning solution, by seed and alpha."""
-    return by_seed(lines(row))
+    rows = table[table["row"] == row].dropna(subset="start_losses")
+    if rows.empty:
+        raise NotHere(f"the table has no line from the start of {row}")
+    losses = pd.DataFrame(rows["start_losses"].tolist(), rows["seed"], rows["alphas"].iloc[0])
+    return losses.groupby("seed").mean()
 
 
-def barrier(row: str) -> Numbers:
+@numbers
+def barrier(table: pd.DataFrame, row: str) -> pd.Series:
     """The barrier between a network and the pruning solution, by seed."""
-    return by_seed(rises(lines(row, "end")))
+    rises = table["end_losses"].map(rise, na_action="ignore").astype(float)
+    return mean(row, "rise", "lines")(table.assign(rise=rises))
+
+
+def matching(row: str, what: str, note) -> Rule:
+    """The test accuracy of a row is no more than half a point below the pruning solution's."""
+    behind = 100 * mean(row, "test_accuracy") + MATCH - 100 * SOLUTION
+    return more(f"test accuracy: {what} + {MATCH}", behind, "points", note=note)
 
 
 def robust(table: pd.DataFrame) -> Rule:
@@ -86,29 +89,24 @@ def robust(table: pd.DataFrame) -> Rule:
     heights = {kind: barrier(kind)(table).mean() for kind in kinds}
     words = ", ".join(f"{kind} {height:.3g}" for kind, height in heights.items())
     staying = [kind for kind, height in heights.items() if height < tolerance(table)]
-    if not staying:
-        raise NotHere(
-            f"no perturbed ticket stays in the basin (barriers: {words or 'no perturbations'})"
-        )
-    return [matching(f"{kind} - pruned", kind, f"barriers: {words}") for kind in staying]
-
-
-def matching(what: str, row: str, note) -> Rule:
-    """The test accuracy of a row is no more than half a point below the pruning solution's."""
-    behind = 100 * mean(row, "test_accuracy") + MATCH - 100 * SOLUTION
-    return more(f"test accuracy: {what} + {MATCH}", behind, "points", note=note)
+    otherwise = f"no perturbed ticket stays in the basin (barriers: {words or 'no perturbations'})"
+    return given(
+        needs(lambda _: staying, otherwise),
+        [matching(kind, f"{kind} - pruned", f"barriers: {words}") for kind in staying],
+    )
 
 
 SOLUTION = mean("pruned", "test_accuracy", replica=0)
 LOTTERY, SCRATCH = barrier("lottery"), barrier("scratch")
-TOLERANCE = tolerance
 RATIO = known(mean("scratch", "end_distance") / mean("lottery", "end_distance"))
 EVERY = Numbers(lambda table: float(table["every"].max()))
 FIRST = {row: mean(row, "reached") for row in ("lottery", "scratch", "dense")}
 
 RULES = {
-    "flow-fig5-lt-closer-init-resnet": untested("ResNet-50 on ImageNet"),
-    "flow-fig5-lt-closer-final-resnet": untested("ResNet-50 on ImageNet"),
+    **{
+        f"flow-fig5-lt-closer-{moment}-resnet": untested("ResNet-50 on ImageNet")
+        for moment in ("init", "final")
+    },
     "flow-fig5-lt-closer-init": [
         beyond(
             "distance of the start: scratch - lottery",
@@ -118,7 +116,7 @@ RULES = {
             "scratch {:.2f}, lottery {:.2f}",
         ),
         if_any(
-            needs(printed, "printed for LeNet-5 on MNIST"),
+            own("mnist", "lenet-5"),
             [
                 equal(
                     f"{row}: ours - printed",
@@ -163,12 +161,12 @@ RULES = {
         "scratch {:.2f}, lottery {:.2f}",
     ),
     "flow-fig5-barrier-scratch": beyond(
-        "barrier of scratch - tolerance", SCRATCH, TOLERANCE, "nats", "barrier {:.3g}"
+        "barrier of scratch - tolerance", SCRATCH, tolerance, "nats", "barrier {:.3g}"
     ),
     "flow-fig5-no-barrier-lt": [
         more(
             "tolerance - barrier of lottery",
-            TOLERANCE - LOTTERY,
+            tolerance - LOTTERY,
             "nats",
             note=says("barriers: lottery {:.3g}, scratch {:.3g}", LOTTERY, SCRATCH),
         ),
@@ -179,8 +177,8 @@ RULES = {
     ),
     "flow-perturbation-robust": robust,
     "flow-lt-k0-works-mnist-not-large": matching(
-        "lottery - pruned",
         "lottery",
+        "lottery - pruned",
         says(
             "without the 0.5: {:.2f}; ResNet-50 is not tested",
             100 * (mean("lottery", "test_accuracy") - SOLUTION),
