@@ -13,17 +13,7 @@ import pandas as pd
 from studies.decide import NotHere
 from studies.flow.methods import MLP, untested
 from studies.price.lines import tolerance
-from studies.quantities import (
-    Numbers,
-    between,
-    final_rows,
-    first,
-    known,
-    ln,
-    needed,
-    numbers,
-    pick,
-)
+from studies.quantities import Numbers, between, final_rows, first, known, ln, needed, numbers, pick
 from studies.rules import MATCH, Rule, along, beyond, equal, given, if_any, more, needs, own, says
 
 DISTANCES = {"lottery": 13.61, "scratch": 17.46}  # of the starts, LeNet-5
