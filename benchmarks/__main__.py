@@ -16,8 +16,18 @@ RESULTS = Path(__file__).resolve().parent.parent / "results" / "benchmarks.md"
 def main(arguments: list[str] | None = None) -> None:
     """Run the parts asked for; only a run of all parts replaces the results file (``--output`` names another)."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
-    parser.add_argument("--quick", action="store_true", help="a rehearsal with few and short rounds; results are printed only")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="these parts only; results are printed only")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="a rehearsal with few and short rounds; results are printed only",
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=PARTS,
+        default=list(PARTS),
+        help="these parts only; results are printed only",
+    )
     parser.add_argument("--output", type=Path, help="write the page here, whatever was run")
     options = parser.parse_args(arguments)
     begin, facts, sections = time.perf_counter(), report.machine(), []

@@ -2,12 +2,14 @@
 
 from benchmarks import ours, usual
 from benchmarks.timing import Row, race
-from lib import networks
+from lib.models import networks
 
 MEMBERS = 32
 TASKS = {  # title: (task, target)
     "12-bit MLP 64-32-32-18-18-6-6, batch 12": (
-        ours.Task("mlp", (12,), 0, batch=12, momentum=0.0, widths=(64, 32, 32, 18, 18, 6, 6), classes=2),
+        ours.Task(
+            "mlp", (12,), 0, batch=12, momentum=0.0, widths=(64, 32, 32, 18, 18, 6, 6), classes=2
+        ),
         30,
     ),
     "LeNet-300-100, batch 128": (ours.Task("lenet-300-100", (1, 28, 28), 2560), 1.5),
@@ -33,8 +35,13 @@ def against_usual(quick: bool) -> tuple[list[Row], list[dict]]:
             0.2 if quick else 1.0,
         )
         for other in list(rates.rounds)[1:]:
-            rows.append(Row(f"{title}: {cohort}, per network / {other}", rates.ratio(cohort, other), target))
-        speeds += [{"network": title, "loop": name, "images per second": str(rates.rate(name))} for name in rates.rounds]
+            rows.append(
+                Row(f"{title}: {cohort}, per network / {other}", rates.ratio(cohort, other), target)
+            )
+        speeds += [
+            {"network": title, "loop": name, "images per second": str(rates.rate(name))}
+            for name in rates.rounds
+        ]
     return rows, speeds
 
 
@@ -44,7 +51,9 @@ def _small(name: str) -> ours.Task:
         return ours.Task(name, (64,), 1024, batch=64)
     if name.startswith("lenet"):
         return ours.Task(name, (1, 28, 28), 1024, batch=64)
-    side, width = {"vgg-11": (32, 1.0), "vgg-16": (32, 0.25), "resnet-50": (32, 0.25)}.get(name, (16, 0.25))
+    side, width = {"vgg-11": (32, 1.0), "vgg-16": (32, 0.25), "resnet-50": (32, 0.25)}.get(
+        name, (16, 0.25)
+    )
     return ours.Task(name, (3, side, side), 64, batch=32, width=width, augment=True)
 
 
@@ -59,5 +68,11 @@ def against_one_by_one(quick: bool) -> list[Row]:
             0.1 if quick else 0.6,
         )
         detail = f"batch {task.batch}" + (f", width {task.width:g}" if task.width != 1 else "")
-        rows.append(Row(f"{name}, {detail}: cohort of 4 / one by one", rates.ratio("cohort", "one by one"), 1))
+        rows.append(
+            Row(
+                f"{name}, {detail}: cohort of 4 / one by one",
+                rates.ratio("cohort", "one by one"),
+                1,
+            )
+        )
     return rows

@@ -16,8 +16,8 @@ from torch import nn
 
 from benchmarks import ours, usual
 from benchmarks.timing import Row, race
-from lib.draws import generator
 from lib.metrics import alignment, fisher, hessian, jacobian
+from lib.rng import generator
 
 TASKS = {
     "LeNet-5": ours.Task("lenet-5", (1, 28, 28), 128),
@@ -32,10 +32,14 @@ class Subject:
     def __init__(self, task: ours.Task):
         self.task, self.network = task, usual.network(task).eval()
         self.x, self.y = task.images.x_train.contiguous(), task.images.y_train
-        self.mask = {name: live.bool() for name, live in task.layout.views(task.start(0).mask).items()}
+        self.mask = {
+            name: live.bool() for name, live in task.layout.views(task.start(0).mask).items()
+        }
         self.weights = {name: p.detach() for name, p in self.network.named_parameters()}
         self.draw = generator(0, "benchmark")
-        self.direction = {name: torch.randn(p.shape, generator=self.draw) for name, p in self.weights.items()}
+        self.direction = {
+            name: torch.randn(p.shape, generator=self.draw) for name, p in self.weights.items()
+        }
 
     def copy(self) -> nn.Module:
         """A network of its own for a tool that hangs hooks into it."""
@@ -69,7 +73,9 @@ def _exact(s):
 
 
 def _hutchinson(s):
-    return lambda: hessian.hutchinson(s.network, s.x, s.y, generator=s.draw, probes=10, mask=s.mask).value
+    return lambda: (
+        hessian.hutchinson(s.network, s.x, s.y, generator=s.draw, probes=10, mask=s.mask).value
+    )
 
 
 def _vmap_fisher(s):
@@ -85,7 +91,9 @@ def _backpack_fisher(s):
     import backpack
     from backpack.extensions import DiagGGNMC
 
-    network = backpack.extend(s.copy(), use_converter=any(isinstance(m, nn.BatchNorm2d) for m in s.network.modules()))
+    network = backpack.extend(
+        s.copy(), use_converter=any(isinstance(m, nn.BatchNorm2d) for m in s.network.modules())
+    )
     loss = backpack.extend(nn.CrossEntropyLoss())
     live = list(s.mask.values())
 
@@ -93,7 +101,9 @@ def _backpack_fisher(s):
         network.zero_grad()
         with backpack.backpack(DiagGGNMC(mc_samples=1)):
             loss(network(s.x), s.y).backward()
-        return sum((p.diag_ggn_mc * m).sum() for p, m in zip(network.parameters(), live, strict=True)).item()
+        return sum(
+            (p.diag_ggn_mc * m).sum() for p, m in zip(network.parameters(), live, strict=True)
+        ).item()
 
     return work
 
@@ -104,7 +114,11 @@ def _nngeometry_fisher(s):
     from torch.utils.data import DataLoader, TensorDataset
 
     network, loader = s.copy(), DataLoader(TensorDataset(s.x, s.y), batch_size=len(s.x))
-    return lambda: FIM_MonteCarlo(network, loader, PMatDiag, variant="classif_logits", device="cpu").trace().item()
+    return lambda: (
+        FIM_MonteCarlo(network, loader, PMatDiag, variant="classif_logits", device="cpu")
+        .trace()
+        .item()
+    )
 
 
 def _vmap_cosines(s):
@@ -129,7 +143,9 @@ def _curvlinops_trace(s):
     loss, batch = nn.CrossEntropyLoss(), [(s.x, s.y)]
 
     def work():
-        operator = HessianLinearOperator(network, loss, parameters, batch, check_deterministic=False)
+        operator = HessianLinearOperator(
+            network, loss, parameters, batch, check_deterministic=False
+        )
         return hutchinson_trace(operator, num_matvecs=10).item()
 
     return work
@@ -189,13 +205,25 @@ def run(quick: bool) -> tuple[list[Row], list[dict], list[dict], list[str]]:
                 continue
             works = {"pass": _pass(subject), "ours": mine(subject)}
             works |= _ready(subject, others, f"{title}, {what}", skipped)
-            rates = race({name: _quiet(work) for name, work in works.items()}, 2 if quick else 5, 0.05 if quick else 0.5)
+            rates = race(
+                {name: _quiet(work) for name, work in works.items()},
+                2 if quick else 5,
+                0.05 if quick else 0.5,
+            )
             passes = {name: rates.ratio("pass", name) for name in works}
-            rows.append(Row(f"{title}: {what}", passes["ours"], targets[place], "passes", upper=True))
+            rows.append(
+                Row(f"{title}: {what}", passes["ours"], targets[place], "passes", upper=True)
+            )
             line = {"network": title, "quantity": what}
-            costs += [{**line, "contender": name, "passes": str(passes[name])} for name in works if name != "pass"]
+            costs += [
+                {**line, "contender": name, "passes": str(passes[name])}
+                for name in works
+                if name != "pass"
+            ]
             if what.startswith("Tr(H)"):
-                errors += _errors(title, subject, passes, rates.ratio("pass", "ours"), 6 if quick else 30)
+                errors += _errors(
+                    title, subject, passes, rates.ratio("pass", "ours"), 6 if quick else 30
+                )
     return rows, costs, errors, skipped
 
 
@@ -221,7 +249,9 @@ def _ready(subject, others, where, skipped):
         except ImportError as error:
             skipped.append(f"{where}: {name} is not installed ({error})")
         except Exception as error:  # another project's code may fail in any way
-            skipped.append(f"{where}: {name} fails ({type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]})")
+            skipped.append(
+                f"{where}: {name} fails ({type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]})"
+            )
         else:
             works[name] = work
     return works
@@ -229,7 +259,9 @@ def _ready(subject, others, where, skipped):
 
 def _errors(title, subject, passes, exact, draws):
     """Tr(H) of these 128 examples: the spread of each estimator over repeated draws, and at the cost of one pass."""
-    label = race({"pass": _quiet(_pass(subject)), "label": _quiet(_fisher(subject))}, 3, 0.05).ratio("pass", "label")
+    label = race(
+        {"pass": _quiet(_pass(subject)), "label": _quiet(_fisher(subject))}, 3, 0.05
+    ).ratio("pass", "label")
     truth = hessian.trace(subject.network, subject.x, subject.y, mask=subject.mask).value
     lines = []
     for name, make, cost in (

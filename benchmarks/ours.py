@@ -1,4 +1,4 @@
-"""Our side: ``lib.training.Training`` on stand-in data, at sparsity 0.9, without measuring."""
+"""Our side: ``lib.training.loop.Training`` on stand-in data, at sparsity 0.9, without measuring."""
 
 import functools
 from dataclasses import dataclass
@@ -6,13 +6,19 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.timing import Contender
-from lib import cohort, criteria, data, draws, init, masks, networks, training
-from lib.presets import Settings
-from lib.runs import Run, Setup
-from lib.starts import Start
+from lib import rng
+from lib.data import sets
+from lib.masks import criteria, masks
+from lib.models import initializers, networks
+from lib.specs.run import Run
+from lib.training import cohort, loop
+from lib.training.initial_states import InitialState
+from studies.presets import Settings, setup_of
 
 SPARSITY = 0.9
-ENDLESS = 10**9  # epochs between measurements, and epochs of a recipe: no measurement falls into what is timed
+ENDLESS = (
+    10**9
+)  # epochs between measurements, and epochs of a recipe: no measurement falls into what is timed
 
 
 @dataclass(frozen=True)
@@ -36,17 +42,26 @@ class Task:
     precision: str = "float32"
 
     @functools.cached_property
-    def images(self) -> data.ImageSet:
+    def images(self) -> sets.ImageSet:
         """The examples as the laboratory holds them: on the device, channels-last in memory where they are images."""
         if self.shape == (12,):
-            return data.load("bits12")
-        rng = draws.generator(0, "benchmark")
-        x = torch.randn(self.examples, *self.shape, generator=rng)
+            return sets.load("bits12")
+        stream = rng.generator(0, "benchmark")
+        x = torch.randn(self.examples, *self.shape, generator=stream)
         if x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)
-        y = torch.randint(self.classes, (self.examples,), generator=rng)
+        y = torch.randint(self.classes, (self.examples,), generator=stream)
         black = torch.zeros(self.shape[0])
-        return data.ImageSet("cifar10" if self.augment else "mnist", x, y, x[:1], y[:1], self.classes, "benchmark", black)
+        return sets.ImageSet(
+            "cifar10" if self.augment else "mnist",
+            x,
+            y,
+            x[:1],
+            y[:1],
+            self.classes,
+            "benchmark",
+            black,
+        )
 
     @functools.cached_property
     def run(self) -> Run:
@@ -56,30 +71,38 @@ class Task:
             epochs=ENDLESS, sparse_epochs=ENDLESS, batch_size=self.batch, lr=self.lr, momentum=self.momentum,
             precision=self.precision, seeds=1, measure_every=ENDLESS,
         )  # fmt: skip
-        return Run.dense(Setup.of(settings, self.images.fingerprint), seed=0)
+        return Run.dense(setup_of(settings, self.images.fingerprint), seed=0)
 
     def network(self) -> torch.nn.Module:
         """A new module of the architecture on the meta device."""
-        return training.network_of(self.run, self.images)
+        return loop.network_of(self.run, self.images)
 
     @functools.cached_property
     def layout(self) -> cohort.Layout:
         """Where each parameter lies in a row."""
         return cohort.Layout(self.network())
 
-    def start(self, seed: int) -> Start:
+    def start(self, seed: int) -> InitialState:
         """Fresh weights, and under them a mask of exactly the benchmark's sparsity by their magnitude."""
         network = self.network()
-        weights = init.dense(network, "he", seed)
+        weights = initializers.dense(network, "he", seed)
         names = networks.prunable(network, ("last",))
-        scores = criteria.magnitude({name: weights[name] for name in names}, draws.generator(seed, "benchmark"), None)
+        scores = criteria.magnitude(
+            {name: weights[name] for name in names}, rng.generator(seed, "benchmark"), None
+        )
         row = self.layout.mask_row(masks.prune(scores, SPARSITY, "layer"))
-        return Start(self.layout.row(weights) * row, self.layout.fresh_buffers(), row, {})
+        return InitialState(self.layout.row(weights) * row, self.layout.fresh_buffers(), row, {})
 
-    def training(self, members: int, cores: int | None = None, first: int = 0) -> training.Training:
+    def training(self, members: int, cores: int | None = None, first: int = 0) -> loop.Training:
         """A cohort of ``members``, ready to train."""
         runs = [self.run.model_copy(update={"seed": first + k}) for k in range(members)]
-        return training.Training(runs, [self.start(first + k) for k in range(members)], self.images, self.network(), cores)
+        return loop.Training(
+            runs,
+            [self.start(first + k) for k in range(members)],
+            self.images,
+            self.network(),
+            cores,
+        )
 
 
 def cohort_of(task: Task, members: int, cores: int | None = None) -> Contender:

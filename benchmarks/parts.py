@@ -11,7 +11,10 @@ def _training(quick):
         "pattern: PIL images and torchvision transforms, SGD, mask re-applied, loss and accuracy at each step, with the faster "
         "of 0 and 2 worker processes. Images of all members count."
     )
-    return [("The training loop with masks", text, rows), ("The training loop: images per second", "All contenders.", speeds)]
+    return [
+        ("The training loop with masks", text, rows),
+        ("The training loop: images per second", "All contenders.", speeds),
+    ]
 
 
 def _cohorts(quick):
@@ -20,7 +23,10 @@ def _cohorts(quick):
         "Images per second of all 32 members together, against one network in a plain PyTorch loop with optimiser and mask: "
         "from tensors (shuffled slices, nothing read off), and with a `DataLoader(TensorDataset)`, loss and accuracy at each step."
     )
-    return [("A cohort of 32, per network", text, rows), ("A cohort of 32: images per second", "All contenders.", speeds)]
+    return [
+        ("A cohort of 32, per network", text, rows),
+        ("A cohort of 32: images per second", "All contenders.", speeds),
+    ]
 
 
 def _one_by_one(quick):
@@ -34,16 +40,28 @@ def _estimators(quick):
         "Cost in passes: one forward and backward pass of the mean loss over the same 128 examples, BatchNorm in eval mode; networks 0.9 "
         "sparse, with the mask for all who take one."
     )
-    missing = " ".join(["Public tools beside ours.", *(f"Skipped: {reason}." for reason in skipped)])
+    missing = " ".join(
+        ["Public tools beside ours.", *(f"Skipped: {reason}." for reason in skipped)]
+    )
     equal = (
         "Each estimator of Tr(H) for the same 128 examples, over repeated draws of its labels or probes. The last but one column scales "
         "its spread to a budget of ten passes; the Fisher trace may stand in for the Hessian's because they are the same here."
     )
-    return [("Estimators", text, rows), ("Estimators: all contenders", missing, costs), ("Estimators: error at equal cost", equal, errors)]
+    return [
+        ("Estimators", text, rows),
+        ("Estimators: all contenders", missing, costs),
+        ("Estimators: error at equal cost", equal, errors),
+    ]
 
 
 def _imports(quick):
-    return [("Imports", "Fresh interpreters in turns; seconds beside `import torch`.", processes.imports(quick))]
+    return [
+        (
+            "Imports",
+            "Fresh interpreters in turns; seconds beside `import torch`.",
+            processes.imports(quick),
+        )
+    ]
 
 
 def _notebooks(quick):
@@ -52,7 +70,9 @@ def _notebooks(quick):
         "Each in a kernel of its own at its defaults, with an empty store. Memory is the highest resident set of the kernel; "
         f"an interpreter that only imports torch has {processes.torch_alone():.2f} GB here (builds with CUDA load its libraries)."
     )
-    return [("Quick notebooks", " ".join([text, *(f"Skipped: {reason}." for reason in skipped)]), rows)]
+    return [
+        ("Quick notebooks", " ".join([text, *(f"Skipped: {reason}." for reason in skipped)]), rows)
+    ]
 
 
 def _threads(quick):
@@ -66,7 +86,7 @@ def _threads(quick):
 def _passes(quick):
     text = (
         "Optimiser steps of one member on one thread, batch 128, random masks of the same sparsity in every layer: the sparse products of "
-        "`lib.live` against the dense ones with zeros in them, and which of the two a run takes."
+        "`lib.sparse.live` against the dense ones with zeros in them, and which of the two a run takes."
     )
     return [("Steps at the cost of the live weights", text, passes.run(quick))]
 

@@ -1,10 +1,13 @@
-"""A step at the cost of the live weights (``lib.live``) against the same step with masked dense weights, by sparsity, on one thread."""
+"""A step at the cost of the live weights (``lib.sparse.live``) against the same step with masked dense weights, by sparsity, on one thread."""
 
 import torch
 
 from benchmarks.timing import race
-from lib import draws, live, networks, steps
-from lib.cohort import Cohort, Layout, sgd_
+from lib import rng
+from lib.models import networks
+from lib.sparse import live
+from lib.training import engines
+from lib.training.cohort import Cohort, Layout, sgd_
 
 TASKS = {"LeNet-300-100": ("lenet-300-100", (784,)), "LeNet-5": ("lenet-5", (1, 28, 28))}
 SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.98)
@@ -18,18 +21,28 @@ def run(quick: bool) -> list[dict]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return [_line(title, *task, sparsity, quick) for title, task in TASKS.items() for sparsity in SPARSITIES]
+        return [
+            _line(title, *task, sparsity, quick)
+            for title, task in TASKS.items()
+            for sparsity in SPARSITIES
+        ]
     finally:
         torch.set_num_threads(threads)
 
 
 def _line(title, name, shape, sparsity, quick):
     network = networks.build(name, shape, 10)
-    layout, rng = Layout(network), draws.generator(0, "benchmark", sparsity)
-    mask = {n: torch.rand(s, generator=rng) >= (sparsity if len(s) > 1 else -1) for n, s in layout.parameters.items()}
+    layout, stream = Layout(network), rng.generator(0, "benchmark", sparsity)
+    mask = {
+        n: torch.rand(s, generator=stream) >= (sparsity if len(s) > 1 else -1)
+        for n, s in layout.parameters.items()
+    }
     row = layout.mask_row(mask)
-    weights = 0.05 * torch.randn(layout.size, generator=rng) * row
-    x, y = torch.rand(1, BATCH, *shape, generator=rng), torch.randint(10, (1, BATCH), generator=rng)
+    weights = 0.05 * torch.randn(layout.size, generator=stream) * row
+    x, y = (
+        torch.rand(1, BATCH, *shape, generator=stream),
+        torch.randint(10, (1, BATCH), generator=stream),
+    )
 
     def stepping(make):
         member = Cohort(layout, weights[None].clone(), torch.zeros(1, 0), row[None])
@@ -44,7 +57,7 @@ def _line(title, name, shape, sparsity, quick):
 
     contenders = {
         "live": stepping(lambda member: live.LiveOnly(member, network, shape)),
-        "dense": stepping(lambda member: steps.engine(member, network)),
+        "dense": stepping(lambda member: engines.engine(member, network)),
     }
     rates = race(contenders, 3 if quick else 7, 0.1 if quick else 0.5)
     return {

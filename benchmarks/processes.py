@@ -45,25 +45,38 @@ def imports(quick: bool) -> list[Row]:
     for number in range((2 if quick else 6) + 1):
         for statement in statements:
             command = [sys.executable, "-c", _IMPORT.format(statement=statement)]
-            output = subprocess.run(command, capture_output=True, text=True, check=True, cwd=HOME).stdout
+            output = subprocess.run(
+                command, capture_output=True, text=True, check=True, cwd=HOME
+            ).stdout
             both = [float(value) for value in output.split()]
             if number:  # the first interpreter of each fills the disk cache
                 seconds["import torch"].append(both[0])
                 seconds[statement].append(both[1])
     spreads = {name: Spread.of(values) for name, values in seconds.items()}
     return [
-        Row(f"`{statement}` after `import torch` (itself {spreads['import torch'].median:.2f} s)", spreads[statement], 0.2, "s", upper=True)
+        Row(
+            f"`{statement}` after `import torch` (itself {spreads['import torch'].median:.2f} s)",
+            spreads[statement],
+            0.2,
+            "s",
+            upper=True,
+        )
         for statement in statements
     ]
 
 
 def torch_alone() -> float:
     """Peak memory in GB of an interpreter that has only imported torch: what no notebook here can go below."""
-    code = (
-        "import resource, sys, torch; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024))"
-    )
+    code = "import resource, sys, torch; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024))"
     lean = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}], check=True)"  # a small parent: Linux counts it in
-    return int(subprocess.run([sys.executable, "-c", lean], capture_output=True, text=True, check=True).stdout) / 1e9
+    return (
+        int(
+            subprocess.run(
+                [sys.executable, "-c", lean], capture_output=True, text=True, check=True
+            ).stdout
+        )
+        / 1e9
+    )
 
 
 def notebooks(quick: bool) -> tuple[list[Row], list[str]]:
@@ -80,19 +93,46 @@ def notebooks(quick: bool) -> tuple[list[Row], list[str]]:
         results = []
         for _ in range(1):
             with tempfile.TemporaryDirectory() as folder:
-                command = [sys.executable, "-c", _EXECUTE, str(notebook), str(Path(folder, "out.ipynb")), str(notebook.parent)]
+                command = [
+                    sys.executable,
+                    "-c",
+                    _EXECUTE,
+                    str(notebook),
+                    str(Path(folder, "out.ipynb")),
+                    str(notebook.parent),
+                ]
                 environment = {**os.environ, "SPARSITY_RUNS": str(Path(folder, "runs"))}
                 try:
-                    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=PATIENCE)
+                    done = subprocess.run(
+                        command, capture_output=True, text=True, env=environment, timeout=PATIENCE
+                    )
                 except subprocess.TimeoutExpired:
                     skipped.append(f"{name}: it had not finished after {PATIENCE} s")
                     break
             if done.returncode:
-                skipped.append(f"{name}: it failed: {(done.stderr.strip().splitlines() or ['no message'])[-1][:200]}")
+                skipped.append(
+                    f"{name}: it failed: {(done.stderr.strip().splitlines() or ['no message'])[-1][:200]}"
+                )
                 break
             results.append(json.loads(done.stdout.splitlines()[-1]))
         else:
-            rows.append(Row(f"{name}: peak memory of the kernel", Spread.of(r["bytes"] / 1e9 for r in results), 1, "GB", upper=True))
+            rows.append(
+                Row(
+                    f"{name}: peak memory of the kernel",
+                    Spread.of(r["bytes"] / 1e9 for r in results),
+                    1,
+                    "GB",
+                    upper=True,
+                )
+            )
             allowed = SECONDS.get(name, 30)
-            rows.append(Row(f"{name}: wall time with kernel start", Spread.of(r["seconds"] for r in results), allowed, "s", upper=True))
+            rows.append(
+                Row(
+                    f"{name}: wall time with kernel start",
+                    Spread.of(r["seconds"] for r in results),
+                    allowed,
+                    "s",
+                    upper=True,
+                )
+            )
     return rows, skipped

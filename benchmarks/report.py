@@ -30,7 +30,9 @@ def machine() -> list[dict]:
 def _processor():
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        return next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
 
@@ -51,10 +53,17 @@ def table(lines: list[dict | Row]) -> str:
     body = [[str(line[head]).replace("|", "\\|") for head in heads] for line in cells]
     widths = [max(len(row[i]) for row in [heads, *body]) for i in range(len(heads))]
     lines = [heads, ["-" * width for width in widths], *body]
-    return "\n".join("| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines)
+    return "\n".join(
+        "| "
+        + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        + " |"
+        for line in lines
+    )
 
 
-def page(sections: list[tuple[str, str, list]], quick: bool, seconds: float, facts: list[dict]) -> str:
+def page(
+    sections: list[tuple[str, str, list]], quick: bool, seconds: float, facts: list[dict]
+) -> str:
     """The whole file: a section is (title, text, lines of its table)."""
     command = "python -m benchmarks --quick" if quick else "python -m benchmarks"
     head = f"# Benchmarks\n\nWritten by `{command}` in {seconds / 60:.1f} minutes; do not edit by hand.\n"

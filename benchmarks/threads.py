@@ -4,7 +4,7 @@ import torch
 
 from benchmarks import cohorts, training
 from benchmarks.timing import race
-from lib.workers import Workers
+from lib.training.threads import Workers
 
 SIZES = [
     ("12-bit MLP", cohorts.TASKS["12-bit MLP 64-32-32-18-18-6-6, batch 12"][0], (1, 32)),
@@ -35,7 +35,10 @@ def _line(title, task, members, quick):
     spread.workers = Workers(1, cores)
     single = task.training(members, cores=1)
     rates = race(
-        {name: _epoch(trained, task, members) for name, trained in (("plan", planned), ("one", single), ("all", spread))},
+        {
+            name: _epoch(trained, task, members)
+            for name, trained in (("plan", planned), ("one", single), ("all", spread))
+        },
         2 if quick else 3,
         0.1 if quick else 0.5,
     )

@@ -5,7 +5,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-Contender = Callable[[], int]  # does a piece of work, and returns how many images (or other units) it got through
+Contender = Callable[
+    [], int
+]  # does a piece of work, and returns how many images (or other units) it got through
 
 
 @dataclass(frozen=True)
@@ -85,4 +87,9 @@ class Row:
     def cells(self) -> dict[str, str]:
         """The line as the table shows it."""
         bound = f"{'≤' if self.upper else '≥'} {self.target:g} {self.unit}"
-        return {"comparison": self.what, "target": bound, "seen (rounds)": f"{self.seen} {self.unit}", "verdict": self.verdict}
+        return {
+            "comparison": self.what,
+            "target": bound,
+            "seen (rounds)": f"{self.seen} {self.unit}",
+            "verdict": self.verdict,
+        }

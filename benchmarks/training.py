@@ -23,8 +23,12 @@ def run(quick: bool) -> tuple[list[Row], list[dict]]:
     rows, speeds = [], []
     for title, task in TASKS.items():
         cores = torch.get_num_threads()
-        contenders = {_title(members): ours.cohort_of(task, members) for members in sorted({1, cores})}
-        if title == "ResNet-20":  # there the convolutions' arithmetic counts; LeNet-5's passes are sparse, in float32 alone
+        contenders = {
+            _title(members): ours.cohort_of(task, members) for members in sorted({1, cores})
+        }
+        if (
+            title == "ResNet-20"
+        ):  # there the convolutions' arithmetic counts; LeNet-5's passes are sparse, in float32 alone
             halved = replace(task, precision="bfloat16")
             contenders[f"{_title(cores)}, bfloat16"] = ours.cohort_of(halved, cores)
         contenders |= {
@@ -35,7 +39,10 @@ def run(quick: bool) -> tuple[list[Row], list[dict]]:
         }
         rates = race(contenders, 2 if quick else 5, 0.2 if quick else 1.0)
         rows += _rows(title, rates)
-        speeds += [{"network": title, "loop": name, "images per second": str(rates.rate(name))} for name in contenders]
+        speeds += [
+            {"network": title, "loop": name, "images per second": str(rates.rate(name))}
+            for name in contenders
+        ]
     return rows, speeds
 
 
@@ -48,5 +55,11 @@ def _rows(title, rates: Rates):
     for mine in (name for name in rates.rounds if name.startswith("ours")):
         if "bfloat16" not in mine:  # the others compute in float32
             yield Row(f"{title}, {mine} / bare passes", rates.ratio(mine, "bare"), 0.9)
-            yield Row(f"{title}, {mine} / bare passes, channels-last", rates.ratio(mine, "bare, channels-last"), 0.9)
-        yield Row(f"{title}, {mine} / {usual_name}, PIL transforms", rates.ratio(mine, usual_name), 3)
+            yield Row(
+                f"{title}, {mine} / bare passes, channels-last",
+                rates.ratio(mine, "bare, channels-last"),
+                0.9,
+            )
+        yield Row(
+            f"{title}, {mine} / {usual_name}, PIL transforms", rates.ratio(mine, usual_name), 3
+        )

@@ -12,7 +12,10 @@ def network(task: Task) -> torch.nn.Module:
     """The task's architecture as an ordinary module with ordinary parameters, on the CPU."""
     module = task.network().to_empty(device="cpu")
     start = task.start(0)
-    for rows, named, buffers in ((start.weights, module.named_parameters(), False), (start.buffers, module.named_buffers(), True)):
+    for rows, named, buffers in (
+        (start.weights, module.named_parameters(), False),
+        (start.buffers, module.named_buffers(), True),
+    ):
         views = task.layout.views(rows, buffers=buffers)
         with torch.no_grad():
             for name, tensor in named:
@@ -27,7 +30,11 @@ def bare(task: Task, channels_last: bool = False) -> Contender:
     PyTorch's threads. The batches are slices (views) of one tensor, gradients are dropped before each pass.
     """
     kind = torch.channels_last if channels_last else torch.contiguous_format
-    module, x, y = network(task).to(memory_format=kind), task.images.x_train.contiguous(memory_format=kind), task.images.y_train
+    module, x, y = (
+        network(task).to(memory_format=kind),
+        task.images.x_train.contiguous(memory_format=kind),
+        task.images.y_train,
+    )
 
     def epoch():
         for start in range(0, len(y), task.batch):
@@ -57,7 +64,11 @@ def _equipment(task):
     module = network(task)
     optimizer = torch.optim.SGD(module.parameters(), lr=task.lr, momentum=task.momentum)
     masks = task.layout.views(task.start(0).mask.float())
-    return module, optimizer, [(p, masks[name]) for name, p in module.named_parameters() if p.dim() > 1]
+    return (
+        module,
+        optimizer,
+        [(p, masks[name]) for name, p in module.named_parameters() if p.dim() > 1],
+    )
 
 
 def tensors(task: Task) -> Contender:
@@ -81,8 +92,16 @@ def loader(task: Task, workers: int = 0, pictures: bool = False) -> Contender:
     alive between epochs, so that starting them is not counted.
     """
     module, optimizer, masks = _equipment(task)
-    examples = Pictures(task) if pictures else TensorDataset(task.images.x_train, task.images.y_train)
-    batches = DataLoader(examples, batch_size=task.batch, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
+    examples = (
+        Pictures(task) if pictures else TensorDataset(task.images.x_train, task.images.y_train)
+    )
+    batches = DataLoader(
+        examples,
+        batch_size=task.batch,
+        shuffle=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+    )
 
     def epoch():
         seen, losses, hits = 0, 0.0, 0
@@ -104,10 +123,16 @@ class Pictures(Dataset):
 
         x = task.images.x_train
         low, high = x.min(), x.max()
-        self.pixels = ((x - low) / (high - low) * 255).to(torch.uint8).permute(0, 2, 3, 1).squeeze(-1).numpy()
+        self.pixels = (
+            ((x - low) / (high - low) * 255).to(torch.uint8).permute(0, 2, 3, 1).squeeze(-1).numpy()
+        )
         self.labels = task.images.y_train.tolist()
         channels = x.shape[1]
-        move = [transforms.RandomCrop(x.shape[-1], padding=4), transforms.RandomHorizontalFlip()] if task.augment else []
+        move = (
+            [transforms.RandomCrop(x.shape[-1], padding=4), transforms.RandomHorizontalFlip()]
+            if task.augment
+            else []
+        )
         normal = transforms.Normalize((0.5,) * channels, (0.25,) * channels)
         self.transform = transforms.Compose([*move, transforms.ToTensor(), normal])
 

@@ -41,7 +41,9 @@ def stamped(path: Path) -> str:
     """The text of a README or notebook with its badges and its clone address brought up to date."""
     text = path.read_text(encoding="utf-8")
     if path.suffix != ".ipynb":
-        return MARKS.sub(lambda mark: badges(mark["notebook"]) if mark["notebook"] else mark[0], text)
+        return MARKS.sub(
+            lambda mark: badges(mark["notebook"]) if mark["notebook"] else mark[0], text
+        )
     content = json.loads(text)
     repository, tag = address()
     for cell in content["cells"]:

@@ -1,43 +1,46 @@
 """A laboratory for one question: what does sparsity cost a neural network, and why?
 
-The modules, from the notebook's side to the machine's:
+This is the instrument; it knows nothing of papers. The rooms, from the notebook's side to the machine's:
 
-``plots`` ``claims`` ``notebook``   what a figure notebook shows and concludes
-``measurements``                    estimators over finished runs, kept and tabulated
-``sweep`` ``tables`` ``store``      carry a list of runs out; tabulate and keep what is finished
-``training`` ``cohort`` ``starts``  train K networks of one architecture in lock-step
-``workers`` ``flops``               with how many threads, and at what cost
-``runs`` ``specs`` ``presets``      what is to be trained, frozen and hashed
-``criteria`` ``masks`` ``init``     which weights live, and where they start
-``topology`` ``updates``            masks that change while training
-``signals`` ``peaks``               what tells while training when to prune, and a rule that listens
-``networks`` ``data`` ``metrics``   architectures, image sets, estimators
-``folders`` ``feeds``               image sets too large for memory, and batches for training
-``draws``                           every random number, by seed and name
+``runs``      finished runs: carried out, kept, tabulated, measured
+``training``  cohorts of networks in lock-step
+``specs``     what a run is: frozen, checked, hashed
+``masks``     which weights live
+``data``      image sets and batches
+``metrics``   estimators
+``sparse``    passes at the cost of the live weights
+``models``    architectures, their fresh weights, their cost
 
-Submodules load when they are first used, so that ``import lib`` costs nothing beside ``import torch``.
+Names load when they are first used, so that ``import lib`` costs nothing beside ``import torch``.
 """
 
 import importlib
 
 __version__ = "0.1.0"
 
-_MODULES = {
-    "claims", "cohort", "criteria", "data", "draws", "feeds", "flops", "folders", "init", "masks", "measurements", "metrics",
-    "networks", "notebook", "peaks", "plots", "presets", "runs", "signals", "specs", "starts", "store", "sweep", "tables", "topology",
-    "training", "updates", "workers",
-}  # fmt: skip
 _HOMES = {
-    "Run": "runs", "Setup": "runs", "Topology": "runs", "continued": "runs", "finetune": "runs",
-    "gradually_pruned": "runs", "scratch": "runs", "ticket": "runs",
-    "carry_out": "sweep", "measure": "measurements",
+    "Run": "specs.run", "Setup": "specs.parts", "MaskUpdate": "specs.parts", "continued": "specs.run",
+    "finetune": "specs.run", "gradually_pruned": "specs.run", "scratch": "specs.run",
+    "ticket": "specs.run", "carry_out": "runs.sweep", "measure": "runs.evaluate",
 }  # fmt: skip
+_ROOMS = {
+    "data",
+    "masks",
+    "metrics",
+    "models",
+    "runs",
+    "sparse",
+    "specs",
+    "training",
+    "files",
+    "rng",
+}
 
-__all__ = sorted(_MODULES | set(_HOMES))
+__all__ = sorted(_ROOMS | set(_HOMES))
 
 
 def __getattr__(name):
-    if name in _MODULES:
+    if name in _ROOMS:
         return importlib.import_module(f"lib.{name}")
     if name in _HOMES:
         return getattr(importlib.import_module(f"lib.{_HOMES[name]}"), name)

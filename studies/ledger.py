@@ -29,7 +29,7 @@ COLUMNS = [
 @functools.cache
 def ledger() -> dict:
     """Claim -> entry, over all studies."""
-    claims = {}
+    claims: dict[str, dict] = {}
     for path in sorted(Path(__file__).parent.glob("*/claims.yaml")):
         claims |= yaml.safe_load(path.read_text(encoding="utf-8"))
     return claims
@@ -42,7 +42,7 @@ def of_figure(figure: str) -> dict:
 
 def paper_curves(figure: str) -> dict:
     """The curves that the paper prints for ``figure``, as read off its plots; empty if none."""
-    merged = {}
+    merged: dict[str, list | dict] = {}
     for entry in of_figure(figure).values():
         merged |= entry.get("curves", {})
     return merged
@@ -65,6 +65,8 @@ def evidence(figure: str, table: pd.DataFrame, *, preset: str) -> pd.DataFrame:
     for name in of_figure(figure):
         try:
             effects = algebra.rows(RULES[name], healthy)
+            if not effects:
+                raise NotHere("the table has nothing that speaks of it")
         except NotHere as reason:
             rows.append({"claim": name, "what": "", "verdict": NOT_TESTED, "note": str(reason)})
             continue

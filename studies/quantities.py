@@ -45,9 +45,9 @@ def part(table: pd.DataFrame, **cell) -> pd.DataFrame:
     Dense runs stay where a column says nothing of them: they belong to every sparsity. A column
     that the table lacks says nothing.
     """
-    rows = table.reindex(columns=[*table, *(c for c in cell if c not in table)])
+    rows = table
     for column, wanted in cell.items():
-        value, has = of(wanted, table), rows[column]
+        value, has = of(wanted, table), rows.get(column, pd.Series(np.nan, rows.index))
         if isinstance(value, float):
             chosen = np.isclose(pd.to_numeric(has, errors="coerce"), value)
         else:
@@ -69,6 +69,11 @@ def final_rows(table: pd.DataFrame) -> pd.DataFrame:
 def sparsities(table: pd.DataFrame) -> list:
     """The sparsities of Sol-F in the table, rising."""
     return sorted(table.loc[table["solution"] == "sol_f", "sparsity"].unique())
+
+
+def all_sparsities(table: pd.DataFrame) -> list:
+    """The sparsities of whatever is pruned in the table, rising."""
+    return sorted(table.loc[table["solution"] != "sol_d", "sparsity"].unique())
 
 
 # -- numbers ---------------------------------------------------------------------------------------
@@ -119,7 +124,7 @@ class Numbers:
     __lt__ = lift(operator.lt)
     __le__ = lift(operator.le)
     __and__ = lift(operator.and_)
-    __invert__ = lift(operator.invert)
+    __invert__ = lift(np.logical_not)
     __neg__ = lift(operator.neg)
     __abs__ = lift(abs)
 
@@ -174,12 +179,24 @@ median = lift(lambda values: values.median())
 spread = lift(lambda values: values.std())
 factor = lift(lambda logs: np.exp(logs.mean(axis=None)))  # that logarithms mean
 
-first = lift(lambda course: course.iloc[:, 0])
-last = lift(lambda course: course.iloc[:, -1])
-highest = lift(lambda course: course.max(axis=1))
-lowest = lift(lambda course: course.min(axis=1))
-mean = lift(lambda course: course.mean(axis=1))
-peak = lift(lambda course: course.idxmax(axis=1))
+
+def reduction(function: Callable[[pd.DataFrame], pd.Series]) -> Callable[..., Numbers]:
+    """A function from a course to one number a seed; ``NotHere`` where the course is empty."""
+
+    def reduced(course):
+        if course.empty:
+            raise NotHere("the table lacks a course that this rule needs")
+        return function(course)
+
+    return lift(reduced)
+
+
+first = reduction(lambda course: course.iloc[:, 0])
+last = reduction(lambda course: course.iloc[:, -1])
+highest = reduction(lambda course: course.max(axis=1))
+lowest = reduction(lambda course: course.min(axis=1))
+mean = reduction(lambda course: course.mean(axis=1))
+peak = reduction(lambda course: course.idxmax(axis=1))
 place = lift(lambda course, number: course.columns[number])
 
 

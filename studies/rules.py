@@ -37,7 +37,7 @@ import numpy as np
 import pandas as pd
 
 from studies.decide import Effect, NotHere
-from studies.quantities import Numbers, ln, of, part, pick, sparsities
+from studies.quantities import Numbers, all_sparsities, ln, of, part, pick, sparsities
 
 MATCH = 0.5  # points: differences of accuracy below it are smaller than the spread that papers plot
 
@@ -165,7 +165,7 @@ def needs(check: Callable[[pd.DataFrame], bool], otherwise: Words) -> Condition:
     return condition
 
 
-def only(chosen: Callable[[pd.DataFrame], pd.Series], otherwise: Words = "") -> Condition:
+def only(chosen: Callable[[pd.DataFrame], pd.Series], otherwise: Words) -> Condition:
     """The condition that some rows are ``chosen``; they are what the rule sees."""
 
     def condition(table):
@@ -177,7 +177,7 @@ def only(chosen: Callable[[pd.DataFrame], pd.Series], otherwise: Words = "") -> 
     return condition
 
 
-def where(check: Callable, otherwise: str, column: str = "sparsity", among=sparsities):
+def where(check: Callable, otherwise: str, column: str = "sparsity", among=all_sparsities):
     """The places along ``column`` at which ``check`` holds for the part of the table.
 
     A function of the table, for ``each``; it raises ``NotHere`` where there is none.

@@ -6,8 +6,10 @@ import pytest
 import torch
 from support import content_digest, random_arrays
 
-from lib import data, files, training
-from lib.store import Store
+from lib import files
+from lib.data import sets
+from lib.runs.store import Store
+from lib.training import loop
 
 hypothesis.settings.register_profile("patient", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("patient")
@@ -34,19 +36,19 @@ def place_set(tmp_path, monkeypatch):
         arrays = arrays or random_arrays(**form)
         classes = classes or int(arrays["y_train"].max()) + 1
         sizes = (len(arrays["x_train"]), len(arrays["x_test"]))
-        monkeypatch.setitem(data._FORMS, name, (arrays["x_train"].shape[1:], classes, *sizes))
+        monkeypatch.setitem(sets._FORMS, name, (arrays["x_train"].shape[1:], classes, *sizes))
         if trusted:
             monkeypatch.setitem(files.DIGESTS, name, content_digest(arrays))
         path = tmp_path / "data" / f"{name}.npz"
         path.parent.mkdir(exist_ok=True)
         np.savez(path, **arrays)
-        data.read.cache_clear()
-        data._tensors.cache_clear()
+        sets.read.cache_clear()
+        sets._tensors.cache_clear()
         return path
 
     yield place
-    data.read.cache_clear()
-    data._tensors.cache_clear()
+    sets.read.cache_clear()
+    sets._tensors.cache_clear()
 
 
 @pytest.fixture
@@ -61,20 +63,20 @@ def one_thread():
 @pytest.fixture
 def trained(monkeypatch):
     """The runs given to each cohort that is trained."""
-    cohorts, real = [], training.Training.__init__
+    cohorts, real = [], loop.Training.__init__
 
     def watched(self, runs, *arguments, **named):
         cohorts.append([run.key for run in runs])
         real(self, runs, *arguments, **named)
 
-    monkeypatch.setattr(training.Training, "__init__", watched)
+    monkeypatch.setattr(loop.Training, "__init__", watched)
     return cohorts
 
 
 @pytest.fixture
 def after_every_step(monkeypatch):
     """A list of (pruned weights and velocities that are not zero, pruned weights) after each optimiser step of any group."""
-    seen, real = [], training.sgd_
+    seen, real = [], loop.sgd_
 
     def watched(cohort, *arguments):
         real(cohort, *arguments)
@@ -82,5 +84,5 @@ def after_every_step(monkeypatch):
         alive = cohort.weights[pruned].count_nonzero() + cohort.velocity[pruned].count_nonzero()
         seen.append((int(alive), int(pruned.sum())))
 
-    monkeypatch.setattr(training, "sgd_", watched)
+    monkeypatch.setattr(loop, "sgd_", watched)
     return seen

@@ -13,14 +13,26 @@ import numpy as np
 import pandas as pd
 import torch
 
-from lib import data, draws, presets, schedules, sweep, training
-from lib.cohort import Layout, build
-from lib.runs import Run, Setup, finetune, scratch
-from lib.store import Store
-from lib.training import network_of
+from lib import rng
+from lib.data import sets
+from lib.runs import sweep
+from lib.runs.store import Store
+from lib.specs.parts import Setup
+from lib.specs.run import Run, finetune, scratch
+from lib.training import loop, schedules
+from lib.training.cohort import Layout, build
+from lib.training.loop import network_of
+from studies import presets
+from studies.presets import setup_of
 
 SMALL = {
-    **{"dataset": "digits", "train_examples": 150, "test_examples": 80, "network": "mlp", "widths": [16]},
+    **{
+        "dataset": "digits",
+        "train_examples": 150,
+        "test_examples": 80,
+        "network": "mlp",
+        "widths": [16],
+    },
     **{"epochs": 3, "sparse_epochs": 3, "batch_size": 32, "lr": 0.1, "momentum": 0.9, "seeds": 2},
 }
 
@@ -28,13 +40,17 @@ SMALL = {
 def small(**overrides) -> Setup:
     """A setup of a small network on few digits, with ``overrides`` of the settings, on the data that is there."""
     s = presets.Settings(**{**SMALL, **overrides})
-    images = data.load(s.dataset, train=s.train_examples, test=s.test_examples, normalise=s.normalise)
-    return Setup.of(s, images.fingerprint)
+    images = sets.load(
+        s.dataset, train=s.train_examples, test=s.test_examples, normalise=s.normalise
+    )
+    return setup_of(s, images.fingerprint)
 
 
-def images_of(run: Run) -> data.ImageSet:
+def images_of(run: Run) -> sets.ImageSet:
     """The images that ``run`` trains and is measured on."""
-    return data.load(run.data.name, train=run.data.train, test=run.data.test, normalise=run.data.normalise)
+    return sets.load(
+        run.data.name, train=run.data.train, test=run.data.test, normalise=run.data.normalise
+    )
 
 
 def layout_of(run: Run) -> Layout:
@@ -46,8 +62,16 @@ def network_at(run: Run, tensors: dict, suffix: str = "") -> torch.nn.Module:
     """The network of ``run`` with stored weights (``"@3"``: those kept at epoch 3), in eval mode, filled by torch's own means."""
     layout, images = layout_of(run), images_of(run)
     network = build(run.network, images.shape, images.classes).to_empty(device="cpu").eval()
-    values = {**layout.views(tensors[f"weights{suffix}"]), **layout.views(tensors[f"buffers{suffix}"], buffers=True)}
-    network.load_state_dict({**values, **{name: torch.tensor(0) for name in network.state_dict() if name.endswith("tracked")}})
+    values = {
+        **layout.views(tensors[f"weights{suffix}"]),
+        **layout.views(tensors[f"buffers{suffix}"], buffers=True),
+    }
+    network.load_state_dict(
+        {
+            **values,
+            **{name: torch.tensor(0) for name in network.state_dict() if name.endswith("tracked")},
+        }
+    )
     return network
 
 
@@ -103,7 +127,11 @@ def same_in_all(run: Run, companies: list[list[Run]], tmp_path: Path) -> None:
 def leftovers(root: Path) -> list[str]:
     """Names below ``root`` of files that are neither finished runs nor locks."""
     found = [path for path in Path(root).rglob("*") if path.is_file()]
-    return sorted(str(p.relative_to(root)) for p in found if p.parent.name != "locks" and not p.match("finished/??/*.safetensors"))
+    return sorted(
+        str(p.relative_to(root))
+        for p in found
+        if p.parent.name != "locks" and not p.match("finished/??/*.safetensors")
+    )
 
 
 # -- an independent training loop --------------------------------------------------------------------------------------
@@ -112,7 +140,11 @@ def leftovers(root: Path) -> list[str]:
 def labels_of(run: Run) -> torch.Tensor:
     """The training labels that ``run`` is given."""
     y = images_of(run).y_train
-    return data.noisy_labels(y, run.data.noise, 10, run.seed, run.data.noise_kind)[0] if run.data.noise else y
+    return (
+        sets.noisy_labels(y, run.data.noise, 10, run.seed, run.data.noise_kind)[0]
+        if run.data.noise
+        else y
+    )
 
 
 def usual_loop(run: Run, weights, buffers, mask, *, rate=None, velocity=None) -> torch.nn.Module:
@@ -124,24 +156,38 @@ def usual_loop(run: Run, weights, buffers, mask, *, rate=None, velocity=None) ->
     images, recipe = images_of(run), run.recipe
     network = build(run.network, images.shape, images.classes).to_empty(device="cpu")
     for name, value in {**weights, **buffers}.items():
-        network.get_parameter(name).data.copy_(value) if name in weights else network.get_buffer(name).copy_(value)
+        network.get_parameter(name).data.copy_(value) if name in weights else network.get_buffer(
+            name
+        ).copy_(value)
     optimiser = torch.optim.SGD(
-        network.parameters(), lr=1.0, momentum=recipe.momentum, nesterov=recipe.nesterov, weight_decay=recipe.weight_decay
+        network.parameters(),
+        lr=1.0,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        weight_decay=recipe.weight_decay,
     )
     for name, p in network.named_parameters() if velocity else ():
         optimiser.state[p]["momentum_buffer"] = velocity[name] * mask[name]
     labels, count = labels_of(run), len(images.y_train)
-    crop = data.Cropper(images.x_train, images.black) if run.data.augment else None
+    crop = sets.Cropper(images.x_train, images.black) if run.data.augment else None
     steps = math.ceil(count / recipe.batch_size)
     stream = "sol_d" if run.solution == "sol_p" else run.solution
     network.train()
     for epoch in range(run.begin, recipe.epochs):
-        order = torch.randperm(count, generator=draws.generator(run.seed, stream, "order", epoch))
-        moves = crop.draw(count, draws.generator(run.seed, stream, "crop", epoch)) if crop else None
-        rates = [rate(epoch, step, steps) for step in range(steps)] if rate else schedules.rates(recipe, epoch, steps).tolist()
+        order = torch.randperm(count, generator=rng.generator(run.seed, stream, "order", epoch))
+        moves = crop.draw(count, rng.generator(run.seed, stream, "crop", epoch)) if crop else None
+        rates = (
+            [rate(epoch, step, steps) for step in range(steps)]
+            if rate
+            else schedules.rates(recipe, epoch, steps).tolist()
+        )
         for step in range(steps):
             batch = order[step * recipe.batch_size :][: recipe.batch_size]
-            x = crop(batch, moves[step * recipe.batch_size :][: recipe.batch_size]) if crop else images.x_train[batch]
+            x = (
+                crop(batch, moves[step * recipe.batch_size :][: recipe.batch_size])
+                if crop
+                else images.x_train[batch]
+            )
             if x.dim() == 4:  # as does the layout
                 x = x.contiguous(memory_format=torch.channels_last)
             optimiser.zero_grad()
@@ -162,12 +208,14 @@ def usual_loop(run: Run, weights, buffers, mask, *, rate=None, velocity=None) ->
 
 def random_arrays(shape=(16, 16, 3), classes=4, train=48, test=24, seed=0) -> dict[str, np.ndarray]:
     """Arrays of the layout of a data file; the pixels of a class share a pattern, so that there is something to learn."""
-    rng = np.random.default_rng(seed)
-    patterns = rng.integers(0, 256, (classes, *shape))
+    stream = np.random.default_rng(seed)
+    patterns = stream.integers(0, 256, (classes, *shape))
     arrays = {}
     for part, count in (("train", train), ("test", test)):
-        y = rng.permutation(np.arange(count) % classes).astype(np.uint8)
-        arrays[f"x_{part}"] = ((patterns[y] + 2 * rng.integers(0, 256, (count, *shape))) // 3).astype(np.uint8)
+        y = stream.permutation(np.arange(count) % classes).astype(np.uint8)
+        arrays[f"x_{part}"] = (
+            (patterns[y] + 2 * stream.integers(0, 256, (count, *shape))) // 3
+        ).astype(np.uint8)
         arrays[f"y_{part}"] = y
     return arrays
 
@@ -177,7 +225,9 @@ def content_digest(arrays: dict[str, np.ndarray]) -> str:
     parts = []
     for part in ("train", "test"):
         pairs = zip(arrays[f"x_{part}"], arrays[f"y_{part}"].tolist(), strict=True)
-        rows = sorted(hashlib.blake2b(x.tobytes() + bytes([y]), digest_size=16).digest() for x, y in pairs)
+        rows = sorted(
+            hashlib.blake2b(x.tobytes() + bytes([y]), digest_size=16).digest() for x, y in pairs
+        )
         parts.append(hashlib.sha256(b"".join(rows)).hexdigest())
     return hashlib.sha256("".join(parts).encode()).hexdigest()
 
@@ -186,7 +236,16 @@ def content_digest(arrays: dict[str, np.ndarray]) -> str:
 # A child forks from a server that has imported what it needs but has never computed, so that starting one is cheap.
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["pandas", "sklearn.datasets", "sklearn.model_selection", "safetensors.torch", "filelock", "lib.sweep"])
+CONTEXT.set_forkserver_preload(
+    [
+        "pandas",
+        "sklearn.datasets",
+        "sklearn.model_selection",
+        "safetensors.torch",
+        "filelock",
+        "lib.sweep",
+    ]
+)
 
 
 def start_process(function, *arguments):
@@ -241,13 +300,13 @@ def carried_out(runs, root, path, ready=None) -> None:
     """
     torch.set_num_threads(2)
     checkpoint_every_epoch()
-    epochs, real = [], training.Training.run_epoch
+    epochs, real = [], loop.Training.run_epoch
 
     def counted(self, *arguments):
         epochs.extend((member.run.key, self.epoch) for member in self.members)
         real(self, *arguments)
 
-    training.Training.run_epoch = counted
+    loop.Training.run_epoch = counted
     if ready is not None:
         ready.wait()
     table = carry_out(runs, Store(root))

@@ -9,14 +9,31 @@ import pytest
 from lib import claims, plots
 from lib.claims import early
 from lib.claims.decisions import NotHere
-from lib.peaks import PeakRule, decide
+from lib.training.peaks import PeakRule, decide
 
 EPOCHS, GRID = 40, [0, 1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 36, 40]
-HERE = {"dataset": "digits", "network": "mlp", "epochs": EPOCHS, "diverged": False, "schedule": "exponential"}
+HERE = {
+    "dataset": "digits",
+    "network": "mlp",
+    "epochs": EPOCHS,
+    "diverged": False,
+    "schedule": "exponential",
+}
 HERE |= {"kl_expansion_error": 0.001, "fisher_relative_error": 0.01}
 
 
-def runs(best=8, peak=8, turn=8, dense=0.96, drop=0.002, end=0.2, seeds=6, spread=0.0, slope=0.001, **variant):
+def runs(
+    best=8,
+    peak=8,
+    turn=8,
+    dense=0.96,
+    drop=0.002,
+    end=0.2,
+    seeds=6,
+    spread=0.0,
+    slope=0.001,
+    **variant,
+):
     """Dense and pruned runs: accuracy is highest when pruned at ``best``, Tr(F) at ``peak``, KL at ``turn``, with ``spread`` over seeds."""
     rows, rng = [], np.random.default_rng(0)
     for seed in range(seeds):
@@ -32,10 +49,18 @@ def runs(best=8, peak=8, turn=8, dense=0.96, drop=0.002, end=0.2, seeds=6, sprea
                 "sparsity": 0.0,
                 "fisher": 10 * max(end, 1 - 3 * far) + 0.01 * epoch,
             }
-            row |= {"kl_uniform": 0.01 + 5 * (1 - abs(epoch - turn) / EPOCHS), "test_accuracy": dense + noise, "train_accuracy": 1.0}
-            rows.append(row | {"fisher_seconds": 3.0, "kl_uniform_seconds": 1.0, "rate": 0.9**epoch})
+            row |= {
+                "kl_uniform": 0.01 + 5 * (1 - abs(epoch - turn) / EPOCHS),
+                "test_accuracy": dense + noise,
+                "train_accuracy": 1.0,
+            }
+            rows.append(
+                row | {"fisher_seconds": 3.0, "kl_uniform_seconds": 1.0, "rate": 0.9**epoch}
+            )
         for at in GRID:
-            accuracy = dense - drop - slope * abs(at - best) + noise - (0.3 if at == EPOCHS else 0.0)
+            accuracy = (
+                dense - drop - slope * abs(at - best) + noise - (0.3 if at == EPOCHS else 0.0)
+            )
             rows.append(
                 {
                     "key": f"{key}@{at}",
@@ -47,7 +72,11 @@ def runs(best=8, peak=8, turn=8, dense=0.96, drop=0.002, end=0.2, seeds=6, sprea
                     "test_accuracy": accuracy,
                 }
             )
-    pruning = {name: variant.pop(name) for name in ("criterion", "scope", "rate_floor", "sparsity") if name in variant}
+    pruning = {
+        name: variant.pop(name)
+        for name in ("criterion", "scope", "rate_floor", "sparsity")
+        if name in variant
+    }
     table = pd.DataFrame(rows).assign(**{**HERE, **variant})
     for name, value in pruning.items():
         table.loc[table["solution"] == "sol_p", name] = value
@@ -72,7 +101,11 @@ PLAIN = {"criterion": "magnitude", "scope": "global"}
         ("early-trf-two-phases", {}, {"end": 0.9}),
         ("early-peak-correlates-trf", {}, {"peak": 36}),
         ("early-local-fig9", {"scope": "layer"}, {"scope": "layer", "best": 36}),
-        ("early-fisher-criterion-period", {"criterion": "fisher"}, {"criterion": "fisher", "peak": 30}),
+        (
+            "early-fisher-criterion-period",
+            {"criterion": "fisher"},
+            {"criterion": "fisher", "peak": 30},
+        ),
     ],
 )
 def test_rules_of_one_curve(claim, good, bad):
@@ -89,10 +122,17 @@ def test_magnitude_against_fisher():
 
 
 def schedules(exponential, others):
-    parts = [runs(schedule="exponential", scope=scope, rate_floor=0.001, **exponential) for scope in ("global", "layer")]
+    parts = [
+        runs(schedule="exponential", scope=scope, rate_floor=0.001, **exponential)
+        for scope in ("global", "layer")
+    ]
     return pd.concat(
         parts
-        + [runs(schedule=name, scope=scope, rate_floor=0.001, **others) for name in ("cosine", "linear") for scope in ("global", "layer")]
+        + [
+            runs(schedule=name, scope=scope, rate_floor=0.001, **others)
+            for name in ("cosine", "linear")
+            for scope in ("global", "layer")
+        ]
     )
 
 
@@ -100,8 +140,13 @@ def test_rules_of_schedules():
     """Peaks and best epochs that move together support them; peaks that move without the best epochs refute the second."""
     together = schedules({"best": 8, "peak": 8}, {"best": 20, "peak": 20})
     apart = schedules({"best": 8, "peak": 8}, {"best": 8, "peak": 20})
-    assert [verdict(c, together) for c in ("early-lr-modulates-peak", "early-lr-period-follows")] == ["supported"] * 2
-    assert [verdict(c, apart) for c in ("early-lr-modulates-peak", "early-lr-period-follows")] == ["supported", "refuted"]
+    assert [
+        verdict(c, together) for c in ("early-lr-modulates-peak", "early-lr-period-follows")
+    ] == ["supported"] * 2
+    assert [verdict(c, apart) for c in ("early-lr-modulates-peak", "early-lr-period-follows")] == [
+        "supported",
+        "refuted",
+    ]
     assert verdict("early-local-schedules-cifar10", apart) == "refuted"
 
 
@@ -110,7 +155,9 @@ def test_the_floor():
     with_floor = runs(schedule="exponential", scope="global", rate_floor=0.001, spread=0.001)
     without = runs(schedule="exponential", scope="global", rate_floor=0.0, spread=0.001)
     late = (without["prune_epoch"] >= 32) & (without["solution"] == "sol_p")
-    pruned = without[without["solution"] == "sol_p"].assign(key=lambda rows: rows["key"] + "no floor")
+    pruned = without[without["solution"] == "sol_p"].assign(
+        key=lambda rows: rows["key"] + "no floor"
+    )
     worse = pruned.assign(test_accuracy=pruned["test_accuracy"] - 0.02 * late)
     assert verdict("early-lr-floor-helps", pd.concat([with_floor, worse])) == "supported"
     better = pruned.assign(test_accuracy=pruned["test_accuracy"] + 0.02 * late)
@@ -119,10 +166,23 @@ def test_the_floor():
 
 def test_rules_of_the_kl_signal():
     """A turn near the best epoch supports, one far from it refutes, none leaves it undecided and refutes the rise and fall."""
-    near, far, none = (pd.concat([runs(schedule=s, turn=turn) for s in ("exponential", "cosine")]) for turn in (8, 34, 40))
-    assert [verdict("early-kl-correlates-cosine", table) for table in (near, far, none)] == ["supported", "refuted", "undecided"]
-    assert [verdict("early-kl-rises-then-falls", table) for table in (near, none)] == ["supported", "refuted"]
-    assert [verdict("early-kl-tracks-trf", table) for table in (near, none)] == ["supported", "refuted"]
+    near, far, none = (
+        pd.concat([runs(schedule=s, turn=turn) for s in ("exponential", "cosine")])
+        for turn in (8, 34, 40)
+    )
+    assert [verdict("early-kl-correlates-cosine", table) for table in (near, far, none)] == [
+        "supported",
+        "refuted",
+        "undecided",
+    ]
+    assert [verdict("early-kl-rises-then-falls", table) for table in (near, none)] == [
+        "supported",
+        "refuted",
+    ]
+    assert [verdict("early-kl-tracks-trf", table) for table in (near, none)] == [
+        "supported",
+        "refuted",
+    ]
     assert verdict("early-kl-cheaper", near) == "supported"
     assert verdict("early-kl-cheaper", near.assign(kl_uniform_seconds=2.0)) == "refuted"
 
@@ -132,25 +192,42 @@ def test_rules_of_weight_decay():
 
     def decays(weak, middle, strong):
         parts = [
-            runs(weight_decay=w, scope=s, **how) for w, how in ((5e-5, weak), (5e-4, middle), (5e-3, strong)) for s in ("global", "layer")
+            runs(weight_decay=w, scope=s, **how)
+            for w, how in ((5e-5, weak), (5e-4, middle), (5e-3, strong))
+            for s in ("global", "layer")
         ]
         return pd.concat(parts)
 
-    story = decays({"peak": 2, "best": 24, "dense": 0.9}, {"peak": 8, "best": 8}, {"peak": 28, "best": 4, "dense": 0.9})
-    mirror = decays({"peak": 30, "best": 30}, {"peak": 8, "best": 30, "dense": 0.9}, {"peak": 2, "best": 8})
-    for claim in ("early-wd-weak-correlation", "early-wd-over-period-late", "early-wd-under-peak-late"):
+    story = decays(
+        {"peak": 2, "best": 24, "dense": 0.9},
+        {"peak": 8, "best": 8},
+        {"peak": 28, "best": 4, "dense": 0.9},
+    )
+    mirror = decays(
+        {"peak": 30, "best": 30}, {"peak": 8, "best": 30, "dense": 0.9}, {"peak": 2, "best": 8}
+    )
+    for claim in (
+        "early-wd-weak-correlation",
+        "early-wd-over-period-late",
+        "early-wd-under-peak-late",
+    ):
         assert (verdict(claim, story), verdict(claim, mirror)) == ("supported", "refuted"), claim
 
 
 def test_numbers_of_the_study_need_its_setting():
     """Digits cannot speak of CIFAR; CIFAR-10 with ResNet-18 after 200 epochs can."""
     assert verdict("early-fig1-resnet18-cifar10", runs(**PLAIN)) == "not tested here"
-    own = runs(dense=0.953, drop=0.002, best=12, spread=1e-4, schedule="exponential", **PLAIN).assign(
-        dataset="cifar10", network="resnet-18"
-    )
+    own = runs(
+        dense=0.953, drop=0.002, best=12, spread=1e-4, schedule="exponential", **PLAIN
+    ).assign(dataset="cifar10", network="resnet-18")
     own[["epochs", "epoch", "prune_epoch"]] *= 5
-    assert [verdict(c, own) for c in ("early-fig1-resnet18-cifar10", "early-baselines")] == ["supported"] * 2
-    assert verdict("early-baselines", own.assign(test_accuracy=own["test_accuracy"] - 0.02)) == "refuted"
+    assert [verdict(c, own) for c in ("early-fig1-resnet18-cifar10", "early-baselines")] == [
+        "supported"
+    ] * 2
+    assert (
+        verdict("early-baselines", own.assign(test_accuracy=own["test_accuracy"] - 0.02))
+        == "refuted"
+    )
 
 
 def test_the_best_epoch_is_taken_from_the_other_seeds():
@@ -202,7 +279,11 @@ def test_the_rule_waits_for_its_patience():
 def test_the_rule_sees_no_future():
     """What comes after its word changes nothing."""
     past = [0, 3, 9, 8, 7]
-    assert decide(past, PeakRule(patience=2)) == decide([*past, 1e9, -1e9, math.nan], PeakRule(patience=2)) == 4
+    assert (
+        decide(past, PeakRule(patience=2))
+        == decide([*past, 1e9, -1e9, math.nan], PeakRule(patience=2))
+        == 4
+    )
 
 
 def test_a_plateau_is_a_turn():
@@ -221,7 +302,12 @@ def test_the_start_is_let_pass():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"), [({"patience": 0}, "patience is 0"), ({"tolerance": -0.1}, "tolerance is -0.1"), ({"start": -1}, "start is -1")]
+    ("wrong", "message"),
+    [
+        ({"patience": 0}, "patience is 0"),
+        ({"tolerance": -0.1}, "tolerance is -0.1"),
+        ({"start": -1}, "start is -1"),
+    ],
 )
 def test_wrong_rules(wrong, message):
     with pytest.raises(ValueError, match=message):

@@ -6,35 +6,46 @@ import pytest
 import torch
 from support import carry_out, images_of, layout_of, small
 
-from lib import claims, draws, init, sweep
+from lib import claims, rng
 from lib.claims import flow_gradients
 from lib.claims.decisions import NotHere, decide
 from lib.claims.flow_gradients import SPARSE
-from lib.cohort import build
 from lib.metrics import gradients
-from lib.runs import Run, Topology, gradually_pruned, scratch
-from lib.store import Store
+from lib.models import initializers
+from lib.runs import results
+from lib.runs.store import Store
+from lib.specs.parts import MaskUpdate
+from lib.specs.run import Run, gradually_pruned, scratch
+from lib.training.cohort import build
 
 # -- what is recorded --------------------------------------------------------------------------------------------------
 
-FLOW = {"flow_every": 2, "flow_examples": 40, "held": 60}  # 150 digits in batches of 32 are 5 steps an epoch
+FLOW = {
+    "flow_every": 2,
+    "flow_examples": 40,
+    "held": 60,
+}  # 150 digits in batches of 32 are 5 steps an epoch
 
 
 def trained_by_hand(run, until):
     """The network of a run after ``until`` optimiser steps: one module, autograd, momentum written out. Its mask is that of its start."""
     images, recipe = images_of(run), run.recipe
     network = build(run.network, images.shape, images.classes).to_empty(device="cpu").eval()
-    for name, value in init.dense(network, run.network.init, run.seed).items():
+    for name, value in initializers.dense(network, run.network.init, run.seed).items():
         network.get_parameter(name).data.copy_(value)
     velocity = {name: torch.zeros_like(p) for name, p in network.named_parameters()}
     step = 0
     for epoch in range(recipe.epochs):
-        order = torch.randperm(len(images.y_train), generator=draws.generator(run.seed, run.solution, "order", epoch))
+        order = torch.randperm(
+            len(images.y_train), generator=rng.generator(run.seed, run.solution, "order", epoch)
+        )
         for batch in order.split(recipe.batch_size):
             if step == until:
                 return network
             network.zero_grad()
-            torch.nn.functional.cross_entropy(network(images.x_train[batch]), images.y_train[batch]).backward()
+            torch.nn.functional.cross_entropy(
+                network(images.x_train[batch]), images.y_train[batch]
+            ).backward()
             with torch.no_grad():
                 for name, p in network.named_parameters():
                     velocity[name] = recipe.momentum * velocity[name] + p.grad
@@ -47,10 +58,12 @@ def test_recorded_flow_is_that_of_a_network_trained_by_hand(tmp_path):
     """At every recorded step, on the examples behind the first ``held``; the table has a row for each."""
     run, store = Run.dense(small(**FLOW), seed=3), Store(tmp_path)
     carry_out([run], store)
-    table, images = sweep.flows([run], store), images_of(run)
+    table, images = results.flows([run], store), images_of(run)
     assert list(table["step"]) == [0, 2, 4, 6, 8, 10, 12, 14]
     for step, found in zip(table["step"], table["flow"], strict=True):
-        expected = gradients.flow(trained_by_hand(run, step), images.x_train[60:100], images.y_train[60:100])
+        expected = gradients.flow(
+            trained_by_hand(run, step), images.x_train[60:100], images.y_train[60:100]
+        )
         assert found == pytest.approx(expected, rel=1e-4), step
     assert (table["flow"] == table["flow_after"]).all()
 
@@ -58,11 +71,23 @@ def test_recorded_flow_is_that_of_a_network_trained_by_hand(tmp_path):
 def test_flow_around_a_mask_update(tmp_path):
     """Before it that of the network as trained, after it that of the new mask; a step recorded at an update has both."""
     setup, store = small(**FLOW, keep_dense=[]), Store(tmp_path)
-    parent = gradually_pruned(setup, seed=1, sparsity=0.8, topology=Topology(method="gradual", every=5, start=0, end=10))
-    run = scratch(parent, sparsity=0.8, topology=Topology(method="rigl", every=6, end=15, fraction=0.3, held=60))
+    parent = gradually_pruned(
+        setup,
+        seed=1,
+        sparsity=0.8,
+        mask_update=MaskUpdate(method="gradual", every=5, start=0, end=10),
+    )
+    run = scratch(
+        parent,
+        sparsity=0.8,
+        mask_update=MaskUpdate(method="rigl", every=6, end=15, fraction=0.3, held=60),
+    )
     carry_out([run], store)
-    flows, updates = sweep.flows([run, parent], store), sweep.mask_updates([run, parent], store)
-    assert updates.groupby("key")["step"].apply(list).to_dict() == {run.key: [6, 12], parent.key: [5, 10]}
+    flows, updates = results.flows([run, parent], store), results.mask_updates([run, parent], store)
+    assert updates.groupby("key")["step"].apply(list).to_dict() == {
+        run.key: [6, 12],
+        parent.key: [5, 10],
+    }
     own = flows[flows["key"] == run.key].set_index("step")
     around = updates[updates["key"] == run.key].set_index("step")
     assert list(around.index) == [6, 12]
@@ -81,16 +106,18 @@ def test_flow_counts_live_weights_alone(tmp_path):
     images, layout = images_of(run), layout_of(run)
     mask = layout.views(store.get(run.key).tensors["mask"])
     network = build(run.network, images.shape, images.classes).to_empty(device="cpu").eval()
-    weights, _ = init.sparse(network, {n: m for n, m in mask.items() if m.dim() > 1}, "he", 0, "scratch", form="masked")
+    weights, _ = initializers.sparse(
+        network, {n: m for n, m in mask.items() if m.dim() > 1}, "he", 0, "scratch", form="masked"
+    )
     for name, value in weights.items():
         network.get_parameter(name).data.copy_(value)
     expected = gradients.flow(network, images.x_train[60:100], images.y_train[60:100], mask=mask)
-    assert sweep.flows([run], store)["flow"].iloc[0] == pytest.approx(expected, rel=1e-4)
+    assert results.flows([run], store)["flow"].iloc[0] == pytest.approx(expected, rel=1e-4)
 
 
 def test_tables_of_runs_that_are_not_there(store):
     run = Run.dense(small(**FLOW), seed=0)
-    for table in (sweep.flows, sweep.mask_updates):
+    for table in (results.flows, results.mask_updates):
         with pytest.raises(KeyError, match="is not in the store"):
             table([run], store)
 
@@ -103,8 +130,16 @@ CELLS = [*SPARSE, ("lottery", ""), ("small dense", "")]
 STORY = {
     **{("scratch", form): (1.0, 0.5, 0, 96) for form in ("layer", "neuron")},
     **{("set", form): (1.1, 0.5, 0, 97) for form in ("layer", "neuron")},
-    **{("rigl", "layer"): (1.1, 1.0, 0, 98), ("rigl", "neuron"): (3.0, 2.0, 0, 98), ("rigl-inverted", "neuron"): (0.5, 0.5, 0, 92)},
-    **{("scratch", "masked"): (0.3, 0.5, 1000, 60), ("set", "masked"): (0.32, 0.5, 1000, 61), ("rigl", "masked"): (0.8, 1.0, 600, 80)},
+    **{
+        ("rigl", "layer"): (1.1, 1.0, 0, 98),
+        ("rigl", "neuron"): (3.0, 2.0, 0, 98),
+        ("rigl-inverted", "neuron"): (0.5, 0.5, 0, 92),
+    },
+    **{
+        ("scratch", "masked"): (0.3, 0.5, 1000, 60),
+        ("set", "masked"): (0.32, 0.5, 1000, 61),
+        ("rigl", "masked"): (0.8, 1.0, 600, 80),
+    },
     **{("lottery", ""): (1.0, 0.5, 0, 98), ("small dense", ""): (0.05, 0.05, 0, 99)},
 }
 # change of the norm at updates in the first and second half, before learning starts
@@ -116,14 +151,27 @@ def made_up(changes=None, network="lenet-5", dataset="mnist", spread=0.05, **oth
 
     ``other`` maps "scratch masked" and the like to another (first half, second half, start, accuracy).
     """
-    rng, rows = np.random.default_rng(0), []
+    stream, rows = np.random.default_rng(0), []
     changes = {**CHANGES, **(changes or {})}
     for row, form in CELLS:
-        first, second, begins, accuracy = other.get(f"{row} {form}".strip().replace(" ", "_").replace("-", "_"), STORY[row, form])
+        first, second, begins, accuracy = other.get(
+            f"{row} {form}".strip().replace(" ", "_").replace("-", "_"), STORY[row, form]
+        )
         for seed in range(SEEDS):
-            own = float(np.exp(spread * rng.standard_normal()))
-            run = {"key": f"{row}{form}{seed}", "row": row, "form": form, "seed": seed, "diverged": False, "steps": STEPS}
-            run |= {"dataset": dataset, "network": network, "test_accuracy": accuracy / 100 + 1e-4 * rng.standard_normal()}
+            own = float(np.exp(spread * stream.standard_normal()))
+            run = {
+                "key": f"{row}{form}{seed}",
+                "row": row,
+                "form": form,
+                "seed": seed,
+                "diverged": False,
+                "steps": STEPS,
+            }
+            run |= {
+                "dataset": dataset,
+                "network": network,
+                "test_accuracy": accuracy / 100 + 1e-4 * stream.standard_normal(),
+            }
 
             def level(step, own=own, first=first, second=second, begins=begins):
                 return own * (1e-5 if step < begins else first if step <= STEPS / 2 else second)
@@ -134,7 +182,14 @@ def made_up(changes=None, network="lenet-5", dataset="mnist", spread=0.05, **oth
                 early, late, asleep = changes[row]
                 size = asleep if step < begins else early if step <= STEPS / 2 else late
                 before = level(step)
-                rows.append({**run, "step": step, "before": before, "after": (before**0.5 + own * size) ** 2})
+                rows.append(
+                    {
+                        **run,
+                        "step": step,
+                        "before": before,
+                        "after": (before**0.5 + own * size) ** 2,
+                    }
+                )
     return pd.DataFrame(rows)
 
 
@@ -144,16 +199,25 @@ def verdict(claim, table):
 
 
 RULES = [  # claim, what refutes it
-    ("flow-fig2-scratch-stalls", {"scratch_masked": (0.3, 0.5, 0, 60), "scratch_neuron": (1.0, 0.5, 600, 96)}),
+    (
+        "flow-fig2-scratch-stalls",
+        {"scratch_masked": (0.3, 0.5, 0, 60), "scratch_neuron": (1.0, 0.5, 600, 96)},
+    ),
     ("flow-fig2-scratch-stalls", {"scratch_masked": (0.3, 0.5, 4000, 60)}),
     ("flow-fig2-init-raises-flow", {"scratch_masked": (3.0, 0.5, 0, 60)}),
-    ("flow-fig2-small-dense-gap", {"small_dense": (1.0, 0.5, 0, 99), "scratch_masked": (1.0, 0.5, 0, 60)}),
+    (
+        "flow-fig2-small-dense-gap",
+        {"small_dense": (1.0, 0.5, 0, 99), "scratch_masked": (1.0, 0.5, 0, 60)},
+    ),
     ("flow-fig2-rigl-improves", {"rigl_neuron": (0.5, 2.0, 0, 98)}),
     ("flow-fig2-lt-no-improvement", {"lottery": (2.0, 0.5, 0, 98)}),
     ("flow-t1-rigl-vs-small-dense", {"rigl_neuron": (3.0, 2.0, 0, 99.5)}),
     ("flow-t1-rigl-vs-small-dense", {"small_dense": (6.0, 6.0, 0, 99)}),
     ("flow-rigl-above-small-dense-flow", {"small_dense": (6.0, 6.0, 0, 99)}),
-    ("flow-dst-generalisation-link", {"rigl_neuron": (0.1, 2.0, 0, 98), "rigl_inverted_neuron": (6.0, 0.5, 0, 92)}),
+    (
+        "flow-dst-generalisation-link",
+        {"rigl_neuron": (0.1, 2.0, 0, 98), "rigl_inverted_neuron": (6.0, 0.5, 0, 92)},
+    ),
     ("flow-fig7a-dst-starts-earlier", {"rigl_masked": (0.8, 1.0, 2000, 80)}),
     ("flow-fig7a-dst-starts-earlier", {"set_neuron": (3.0, 0.5, 0, 97)}),
     ("flow-fig7b-liu", {"rigl_layer": (3.0, 1.0, 0, 98)}),
@@ -168,7 +232,9 @@ RULES = [  # claim, what refutes it
 ]
 
 
-@pytest.mark.parametrize(("claim", "other"), RULES, ids=[f"{claim}-{number}" for number, (claim, _) in enumerate(RULES)])
+@pytest.mark.parametrize(
+    ("claim", "other"), RULES, ids=[f"{claim}-{number}" for number, (claim, _) in enumerate(RULES)]
+)
 def test_rules(claim, other):
     """Each is supported by the study's story, and refuted where the story is another."""
     assert verdict(claim, made_up()) == "supported"
@@ -182,7 +248,11 @@ MLP_RULES = [
 ]
 
 
-@pytest.mark.parametrize(("claim", "other"), MLP_RULES, ids=[f"{claim}-{number}" for number, (claim, _) in enumerate(MLP_RULES)])
+@pytest.mark.parametrize(
+    ("claim", "other"),
+    MLP_RULES,
+    ids=[f"{claim}-{number}" for number, (claim, _) in enumerate(MLP_RULES)],
+)
 def test_rules_of_the_fully_connected_network(claim, other):
     """Likewise there, and nowhere else."""
     where = {"network": "lenet-300-100"}
@@ -210,24 +280,33 @@ def test_elsewhere_the_start_needs_no_number():
     """A stall of 4,000 steps refutes the number of LeNet-5, and supports the direction in another network."""
     late = {"scratch_masked": (0.3, 0.5, 4000, 60)}
     assert verdict("flow-fig2-scratch-stalls", made_up(**late)) == "refuted"
-    assert verdict("flow-fig2-scratch-stalls", made_up(network="lenet-300-100", **late)) == "supported"
+    assert (
+        verdict("flow-fig2-scratch-stalls", made_up(network="lenet-300-100", **late)) == "supported"
+    )
 
 
 def test_the_start_of_learning():
     """The first recorded step at the threshold, 0 where it begins there, and the last step where it never comes."""
     table = made_up(spread=0.0, set_layer=(0.001, 0.001, 0, 90))
-    found = [flow_gradients.start(table, *cell).unique().tolist() for cell in (("scratch", "masked"), ("lottery",), ("set", "layer"))]
+    found = [
+        flow_gradients.start(table, *cell).unique().tolist()
+        for cell in (("scratch", "masked"), ("lottery",), ("set", "layer"))
+    ]
     assert found == [[1000], [0], [STEPS]]
 
 
 def test_the_side_on_which_small_dense_lies_is_not_chosen_by_its_own_noise():
     """Where both are the same but for noise of a factor of two, no difference is found in more than the level's share of tables."""
-    rng, found = np.random.default_rng(0), 0
+    stream, found = np.random.default_rng(0), 0
     table = made_up(spread=0.0, small_dense=(1.0, 0.5, 0, 99), scratch_masked=(1.0, 0.5, 0, 96))
-    table = table[table["row"].isin(["small dense", "scratch"]) & table["step"].isin([0, 6000, STEPS])]
+    table = table[
+        table["row"].isin(["small dense", "scratch"]) & table["step"].isin([0, 6000, STEPS])
+    ]
     for _ in range(60):
-        noise = {key: np.exp(0.7 * rng.standard_normal()) for key in table["key"].unique()}
-        effects = flow_gradients.flow_fig2_small_dense_gap(table.assign(flow=table["flow"] * table["key"].map(noise)))
+        noise = {key: np.exp(0.7 * stream.standard_normal()) for key in table["key"].unique()}
+        effects = flow_gradients.flow_fig2_small_dense_gap(
+            table.assign(flow=table["flow"] * table["key"].map(noise))
+        )
         found += all(decide(effect)["verdict"] == "supported" for effect in effects)
     assert found <= 6
 
@@ -238,6 +317,8 @@ def test_flow_just_after_an_update_stands_in_the_notes():
     at_updates = (table["row"] == "rigl") & (table["step"] % 1000 == 0)
     table.loc[at_updates, "flow_after"] *= 10
     found = claims.evidence("flow_fig2_gradient_flow", table, preset="quick")
-    row = found[(found["claim"] == "flow-fig2-rigl-improves") & found["what"].str.contains("ours")].iloc[0]
+    row = found[
+        (found["claim"] == "flow-fig2-rigl-improves") & found["what"].str.contains("ours")
+    ].iloc[0]
     assert abs(row["effect"]) < 0.01
     assert "recorded after the change" in row["note"]

@@ -4,22 +4,35 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import claims, data, presets
+from lib import claims
 from lib.claims import flow_hessian
 from lib.claims.decisions import NotHere, decide
-from lib.networks import build, prunable
-from lib.presets import ParameterError, settings
-from lib.runs import Setup, Topology, gradually_pruned
+from lib.data import sets
+from lib.models.networks import build, prunable
+from lib.specs.fields import ParameterError
+from lib.specs.parts import MaskUpdate
+from lib.specs.run import gradually_pruned
+from studies import presets
+from studies.presets import settings, setup_of
 
 FIGURE = "flow_fig10_hessian"
 STEPS, UPDATES, SEEDS = (100, 500, 1300), (500, 1000), 6
 # largest eigenvalue, size of the largest negative one, negative share along training: the study's story
 ALONG = {
     **{"baseline": (10.0, 2.0, 0.3), "small dense": (5.0, 1.5, 0.3)},
-    **{"scratch": (10.0, 0.5, 0.2), "set": (9.0, 0.6, 0.2), "rigl": (11.0, 1.0, 0.25), "rigl-inverted": (10.0, 0.5, 0.2)},
+    **{
+        "scratch": (10.0, 0.5, 0.2),
+        "set": (9.0, 0.6, 0.2),
+        "rigl": (11.0, 1.0, 0.25),
+        "rigl-inverted": (10.0, 0.5, 0.2),
+    },
 }
 # factors on the largest and on the largest negative eigenvalue after an update and when it has settled; the change of the spectrum
-AT_UPDATES = {"set": (1.0, 1.1, 1.0, 0.1), "rigl": (2.0, 3.0, 1.0, 0.4), "rigl-inverted": (1.0, 1.0, 1.0, 0.01)}
+AT_UPDATES = {
+    "set": (1.0, 1.1, 1.0, 0.1),
+    "rigl": (2.0, 3.0, 1.0, 0.4),
+    "rigl-inverted": (1.0, 1.0, 1.0, 0.01),
+}
 
 
 def made_up(along=None, updates=None, spread=0.05, network="lenet-5"):
@@ -28,17 +41,32 @@ def made_up(along=None, updates=None, spread=0.05, network="lenet-5"):
     along, updates = {**ALONG, **(along or {})}, {**AT_UPDATES, **(updates or {})}
     for row, (high, low, share) in along.items():
         for seed in range(SEEDS):
-            run = {"key": f"{row}{seed}", "row": row, "seed": seed, "diverged": False, "dataset": "mnist", "network": network}
+            run = {
+                "key": f"{row}{seed}",
+                "row": row,
+                "seed": seed,
+                "diverged": False,
+                "dataset": "mnist",
+                "network": network,
+            }
 
             def near(value):
                 return value * float(np.exp(spread * rng.standard_normal()))
 
             for step in STEPS:
-                values = {"largest": near(high), "smallest": -near(low), "negative_share": near(share)}
+                values = {
+                    "largest": near(high),
+                    "smallest": -near(low),
+                    "negative_share": near(share),
+                }
                 rows.append({**run, "step": step, "moment": "along", **values})
             for step in UPDATES if row in updates else ():
                 up, down, left, change = updates[row]
-                for moment, higher, lower in (("before", 1, 1), ("after", up, down), ("settled", left, left)):
+                for moment, higher, lower in (
+                    ("before", 1, 1),
+                    ("after", up, down),
+                    ("settled", left, left),
+                ):
                     values = {"largest": near(high * higher), "smallest": -near(low * lower)}
                     values |= {"change": near(change)} if moment == "after" else {}
                     rows.append({**run, "step": step, "moment": moment, **values})
@@ -60,11 +88,19 @@ REFUTED = [  # claim, what refutes it along training, or at updates
     ("flow-hessian-rigl-negative", {}, {"set": (1.0, 6.0, 1.0, 0.1)}),  # SET's is larger
     ("flow-hessian-rigl-positive-transient", {}, {"rigl": (1.0, 3.0, 1.0, 0.4)}),  # no rise
     ("flow-hessian-rigl-positive-transient", {}, {"rigl": (2.0, 3.0, 2.0, 0.4)}),  # it stays
-    ("flow-hessian-rigl-positive-transient", {}, {"rigl": (4.0, 3.0, 2.0, 0.4)}),  # half of it stays
+    (
+        "flow-hessian-rigl-positive-transient",
+        {},
+        {"rigl": (4.0, 3.0, 2.0, 0.4)},
+    ),  # half of it stays
     ("flow-hessian-set-limited", {}, {"set": (1.0, 1.1, 1.0, 0.6)}),
     ("flow-hessian-set-limited", {}, {"set": (1.0, 1.1, 1.0, 0.4)}),
     ("flow-hessian-dense-negative-mass", {"baseline": (10.0, 2.0, 0.1)}, {}),
-    ("flow-hessian-dense-negative-mass", {"baseline": (30.0, 2.0, 0.3)}, {}),  # the positive side is not alike
+    (
+        "flow-hessian-dense-negative-mass",
+        {"baseline": (30.0, 2.0, 0.3)},
+        {},
+    ),  # the positive side is not alike
     ("flow-hessian-largest-negative", {"rigl": (11.0, 0.3, 0.25)}, {}),
     ("flow-hessian-largest-negative", {"baseline": (10.0, 0.7, 0.3)}, {}),
     ("flow-hessian-small-dense-conditioning", {"small dense": (20.0, 1.5, 0.3)}, {}),
@@ -72,7 +108,9 @@ REFUTED = [  # claim, what refutes it along training, or at updates
 ]
 
 
-@pytest.mark.parametrize(("claim", "along", "updates"), REFUTED, ids=lambda v: v if isinstance(v, str) else "-".join(v))
+@pytest.mark.parametrize(
+    ("claim", "along", "updates"), REFUTED, ids=lambda v: v if isinstance(v, str) else "-".join(v)
+)
 def test_what_refutes_it(claim, along, updates):
     """One change to the story refutes this claim."""
     assert verdict(claim, made_up(along, updates)) == "refuted"
@@ -82,13 +120,21 @@ def test_what_refutes_it(claim, along, updates):
 def test_noise_leaves_it_undecided(claim):
     """Where seeds differ by far more than methods do, nothing is decided."""
     alike = {row: (10.0, 1.0, 0.25) for row in ALONG}
-    assert verdict(claim, made_up(alike, {row: (1.1, 1.1, 1.0, 0.2) for row in AT_UPDATES}, spread=3.0)) == "undecided"
+    assert (
+        verdict(
+            claim, made_up(alike, {row: (1.1, 1.1, 1.0, 0.2) for row in AT_UPDATES}, spread=3.0)
+        )
+        == "undecided"
+    )
 
 
 def test_what_is_not_there_is_not_tested():
     table = made_up()
     assert verdict("flow-hessian-set-limited", table.drop(columns="change")) == "not tested here"
-    assert verdict("flow-hessian-small-dense-conditioning", table[table["row"] != "small dense"]) == "not tested here"
+    assert (
+        verdict("flow-hessian-small-dense-conditioning", table[table["row"] != "small dense"])
+        == "not tested here"
+    )
     with pytest.raises(NotHere, match="no largest of RigL, settled"):
         flow_hessian.flow_hessian_rigl_positive_transient(table[table["moment"] != "settled"])
 
@@ -97,12 +143,31 @@ def test_numbers_by_hand():
     """One number per seed: the mean over moments of the logarithms' differences, and the size of a negative eigenvalue has a floor."""
     rows = []
     for row, moment, step, high, low in [
-        *(("rigl", "before", 500, 4.0, -1.0), ("rigl", "after", 500, 8.0, -3.0), ("rigl", "before", 1000, 2.0, 0.5)),
-        *(("rigl", "after", 1000, 3.0, -1.0), ("set", "before", 500, 4.0, -1.0), ("set", "after", 500, 4.0, -2.0)),
+        *(
+            ("rigl", "before", 500, 4.0, -1.0),
+            ("rigl", "after", 500, 8.0, -3.0),
+            ("rigl", "before", 1000, 2.0, 0.5),
+        ),
+        *(
+            ("rigl", "after", 1000, 3.0, -1.0),
+            ("set", "before", 500, 4.0, -1.0),
+            ("set", "after", 500, 4.0, -2.0),
+        ),
     ]:
-        rows.append({"row": row, "moment": moment, "step": step, "seed": 0, "largest": high, "smallest": low})
+        rows.append(
+            {
+                "row": row,
+                "moment": moment,
+                "step": step,
+                "seed": 0,
+                "largest": high,
+                "smallest": low,
+            }
+        )
     first, second = flow_hessian.flow_hessian_rigl_negative(pd.DataFrame(rows))
-    expected = (np.log(3) + np.log(1 / 0.002)) / 2  # the smallest eigenvalue 0.5 counts as -0.001 * 2
+    expected = (
+        np.log(3) + np.log(1 / 0.002)
+    ) / 2  # the smallest eigenvalue 0.5 counts as -0.001 * 2
     assert decide(first)["effect"] == pytest.approx(expected)
     assert decide(second)["effect"] == pytest.approx(expected - np.log(2))
 
@@ -114,7 +179,7 @@ def test_numbers_by_hand():
 def test_presets(preset):
     """Moments lie within the run and updates on its mask's; small dense has about as many parameters as live in the sparse networks."""
     s = settings(FIGURE, preset)
-    count, shape = data.size(s.dataset), {"digits": (1, 8, 8), "mnist": (1, 28, 28)}[s.dataset]
+    count, shape = sets.size(s.dataset), {"digits": (1, 8, 8), "mnist": (1, 28, 28)}[s.dataset]
     steps = s.epochs * -(-count // s.batch_size)
     assert s.sparse_epochs == s.epochs
     assert max(*s.snapshots, *(step + s.settle for step in s.around)) <= steps
@@ -134,8 +199,14 @@ def test_the_pruned_networks_of_the_paper_preset_are_those_of_table_1():
     keys = set()
     for figure in (FIGURE, "flow_table1_methods"):
         s = settings(figure, "paper")
-        topology = Topology(method="gradual", every=s.prune_every, start=s.prune_start, end=s.prune_end)
-        keys.add(gradually_pruned(Setup.of(s, "fingerprint"), seed=0, sparsity=s.sparsity, topology=topology).key)
+        mask_update = MaskUpdate(
+            method="gradual", every=s.prune_every, start=s.prune_start, end=s.prune_end
+        )
+        keys.add(
+            gradually_pruned(
+                setup_of(s, "fingerprint"), seed=0, sparsity=s.sparsity, mask_update=mask_update
+            ).key
+        )
     assert len(keys) == 1
 
 
@@ -144,7 +215,10 @@ def test_the_pruned_networks_of_the_paper_preset_are_those_of_table_1():
     [
         ({"around": [250]}, r"around is \[250\]: no mask changes at 250; give multiples of 100"),
         ({"around": [500, 200]}, r"around is \[500, 200\]: these optimiser steps must rise"),
-        ({"snapshots": [50, 50]}, r"snapshots is \[50, 50\]: these optimiser steps must rise, each may stand once"),
+        (
+            {"snapshots": [50, 50]},
+            r"snapshots is \[50, 50\]: these optimiser steps must rise, each may stand once",
+        ),
         ({"snapshots": [0, 50]}, r"snapshots\[0\] is 0: .*greater than or equal to 1"),
         ({"settle": 100}, "settle is 100: it must lie in 1 to 99, before the next mask update"),
         ({"exact_examples": 0}, "exact_examples is 0: .*greater than or equal to 1"),

@@ -14,8 +14,22 @@ ALPHAS = [0.0, 0.2, 0.5, 0.8, 1.0]
 
 def run_columns(row, seed, replica, dataset="digits", network="mlp"):
     return {
-        **{"key": f"{row}{seed}{replica}", "solution": "sol_s", "sparsity": 0.98, "seed": seed, "diverged": False, "epochs": 30},
-        **{"dataset": dataset, "network": network, "row": row, "replica": replica, "classes": 10, "every": 1},
+        **{
+            "key": f"{row}{seed}{replica}",
+            "solution": "sol_s",
+            "sparsity": 0.98,
+            "seed": seed,
+            "diverged": False,
+            "epochs": 30,
+        },
+        **{
+            "dataset": dataset,
+            "network": network,
+            "row": row,
+            "replica": replica,
+            "classes": 10,
+            "every": 1,
+        },
     }
 
 
@@ -31,10 +45,23 @@ def networks(where=None, **changes):
     truth = {
         "dense": {"test_accuracy": 0.98, "reached": 3},
         "pruned": {"test_accuracy": 0.97, "reached": 6, "end_distance": 12.0, "rise": 1.5},
-        "lottery": {"test_accuracy": 0.97, "reached": 3, "start_distance": 13.6, "end_distance": 3.0, "end_on_map": 3.0, "start": 2.0},
+        "lottery": {
+            "test_accuracy": 0.97,
+            "reached": 3,
+            "start_distance": 13.6,
+            "end_distance": 3.0,
+            "end_on_map": 3.0,
+            "start": 2.0,
+        },
         "restart": {"test_accuracy": 0.97, "reached": 1, "end_distance": 2.0},
         "scratch": {
-            **{"test_accuracy": 0.93, "reached": 20, "start_distance": 17.5, "end_distance": 15.0, "end_on_map": 14.0},
+            **{
+                "test_accuracy": 0.93,
+                "reached": 20,
+                "start_distance": 17.5,
+                "end_distance": 15.0,
+                "end_on_map": 14.0,
+            },
             **{"start": 2.3, "rise": 1.5},
         },
         "signs": {"test_accuracy": 0.969, "reached": 5, "end_distance": 5.0},
@@ -46,12 +73,18 @@ def networks(where=None, **changes):
         for seed in SEEDS:
             for replica in REPLICAS:
                 jitter = 0.01 * (seed - 2.5) + 0.001 * replica
-                found = {name: value * (1 + jitter / 10) for name, value in values.items() if name not in ("start", "rise")}
+                found = {
+                    name: value * (1 + jitter / 10)
+                    for name, value in values.items()
+                    if name not in ("start", "rise")
+                }
                 if "start" in values:
                     found["start_losses"] = line(values["start"], 0, jitter)
                 if row != "dense":
                     found["end_losses"] = line(0.2, values.get("rise", 0), jitter)
-                rows.append({**run_columns(row, seed, replica, **(where or {})), "alphas": ALPHAS, **found})
+                rows.append(
+                    {**run_columns(row, seed, replica, **(where or {})), "alphas": ALPHAS, **found}
+                )
     return pd.DataFrame(rows)
 
 
@@ -64,7 +97,9 @@ IMAGENET = {"flow-fig5-lt-closer-init-resnet", "flow-fig5-lt-closer-final-resnet
 
 def test_figure_5_as_the_study_has_it():
     """Everything is supported but what needs ImageNet."""
-    found = claims.verdicts("flow_fig5_lottery", networks(), preset="quick").set_index("claim")["verdict"]
+    found = claims.verdicts("flow_fig5_lottery", networks(), preset="quick").set_index("claim")[
+        "verdict"
+    ]
     assert set(found.index[found == NOT_TESTED]) == IMAGENET
     assert set(found.drop(list(IMAGENET))) == {SUPPORTED}
 
@@ -79,12 +114,18 @@ def test_figure_5_as_the_study_has_it():
         ("flow-lt-init-loss", {"lottery": {"start": 2.6}}),
         ("flow-fig5-barrier-scratch", {"scratch": {"rise": 0}}),
         ("flow-fig5-no-barrier-lt", {"lottery": {"rise": 0.5}}),
-        ("flow-fig5-no-barrier-lt", {"scratch": {"rise": 0.1}, "lottery": {"rise": 0.05}}),  # below the tolerance, not below a tenth
+        (
+            "flow-fig5-no-barrier-lt",
+            {"scratch": {"rise": 0.1}, "lottery": {"rise": 0.05}},
+        ),  # below the tolerance, not below a tenth
         ("flow-fig9c-mlp-interp", {"lottery": {"rise": 2.0}}),
         ("flow-perturbation-robust", {"signs": {"test_accuracy": 0.95}}),
         ("flow-lt-k0-works-mnist-not-large", {"lottery": {"test_accuracy": 0.9}}),
         ("flow-lt-faster-convergence", {"lottery": {"reached": 25}}),
-        ("flow-lt-faster-convergence", {"dense": {"reached": 1}, "lottery": {"reached": 6}}),  # faster than scratch, slower than dense
+        (
+            "flow-lt-faster-convergence",
+            {"dense": {"reached": 1}, "lottery": {"reached": 6}},
+        ),  # faster than scratch, slower than dense
     ],
 )
 def test_figure_5_the_other_way_round(claim, changes):
@@ -148,15 +189,22 @@ def functions(dataset="digits", network="mlp", members=3, **changes):
     rows = []
     for row, cells in flow_lottery.PRINTED.items():
         for seed in SEEDS:
-            found = {m: mean * (0.01 if m in ("accuracy", "ensemble") else 1) for m, (mean, _) in cells.items()}
+            found = {
+                m: mean * (0.01 if m in ("accuracy", "ensemble") else 1)
+                for m, (mean, _) in cells.items()
+            }
             found = {**found, "js": found["js_all"] / 10, **changes.get(row, {})}
             found = {name: value * (1 + 1e-4 * (seed - 2.5)) for name, value in found.items()}
-            rows.append({**run_columns(row, seed, 0, dataset, network), "members": members, **found})
+            rows.append(
+                {**run_columns(row, seed, 0, dataset, network), "members": members, **found}
+            )
     return pd.DataFrame(rows)
 
 
 def test_table_2_as_the_study_has_it():
-    found = claims.verdicts("flow_table2_functions", functions(), preset="quick").set_index("claim")["verdict"]
+    found = claims.verdicts("flow_table2_functions", functions(), preset="quick").set_index(
+        "claim"
+    )["verdict"]
     assert found.pop("flow-table2") == NOT_TESTED
     assert set(found) == {SUPPORTED}
     own = functions("mnist", "lenet-5", 5)
@@ -188,7 +236,12 @@ def test_table_2_the_other_way_round(claim, changes):
 
 @pytest.mark.parametrize("measure", ["accuracy", "ensemble", "disagreement", "disagreement_pruned"])
 def test_a_cell_far_from_the_printed_one_refutes_the_table(measure):
-    own = functions("mnist", "lenet-5", 5, lottery={measure: 0.9 if measure in ("accuracy", "ensemble") else 0.05})
+    own = functions(
+        "mnist",
+        "lenet-5",
+        5,
+        lottery={measure: 0.9 if measure in ("accuracy", "ensemble") else 0.05},
+    )
     row = verdict(own, "flow-table2", "flow_table2_functions")
     assert row["verdict"] == REFUTED
     assert row["what"] == f"lottery, {measure}: ours - printed"
@@ -198,11 +251,17 @@ def test_few_seeds_decide_nothing_that_wavers():
     table = functions()
     some = table[table["seed"] < 3].copy()
     some.loc[(some["row"] == "lottery") & (some["seed"] == 1), "disagreement_pruned"] = 0.05
-    assert verdict(some, "flow-t2-lt-low-disagreement", "flow_table2_functions")["verdict"] == UNDECIDED
+    assert (
+        verdict(some, "flow-t2-lt-low-disagreement", "flow_table2_functions")["verdict"]
+        == UNDECIDED
+    )
 
 
 def test_what_the_table_lacks_is_not_tested():
     table, others = functions(), networks()
-    assert verdict(table[table["row"] != "pruned"], "flow-table6", "flow_table2_functions")["verdict"] == NOT_TESTED
+    assert (
+        verdict(table[table["row"] != "pruned"], "flow-table6", "flow_table2_functions")["verdict"]
+        == NOT_TESTED
+    )
     for claim in ("flow-fig5-mds", "flow-fig5-path-init", "flow-fig5-no-barrier-lt"):
         assert verdict(others[others["row"] != "lottery"], claim)["verdict"] == NOT_TESTED

@@ -33,7 +33,7 @@ ORDER = [
         "presets",
     ),
     *(
-        "topology",
+        "mask_update",
         "criteria",
         "signals",
         "peaks",
@@ -68,7 +68,11 @@ def imports_of(path):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path.name} imports relatively"
-            names = [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "lib" else [node.module]
+            names = (
+                [f"{node.module}.{alias.name}" for alias in node.names]
+                if node.module == "lib"
+                else [node.module]
+            )
         for name in names:
             if name.startswith("lib."):
                 yield name.split(".")[1], id(node) in top
@@ -80,9 +84,14 @@ def test_imports_point_downward(path):
     home = home_of(path)
     assert home in ORDER, f"{home} has no place in the order of modules"
     for target, at_top in imports_of(path):
-        if (home, target, at_top) in (("data", "downloads", False), ("data", "folders", False)) or home == target:
+        if (home, target, at_top) in (
+            ("data", "downloads", False),
+            ("data", "folders", False),
+        ) or home == target:
             continue
-        assert ORDER.index(target) > ORDER.index(home), f"{home} imports {target}, which lies above it"
+        assert ORDER.index(target) > ORDER.index(home), (
+            f"{home} imports {target}, which lies above it"
+        )
 
 
 def loaded_by(statement):
@@ -95,7 +104,17 @@ def loaded_by(statement):
 def test_import_lib_loads_nothing_else():
     """``import lib`` brings in no heavy library, not even torch, and none of its own modules."""
     loaded = loaded_by("import lib")
-    heavy = {"torch", "numpy", "pandas", "matplotlib", "sklearn", "scipy", "torchvision", "pydantic", "tqdm"}
+    heavy = {
+        "torch",
+        "numpy",
+        "pandas",
+        "matplotlib",
+        "sklearn",
+        "scipy",
+        "torchvision",
+        "pydantic",
+        "tqdm",
+    }
     assert "lib" in loaded
     assert not loaded & heavy
     assert not [name for name in loaded if name.startswith("lib.")]
@@ -110,8 +129,8 @@ def test_the_run_side_loads_no_plotting():
 
 def test_names_of_the_package():
     """Every name that the package lists resolves where it exists, and an unknown one is an AttributeError."""
-    from lib.runs import Run
-    from lib.sweep import carry_out
+    from lib.runs.sweep import carry_out
+    from lib.specs.run import Run
 
     assert (lib.Run, lib.carry_out) == (Run, carry_out)
     assert lib.data.__name__ == "lib.data"

@@ -40,9 +40,29 @@ _MODULES = (
     flow_hessian, flow_settings,
 )  # fmt: skip
 _STUDIES = ("price_", "early_", "flow_")
-RULES = {name.replace("_", "-"): rule for module in _MODULES for name, rule in vars(module).items() if name.startswith(_STUDIES)}
+RULES = {
+    name.replace("_", "-"): rule
+    for module in _MODULES
+    for name, rule in vars(module).items()
+    if name.startswith(_STUDIES)
+}
 
-COLUMNS = ["claim", "says", "verdict", "rows", "what", "effect", "low", "high", "unit", "in_sd", "seeds", "note", "preset", "setting"]
+COLUMNS = [
+    "claim",
+    "says",
+    "verdict",
+    "rows",
+    "what",
+    "effect",
+    "low",
+    "high",
+    "unit",
+    "in_sd",
+    "seeds",
+    "note",
+    "preset",
+    "setting",
+]
 
 
 @functools.cache
@@ -79,7 +99,10 @@ def rules(figure: str) -> pd.DataFrame:
 def evidence(figure: str, table: pd.DataFrame, *, preset: str) -> pd.DataFrame:
     """Every row of evidence for every claim of ``figure``: the effect, its interval, seeds and verdict."""
     rows = []
-    where = ", ".join(f"{d} {n}" for d, n in table[["dataset", "network"]].drop_duplicates().itertuples(index=False))
+    where = ", ".join(
+        f"{d} {n}"
+        for d, n in table[["dataset", "network"]].drop_duplicates().itertuples(index=False)
+    )
     healthy = table[~table["key"].isin(table.loc[table["diverged"], "key"])]
     for name in of_figure(figure):
         try:
@@ -99,7 +122,19 @@ def verdicts(figure: str, table: pd.DataFrame, *, preset: str) -> pd.DataFrame:
         verdict = combine(list(group["verdict"])) if tested else NOT_TESTED
         telling = group[group["verdict"] == verdict]
         # the interval nearest to its border, in units of its own length, is the one on which the verdict hangs
-        doubt = (telling["low"] / (telling["high"] - telling["low"])).abs() if tested else telling["note"].str.len()
+        doubt = (
+            (telling["low"] / (telling["high"] - telling["low"])).abs()
+            if tested
+            else telling["note"].str.len()
+        )
         weakest = telling.loc[doubt.idxmin()] if doubt.notna().any() else telling.iloc[0]
-        rows.append({**weakest, "claim": name, "verdict": verdict, "rows": len(group), "says": ledger()[name]["says"]})
+        rows.append(
+            {
+                **weakest,
+                "claim": name,
+                "verdict": verdict,
+                "rows": len(group),
+                "says": ledger()[name]["says"],
+            }
+        )
     return pd.DataFrame(rows).reindex(columns=COLUMNS)

@@ -9,7 +9,12 @@ from lib import files
 from lib.claims import ledger
 from lib.claims.decisions import NOT_TESTED
 
-MARKS = {"supported": "✔ supported", "refuted": "✘ refuted", "undecided": "? undecided", NOT_TESTED: "–"}
+MARKS = {
+    "supported": "✔ supported",
+    "refuted": "✘ refuted",
+    "undecided": "? undecided",
+    NOT_TESTED: "–",
+}
 
 
 def scoreboard(results: Path) -> str:
@@ -31,16 +36,26 @@ def scoreboard(results: Path) -> str:
     ]
     for figure, rows in everything.groupby("figure"):
         columns = list(dict.fromkeys(rows["column"]))
-        lines += [f"## {figure}", "", "| claim | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
+        lines += [
+            f"## {figure}",
+            "",
+            "| claim | " + " | ".join(columns) + " |",
+            "|---|" + "---|" * len(columns),
+        ]
         for claim in dict.fromkeys(rows["claim"]):
-            cells = [_cell(rows[(rows["claim"] == claim) & (rows["column"] == column)]) for column in columns]
+            cells = [
+                _cell(rows[(rows["claim"] == claim) & (rows["column"] == column)])
+                for column in columns
+            ]
             lines.append(f"| `{claim}`: {ledger()[claim]['says']} | " + " | ".join(cells) + " |")
         lines.append("")
         for column in columns:
             counts = rows.loc[rows["column"] == column, "verdict"].value_counts()
             tested = int(counts.drop(NOT_TESTED, errors="ignore").sum())
             said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-            lines.append(f"- {column}: {said}. At 5% each, {0.05 * tested:.1f} of the {tested} tested would come out wrong by chance.")
+            lines.append(
+                f"- {column}: {said}. At 5% each, {0.05 * tested:.1f} of the {tested} tested would come out wrong by chance."
+            )
         lines.append("")
     return "\n".join(lines)
 

@@ -19,7 +19,10 @@ def _pairs(table):
         raise NotHere("needs one of alphas below 0.5 and one above")
     for sparsity in tables.grid(table):
         rows = table[np.isclose(table["sparsity"], sparsity)]
-        early, late = (rows[rows["alpha"] == alpha].set_index("seed").sort_index() for alpha in (alphas[0], alphas[-1]))
+        early, late = (
+            rows[rows["alpha"] == alpha].set_index("seed").sort_index()
+            for alpha in (alphas[0], alphas[-1])
+        )
         label = f" at {sparsity:g}" if len(tables.grid(table)) > 1 else ""
         yield label, early, late
 
@@ -29,8 +32,17 @@ def price_cos_near_init_zero(table):
     for label, early, late in _pairs(table):
         note = f"mean {early['mean'].mean():.2g}, standard deviation {early['std'].mean():.2g}"
         effects += [
-            Effect(f"early{label}: 0.3 - |mean| / SD", (0.3 - early["mean"].abs() / early["std"]).to_numpy(), "SD of examples", note=note),
-            Effect(f"mean, late - |early|{label}", (late["mean"] - early["mean"].abs()).to_numpy(), "cosine"),
+            Effect(
+                f"early{label}: 0.3 - |mean| / SD",
+                (0.3 - early["mean"].abs() / early["std"]).to_numpy(),
+                "SD of examples",
+                note=note,
+            ),
+            Effect(
+                f"mean, late - |early|{label}",
+                (late["mean"] - early["mean"].abs()).to_numpy(),
+                "cosine",
+            ),
         ]
     return effects
 
@@ -40,8 +52,18 @@ def price_cos_late_positive(table):
     for label, early, late in _pairs(table):
         wider = np.log(late["std"] / early["std"]).to_numpy() - np.log(2)
         effects += [
-            Effect(f"late mean{label}", late["mean"].to_numpy(), "cosine", note=f"{late['above_zero'].mean():.0%} of the examples above 0"),
-            Effect(f"ln(SD late / early) - ln 2{label}", wider, "ln", note=f"{np.exp(wider.mean()) * 2:.2f} times as wide"),
+            Effect(
+                f"late mean{label}",
+                late["mean"].to_numpy(),
+                "cosine",
+                note=f"{late['above_zero'].mean():.0%} of the examples above 0",
+            ),
+            Effect(
+                f"ln(SD late / early) - ln 2{label}",
+                wider,
+                "ln",
+                note=f"{np.exp(wider.mean()) * 2:.2f} times as wide",
+            ),
         ]
     return effects
 
@@ -55,7 +77,10 @@ def chance(first: np.ndarray, second: np.ndarray, seed: int = 0) -> float:
     """The distance that two draws of these sizes from one distribution, the mean of both, exceed with a probability of 5%."""
     share = (first / first.sum() + second / second.sum()) / 2
     rng = np.random.default_rng(seed)
-    a, b = (rng.multinomial(int(counts.sum()), share, DRAWS) / counts.sum() for counts in (first, second))
+    a, b = (
+        rng.multinomial(int(counts.sum()), share, DRAWS) / counts.sum()
+        for counts in (first, second)
+    )
     return float(np.quantile(np.abs(a - b).sum(1) / 2, 0.95))
 
 
@@ -68,7 +93,14 @@ def price_cos_class_distribution_differs(table):
             found.append(distance(first, second))
             excess.append(found[-1] - chance(first, second))
         note = f"total variation {np.mean(found):.2f}, by chance below {np.mean(found) - np.mean(excess):.2f}"
-        effects.append(Effect(f"distance of the class distributions - chance{label}", np.array(excess), "share", note=note))
+        effects.append(
+            Effect(
+                f"distance of the class distributions - chance{label}",
+                np.array(excess),
+                "share",
+                note=note,
+            )
+        )
     return effects
 
 
@@ -77,5 +109,12 @@ def price_cos_class_skew(table):
     for label, early, _ in _pairs(table):
         most = np.array([max(top) * len(top) / sum(top) for top in early["top"]])
         note = f"the commonest class has {most.mean():.1f} times its uniform share"
-        effects.append(Effect(f"early{label}: commonest class / uniform - 3", most - 3, "uniform shares", note=note))
+        effects.append(
+            Effect(
+                f"early{label}: commonest class / uniform - 3",
+                most - 3,
+                "uniform shares",
+                note=note,
+            )
+        )
     return effects

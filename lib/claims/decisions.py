@@ -61,7 +61,10 @@ def decide(effect: Effect) -> dict:
     """The row of the verdict table: mean, interval, size in standard deviations, seeds, verdict, note."""
     values = np.asarray(effect.values, dtype=float)
     finite = values[np.isfinite(values)]
-    low, high = (bound + sign * effect.resolution for bound, sign in zip(interval(finite), (-1, 1), strict=True))
+    low, high = (
+        bound + sign * effect.resolution
+        for bound, sign in zip(interval(finite), (-1, 1), strict=True)
+    )
     mean = finite.mean() if len(finite) else np.nan
     spread = finite.std(ddof=1) if len(finite) > 1 else np.nan
     notes = [effect.note] if effect.note else []
@@ -101,7 +104,9 @@ def _positive(values, low, high, margin, spread, resolution):
     if distance <= 0:
         return UNDECIDED, ["no number of seeds would decide it on this grid"]
     needed = seeds_needed(distance, spread)
-    return UNDECIDED, [f"{needed} seeds would decide it" if needed else "over 1,000 seeds would decide it"]
+    return UNDECIDED, [
+        f"{needed} seeds would decide it" if needed else "over 1,000 seeds would decide it"
+    ]
 
 
 def _equal(values, low, high, margin, spread):
@@ -113,7 +118,9 @@ def _equal(values, low, high, margin, spread):
     if low > margin or high < -margin:
         return REFUTED, []
     needed = seeds_needed(abs(margin - abs(values.mean())), spread)
-    return UNDECIDED, [f"{needed} seeds would decide it" if needed else "over 1,000 seeds would decide it"]
+    return UNDECIDED, [
+        f"{needed} seeds would decide it" if needed else "over 1,000 seeds would decide it"
+    ]
 
 
 def combine(verdicts: list[str]) -> str:

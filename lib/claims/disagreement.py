@@ -14,7 +14,13 @@ from lib.claims.tables import name
 
 TENTHS = 10
 SAME_SKEW = 0.6  # rank correlation that counts as the same skew over the classes
-HUMANS = {"baby": 2, "boy": 11, "girl": 35, "man": 46, "woman": 98}  # CIFAR-100's fine classes, in alphabetical order
+HUMANS = {
+    "baby": 2,
+    "boy": 11,
+    "girl": 35,
+    "man": 46,
+    "woman": 98,
+}  # CIFAR-100's fine classes, in alphabetical order
 JUDGES = ("sol_d", "sol_s")  # whose loss, in other seeds, says how difficult an example is
 INFORMED = ("sol_d", "sol_f")  # whose Fisher information is measured
 
@@ -38,22 +44,49 @@ def pairs(measured: pd.DataFrame, labels: dict[str, np.ndarray]) -> pd.DataFrame
     A pair with a diverged network is left out.
     """
     measured = measured[~measured["diverged"]]
-    dense = {run["seed"]: run for run in measured[measured["solution"] == "sol_d"].to_dict("records")}
+    dense = {
+        run["seed"]: run for run in measured[measured["solution"] == "sol_d"].to_dict("records")
+    }
     rows, classes = [], max(int(truth.max()) for truth in labels.values()) + 1
     for sparsity in tables.grid(measured):
         at = measured[np.isclose(measured["sparsity"], sparsity)]
-        found = {s: {run["seed"]: run for run in at[at["solution"] == s].to_dict("records")} for s in ("sol_f", "sol_s")}
+        found = {
+            s: {run["seed"]: run for run in at[at["solution"] == s].to_dict("records")}
+            for s in ("sol_f", "sol_s")
+        }
         found["sol_d"] = dense
         for seed in sorted(dense.keys() & found["sol_f"].keys() & found["sol_s"].keys()):
             own = {solution: runs[seed] for solution, runs in found.items()}
-            shared = {column: own["sol_s"][column] for column in ("key", "solution", "sparsity", "seed", "dataset", "network", "diverged")}
+            shared = {
+                column: own["sol_s"][column]
+                for column in (
+                    "key",
+                    "solution",
+                    "sparsity",
+                    "seed",
+                    "dataset",
+                    "network",
+                    "diverged",
+                )
+            }
             for part, truth in labels.items():
-                row, differ, alone = _compared({s: np.asarray(run[f"{part}_predicted"]) for s, run in own.items()}, truth, classes)
+                row, differ, alone = _compared(
+                    {s: np.asarray(run[f"{part}_predicted"]) for s, run in own.items()},
+                    truth,
+                    classes,
+                )
                 if part == "train":
                     fisher = {m: np.asarray(own[m]["train_fisher"], dtype=float) for m in INFORMED}
                     row |= _informed(fisher, differ, truth, row)
-                    others = {j: [r["train_loss"] for s, r in found[j].items() if s != seed] for j in JUDGES}
-                    row |= _hard(fisher, alone, {j: np.mean(losses, 0) for j, losses in others.items() if losses})
+                    others = {
+                        j: [r["train_loss"] for s, r in found[j].items() if s != seed]
+                        for j in JUDGES
+                    }
+                    row |= _hard(
+                        fisher,
+                        alone,
+                        {j: np.mean(losses, 0) for j, losses in others.items() if losses},
+                    )
                 rows.append({**shared, "part": part, **row})
     return pd.DataFrame(rows)
 
@@ -77,7 +110,10 @@ def _compared(predicted, truth, classes):
 
 
 def _informed(fisher, differ, truth, counted):
-    row, size = {}, np.where(counted["examples"], counted["examples"], np.nan)  # a class without examples has no mean
+    row, size = (
+        {},
+        np.where(counted["examples"], counted["examples"], np.nan),
+    )  # a class without examples has no mean
     for m, trace in fisher.items():
         by_class = np.bincount(truth, trace, len(size)) / size
         row |= {
@@ -103,13 +139,22 @@ def spearman(a, b) -> float:
     """The rank correlation of two lists where both have a value; NaN where one of them is constant."""
     a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     a, b = a[np.isfinite(a) & np.isfinite(b)], b[np.isfinite(a) & np.isfinite(b)]
-    return float(stats.spearmanr(a, b).statistic) if len(a) and np.ptp(a) > 0 and np.ptp(b) > 0 else np.nan
+    return (
+        float(stats.spearmanr(a, b).statistic)
+        if len(a) and np.ptp(a) > 0 and np.ptp(b) > 0
+        else np.nan
+    )
 
 
 def by_tenth(order, holds) -> np.ndarray:
     """The share for which ``holds`` in each tenth of the examples, from the lowest to the highest in ``order``: [10]."""
     sorted_by = np.argsort(order, kind="stable")
-    return np.array([part.mean() if len(part) else np.nan for part in np.array_split(np.asarray(holds, dtype=float)[sorted_by], TENTHS)])
+    return np.array(
+        [
+            part.mean() if len(part) else np.nan
+            for part in np.array_split(np.asarray(holds, dtype=float)[sorted_by], TENTHS)
+        ]
+    )
 
 
 def _of(table, part, sparsity):
@@ -126,7 +171,13 @@ def _grid(table):
 def class_rates(table: pd.DataFrame, part: str, sparsity: float) -> pd.DataFrame:
     """Disagreement rates: a row per seed, a column per true class."""
     rows = _of(table, part, sparsity)
-    return pd.DataFrame([row["count"] / np.where(row["examples"], row["examples"], np.nan) for _, row in rows.iterrows()], index=rows.index)
+    return pd.DataFrame(
+        [
+            row["count"] / np.where(row["examples"], row["examples"], np.nan)
+            for _, row in rows.iterrows()
+        ],
+        index=rows.index,
+    )
 
 
 def price_disagreement_train_skew(table):
@@ -134,12 +185,17 @@ def price_disagreement_train_skew(table):
     for s in _grid(table):
         rows, rates = _of(table, "train", s), class_rates(table, "train", s)
         if not rows["rate"].any():
-            raise NotHere("Sol-F and Sol-S agree on every training example: higher sparsities would be needed")
+            raise NotHere(
+                "Sol-F and Sol-S agree on every training example: higher sparsities would be needed"
+            )
         leading = max(1, round(rates.shape[1] / 10))
         ratios = []
         for seed, row in rows.iterrows():
             chosen = rates.drop(index=seed).mean().nlargest(leading).index
-            inside, size = row["count"][chosen].sum(), row["examples"][chosen].sum() / row["examples"].sum()
+            inside, size = (
+                row["count"][chosen].sum(),
+                row["examples"][chosen].sum() / row["examples"].sum(),
+            )
             ratios.append(inside / row["count"].sum() / size if row["count"].any() else np.nan)
         humans = set(table["dataset"]) == {"cifar100"}
         note = "" if humans else "the part on human classes can be tested on cifar100 alone"
@@ -147,7 +203,13 @@ def price_disagreement_train_skew(table):
         effects.append(Effect(what, np.array(ratios) - 2, "times", note=note))
         if humans:
             among = rates.rank(axis=1, ascending=False)[list(HUMANS.values())].le(15).sum(axis=1)
-            effects.append(Effect(f"human classes among the first 15 - 4.5, at {s:g}", among.to_numpy() - 4.5, "classes"))
+            effects.append(
+                Effect(
+                    f"human classes among the first 15 - 4.5, at {s:g}",
+                    among.to_numpy() - 4.5,
+                    "classes",
+                )
+            )
     return effects
 
 
@@ -186,7 +248,9 @@ def price_per_example_fisher_hardness(table):
 def price_memorises_worse_natural(table):
     failing = [s for s in _grid(table) if _of(table, "train", s)["accuracy_sol_s"].mean() < FITTED]
     if not failing:
-        raise NotHere("Sol-S fits the training set at every sparsity here: higher ones would be needed")
+        raise NotHere(
+            "Sol-S fits the training set at every sparsity here: higher ones would be needed"
+        )
     effects = []
     for s in failing:
         rows = _of(table, "train", s)

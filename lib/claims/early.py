@@ -43,7 +43,14 @@ class Panel:
         """Half of the grid's step around the best epochs, in percent: what a place on the grid cannot tell."""
         grid = self.competing.columns.to_numpy(dtype=float)
         steps = np.diff(grid, append=2 * grid[-1] - grid[-2]) if len(grid) > 1 else np.zeros(1)
-        return float(np.mean([50 * steps[np.searchsorted(grid, b * self.epochs / 100)] / self.epochs for b in self.best]))
+        return float(
+            np.mean(
+                [
+                    50 * steps[np.searchsorted(grid, b * self.epochs / 100)] / self.epochs
+                    for b in self.best
+                ]
+            )
+        )
 
     def signal(self, name: str) -> pd.DataFrame:
         """The dense run's ``name`` by seed and epoch."""
@@ -61,8 +68,15 @@ class Panel:
         share = 100 * self.competing.columns / self.epochs
         part = self.competing.loc[:, (share >= low) & (share <= high)]
         if part.empty:
-            raise NotHere(f"no pruning epoch between {low:g}% and {high:g}% of training: give more prune_epochs")
-        chosen = {seed: part.drop(index=seed).mean().idxmax() if len(part) > 1 else part.loc[seed].idxmax() for seed in part.index}
+            raise NotHere(
+                f"no pruning epoch between {low:g}% and {high:g}% of training: give more prune_epochs"
+            )
+        chosen = {
+            seed: part.drop(index=seed).mean().idxmax()
+            if len(part) > 1
+            else part.loc[seed].idxmax()
+            for seed in part.index
+        }
         return pd.Series({seed: part.loc[seed, epoch] for seed, epoch in chosen.items()})
 
     def correlation(self, name: str = "fisher") -> pd.Series:
@@ -80,18 +94,33 @@ def panel(table: pd.DataFrame, **chosen) -> Panel:
         if name in dense and dense[name].notna().any() and name not in ("sparsity", "rate_floor"):
             dense = _where(dense, name, value)
     if pruned.empty or dense.empty:
-        raise NotHere("not among the variants of this run: " + ", ".join(f"{name} {value}" for name, value in chosen.items()))
+        raise NotHere(
+            "not among the variants of this run: "
+            + ", ".join(f"{name} {value}" for name, value in chosen.items())
+        )
     last = pruned.sort_values("epoch").groupby("key").tail(1)
     if last.duplicated(["seed", "prune_epoch"]).any():
-        raise ValueError(f"the table holds several variants beside {chosen}: choose among {', '.join(n for n in VARIANTS if n in table)}")
+        raise ValueError(
+            f"the table holds several variants beside {chosen}: choose among {', '.join(n for n in VARIANTS if n in table)}"
+        )
     accuracy = 100 * last.pivot_table(index="seed", columns="prune_epoch", values="test_accuracy")
     accuracy.columns = accuracy.columns.astype(int)
-    end = dense.dropna(subset=["test_accuracy"]).sort_values("epoch").groupby("seed").tail(1).set_index("seed")
+    end = (
+        dense.dropna(subset=["test_accuracy"])
+        .sort_values("epoch")
+        .groupby("seed")
+        .tail(1)
+        .set_index("seed")
+    )
     return Panel(accuracy.dropna(), 100 * end["test_accuracy"], dense, int(dense["epochs"].max()))
 
 
 def _where(rows, name, value):
-    return rows[np.isclose(rows[name].astype(float), value) if isinstance(value, float) else rows[name] == value]
+    return rows[
+        np.isclose(rows[name].astype(float), value)
+        if isinstance(value, float)
+        else rows[name] == value
+    ]
 
 
 def values(table: pd.DataFrame, name: str) -> list:
@@ -102,12 +131,21 @@ def values(table: pd.DataFrame, name: str) -> list:
 def main(table: pd.DataFrame, **chosen) -> Panel:
     """The panel of magnitude pruning over all layers, the study's own, where the table has those columns."""
     plain = {"criterion": "magnitude", "scope": "global"}
-    return panel(table, **{name: value for name, value in plain.items() if name in table and name not in chosen}, **chosen)
+    return panel(
+        table,
+        **{name: value for name, value in plain.items() if name in table and name not in chosen},
+        **chosen,
+    )
 
 
 def early(panel: Panel, label: str = "") -> Effect:
     """The best pruning epoch lies in the first half of training."""
-    return Effect(f"50 - best pruning epoch{label}", (EARLY - panel.best).to_numpy(), "% of training", resolution=panel.half_step)
+    return Effect(
+        f"50 - best pruning epoch{label}",
+        (EARLY - panel.best).to_numpy(),
+        "% of training",
+        resolution=panel.half_step,
+    )
 
 
 def near(panel: Panel, signal: str = "fisher", within: float = AROUND, label: str = "") -> Effect:
@@ -115,7 +153,9 @@ def near(panel: Panel, signal: str = "fisher", within: float = AROUND, label: st
     distance = (panel.best - panel.peak(signal)).abs().dropna()
     what = f"{within:g} - |best pruning epoch - peak of {signal}|{label}"
     note = f"best at {panel.best.mean():.0f}%, peak at {panel.peak(signal).mean():.0f}%"
-    return Effect(what, (within - distance).to_numpy(), "% of training", resolution=panel.half_step, note=note)
+    return Effect(
+        what, (within - distance).to_numpy(), "% of training", resolution=panel.half_step, note=note
+    )
 
 
 # -- Figures 1, 2 and 9 --------------------------------------------------------------------------------------------------------------
@@ -128,18 +168,38 @@ _PRINTED = {  # (set, network, schedule): the dense test accuracy in points, whe
 
 def _own(table, dataset, network):
     """Raise ``NotHere`` unless the table is of this set and network, trained for the study's 200 epochs."""
-    if set(table["dataset"]) != {dataset} or set(table["network"]) != {network} or set(table["epochs"]) != {200}:
-        raise NotHere(f"a number of {dataset} with {network} after 200 epochs: preset paper can test it")
+    if (
+        set(table["dataset"]) != {dataset}
+        or set(table["network"]) != {network}
+        or set(table["epochs"]) != {200}
+    ):
+        raise NotHere(
+            f"a number of {dataset} with {network} after 200 epochs: preset paper can test it"
+        )
 
 
 def _figure_1(table, dataset, network, drop=None):
     _own(table, dataset, network)
     found = main(table)
-    place = Effect("10 - |best pruning epoch - 30|", (10 - (found.best - 30).abs()).to_numpy(), "% of training", resolution=found.half_step)
+    place = Effect(
+        "10 - |best pruning epoch - 30|",
+        (10 - (found.best - 30).abs()).to_numpy(),
+        "% of training",
+        resolution=found.half_step,
+    )
     if drop is None:
         return [place]
     lost = (found.dense - found.held_out()).dropna().to_numpy()
-    return [place, Effect(f"points lost against dense - {drop[0]}", lost - drop[0], "points", claim="equal", margin=drop[1])]
+    return [
+        place,
+        Effect(
+            f"points lost against dense - {drop[0]}",
+            lost - drop[0],
+            "points",
+            claim="equal",
+            margin=drop[1],
+        ),
+    ]
 
 
 def early_fig1_resnet18_cifar10(table):
@@ -159,16 +219,35 @@ def early_fig1_vgg11_cifar100(table):
 
 
 def early_baselines(table):
-    (where,) = set(zip(table["dataset"], table["network"], table["schedule"].dropna(), strict=False)) or {None}
+    (where,) = set(
+        zip(table["dataset"], table["network"], table["schedule"].dropna(), strict=False)
+    ) or {None}
     if where not in _PRINTED or set(table["epochs"]) != {200}:
-        raise NotHere("a number of CIFAR with the study's networks after 200 epochs: preset paper can test it")
-    return [Effect(f"dense test accuracy - {_PRINTED[where]}", (main(table).dense - _PRINTED[where]).to_numpy(), "points", "equal", MATCH)]
+        raise NotHere(
+            "a number of CIFAR with the study's networks after 200 epochs: preset paper can test it"
+        )
+    return [
+        Effect(
+            f"dense test accuracy - {_PRINTED[where]}",
+            (main(table).dense - _PRINTED[where]).to_numpy(),
+            "points",
+            "equal",
+            MATCH,
+        )
+    ]
 
 
 def early_beats_late(table):
     found = main(table)
     gain = (found.held_out(high=EARLY) - found.held_out(low=LATE)).dropna()
-    return [Effect("best early - best late pruning + 0.5", (gain + MATCH).to_numpy(), "points", note=f"early - late: {gain.mean():.2f}")]
+    return [
+        Effect(
+            "best early - best late pruning + 0.5",
+            (gain + MATCH).to_numpy(),
+            "points",
+            note=f"early - late: {gain.mean():.2f}",
+        )
+    ]
 
 
 def early_not_at_start(table):
@@ -176,7 +255,10 @@ def early_not_at_start(table):
     start = found.competing.iloc[:, 0]
     return [
         Effect(
-            f"best - pruned at epoch {found.competing.columns[0]}", (found.held_out() - start).dropna().to_numpy(), "points", margin=MATCH
+            f"best - pruned at epoch {found.competing.columns[0]}",
+            (found.held_out() - start).dropna().to_numpy(),
+            "points",
+            margin=MATCH,
         )
     ]
 
@@ -192,9 +274,17 @@ def early_90pct_cifar(table):
         or not all(name.startswith("resnet") for name in networks)
         or 0.9 not in values(table, "sparsity")
     ):
-        raise NotHere("a claim about ResNets on CIFAR at a sparsity of 0.9: desktop with dataset cifar10, or paper, can test it")
+        raise NotHere(
+            "a claim about ResNets on CIFAR at a sparsity of 0.9: desktop with dataset cifar10, or paper, can test it"
+        )
     found, allowed = main(table, sparsity=0.9), 2.5 if dataset == {"cifar100"} else 0.5
-    return [Effect(f"{allowed} - points lost against dense", (allowed - (found.dense - found.held_out())).dropna().to_numpy(), "points")]
+    return [
+        Effect(
+            f"{allowed} - points lost against dense",
+            (allowed - (found.dense - found.held_out())).dropna().to_numpy(),
+            "points",
+        )
+    ]
 
 
 def early_trf_two_phases(table):
@@ -211,7 +301,10 @@ def early_trf_two_phases(table):
 def early_peak_correlates_trf(table):
     found = main(table)
     rho = found.correlation().dropna().to_numpy()
-    return [near(found, within=NEAR), Effect("Spearman(accuracy, Tr(F)) over pruning epochs", rho, "rho")]
+    return [
+        near(found, within=NEAR),
+        Effect("Spearman(accuracy, Tr(F)) over pruning epochs", rho, "rho"),
+    ]
 
 
 def early_fisher_criterion_period(table):
@@ -221,7 +314,9 @@ def early_fisher_criterion_period(table):
 
 def early_magnitude_beats_fisher(table):
     gain = (main(table).held_out() - main(table, criterion="fisher").held_out()).dropna()
-    return [Effect("best test accuracy: magnitude - fisher", gain.to_numpy(), "points", margin=MATCH)]
+    return [
+        Effect("best test accuracy: magnitude - fisher", gain.to_numpy(), "points", margin=MATCH)
+    ]
 
 
 def early_local_fig9(table):
@@ -235,7 +330,13 @@ def early_kl_expansion(table):
 
 
 def early_mc_fisher_accurate(table):
-    return [Effect("0.1 - relative error of the sampled Tr(F)", 0.1 - _of_dense(table, "fisher_relative_error"), "")]
+    return [
+        Effect(
+            "0.1 - relative error of the sampled Tr(F)",
+            0.1 - _of_dense(table, "fisher_relative_error"),
+            "",
+        )
+    ]
 
 
 def _of_dense(table, column):
@@ -255,7 +356,10 @@ def early_model_size(table):
 
 
 def early_local_model_size(table):
-    return [early(main(table, network=name, scope="layer"), f" of {name}") for name in values(table, "network")]
+    return [
+        early(main(table, network=name, scope="layer"), f" of {name}")
+        for name in values(table, "network")
+    ]
 
 
 def early_param_counts(table):
@@ -279,20 +383,39 @@ def early_compression_period(table):
 
 
 def early_local_compression(table):
-    return [early(main(table, sparsity=s, scope="layer"), f" at {s:g}") for s in sorted(values(table, "sparsity"))]
+    return [
+        early(main(table, sparsity=s, scope="layer"), f" at {s:g}")
+        for s in sorted(values(table, "sparsity"))
+    ]
 
 
 def early_compression_order(table):
     grid = sorted(values(table, "sparsity"))
     best = [main(table, sparsity=s).held_out() for s in grid]
     pairs = list(zip(grid, grid[1:], best, best[1:], strict=False))
-    return [Effect(f"best accuracy at {a:g} - at {b:g}", (x - y).dropna().to_numpy(), "points", margin=MATCH) for a, b, x, y in pairs]
+    return [
+        Effect(
+            f"best accuracy at {a:g} - at {b:g}",
+            (x - y).dropna().to_numpy(),
+            "points",
+            margin=MATCH,
+        )
+        for a, b, x, y in pairs
+    ]
 
 
 def early_95pct_accuracy(table):
     _own(table, "cifar10", "resnet-18")
     found = main(table, sparsity=0.95)
     return [
-        Effect("best test accuracy at 0.95 - 94.7", (found.held_out() - 94.7).to_numpy(), "points", "equal", 0.3),
-        Effect("dense test accuracy - 95.3", (found.dense - 95.3).to_numpy(), "points", "equal", 0.3),
+        Effect(
+            "best test accuracy at 0.95 - 94.7",
+            (found.held_out() - 94.7).to_numpy(),
+            "points",
+            "equal",
+            0.3,
+        ),
+        Effect(
+            "dense test accuracy - 95.3", (found.dense - 95.3).to_numpy(), "points", "equal", 0.3
+        ),
     ]

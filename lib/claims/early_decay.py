@@ -21,13 +21,29 @@ def _three(table, **chosen):
 def early_wd_baselines(table):
     weak, middle, strong = _three(table)
     train = [
-        100 * f.rows.dropna(subset=["train_accuracy"]).sort_values("epoch").groupby("seed")["train_accuracy"].last()
+        100
+        * f.rows.dropna(subset=["train_accuracy"])
+        .sort_values("epoch")
+        .groupby("seed")["train_accuracy"]
+        .last()
         for f in (middle, strong)
     ]
     return [
-        Effect("dense test accuracy: middle - strong decay", (middle.dense - strong.dense).dropna().to_numpy(), "points"),
-        Effect("dense test accuracy: middle - weak decay", (middle.dense - weak.dense).dropna().to_numpy(), "points"),
-        Effect("dense training accuracy: middle - strong decay", (train[0] - train[1]).dropna().to_numpy(), "points"),
+        Effect(
+            "dense test accuracy: middle - strong decay",
+            (middle.dense - strong.dense).dropna().to_numpy(),
+            "points",
+        ),
+        Effect(
+            "dense test accuracy: middle - weak decay",
+            (middle.dense - weak.dense).dropna().to_numpy(),
+            "points",
+        ),
+        Effect(
+            "dense training accuracy: middle - strong decay",
+            (train[0] - train[1]).dropna().to_numpy(),
+            "points",
+        ),
     ]
 
 
@@ -43,7 +59,12 @@ def early_wd_weak_correlation(table):
     off = [(f.best - f.peak()).abs() for f in _three(table)]
     half = _three(table)[1].half_step
     return [
-        Effect(f"|best - peak|: {name} - middle decay", (off[k] - off[1]).dropna().to_numpy(), "% of training", resolution=half)
+        Effect(
+            f"|best - peak|: {name} - middle decay",
+            (off[k] - off[1]).dropna().to_numpy(),
+            "% of training",
+            resolution=half,
+        )
         for k, name in ((2, "strong"), (0, "weak"))
     ]
 
@@ -77,14 +98,19 @@ def early_wd_under_peak_late(table):
             resolution=50 / strong.epochs,
         ),
         Effect(
-            "strong decay: peak - best pruning epoch", (strong.peak() - strong.best).dropna().to_numpy(), "% of training", resolution=half
+            "strong decay: peak - best pruning epoch",
+            (strong.peak() - strong.best).dropna().to_numpy(),
+            "% of training",
+            resolution=half,
         ),
     ]
 
 
 def early_wd_trf_magnitude(table):
     _, middle, strong = _three(table)
-    ratio = np.log(strong.signal("fisher").max(axis=1) / middle.signal("fisher").max(axis=1)).dropna()
+    ratio = np.log(
+        strong.signal("fisher").max(axis=1) / middle.signal("fisher").max(axis=1)
+    ).dropna()
     return [Effect("ln(highest Tr(F): strong / middle decay)", ratio.to_numpy(), "ln")]
 
 
@@ -103,7 +129,14 @@ def early_local_stronger_correlation(table):
 def early_local_underfit_late(table):
     _, middle, strong = _three(table, scope="layer")
     later = (strong.best - middle.best).dropna().to_numpy()
-    return [Effect("layer scope, best pruning epoch: strong - middle decay", later, "% of training", resolution=strong.half_step)]
+    return [
+        Effect(
+            "layer scope, best pruning epoch: strong - middle decay",
+            later,
+            "% of training",
+            resolution=strong.half_step,
+        )
+    ]
 
 
 def early_local_better_off_regime(table):

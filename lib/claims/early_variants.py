@@ -41,12 +41,24 @@ def early_lr_period_follows(table):
     for name in _schedules(table):
         found = _plain(table, schedule=name)
         later = (found.best - base.best).dropna().to_numpy()
-        effects.append(Effect(f"best pruning epoch: {name} - exponential", later, "% of training", resolution=found.half_step))
-    return effects + [near(_plain(table, schedule=name), label=f" ({name})") for name in values(table, "schedule")]
+        effects.append(
+            Effect(
+                f"best pruning epoch: {name} - exponential",
+                later,
+                "% of training",
+                resolution=found.half_step,
+            )
+        )
+    return effects + [
+        near(_plain(table, schedule=name), label=f" ({name})") for name in values(table, "schedule")
+    ]
 
 
 def _local(table):
-    return [near(_plain(table, schedule=name, scope="layer"), label=f" ({name})") for name in values(table, "schedule")]
+    return [
+        near(_plain(table, schedule=name, scope="layer"), label=f" ({name})")
+        for name in values(table, "schedule")
+    ]
 
 
 def early_local_schedules_cifar10(table):
@@ -63,13 +75,20 @@ def early_local_schedules_cifar100(table):
 
 def early_exp_decays_fastest(table):
     effects = []
-    rates = table[table["solution"] == "sol_d"].pivot_table(index="epoch", columns="schedule", values="rate")
+    rates = table[table["solution"] == "sol_d"].pivot_table(
+        index="epoch", columns="schedule", values="rate"
+    )
     share = 100 * rates.index / table["epochs"].max()
     middle = rates[(share >= 2.5) & (share <= 75)]
     for name in _schedules(table):
         closest = (middle[name] / middle["exponential"]).min()
         effects.append(
-            Effect(f"ln(rate of {name} / exponential), least over 2.5% to 75%", np.full(5, np.log(closest)), "ln", note="no chance in it")
+            Effect(
+                f"ln(rate of {name} / exponential), least over 2.5% to 75%",
+                np.full(5, np.log(closest)),
+                "ln",
+                note="no chance in it",
+            )
         )
     return effects
 
@@ -79,22 +98,37 @@ def early_lr_phase_end(table):
     for name in ["exponential", *_schedules(table)]:
         found = _plain(table, schedule=name)
         rate = found.rows.pivot_table(index="seed", columns="epoch", values="rate")
-        at_peak[name] = np.array([rate.loc[seed, epoch] for seed, epoch in found.signal("fisher").idxmax(axis=1).items()])
+        at_peak[name] = np.array(
+            [rate.loc[seed, epoch] for seed, epoch in found.signal("fisher").idxmax(axis=1).items()]
+        )
     stacked = np.log(np.stack(list(at_peak.values())).clip(min=1e-12))
     note = ", ".join(f"{name} {np.median(r):.3g}" for name, r in at_peak.items())
     return [
-        Effect("ln 4 - ln(highest / lowest rate at the peak)", np.log(4) - (stacked.max(0) - stacked.min(0)), "ln", note=f"medians: {note}")
+        Effect(
+            "ln 4 - ln(highest / lowest rate at the peak)",
+            np.log(4) - (stacked.max(0) - stacked.min(0)),
+            "ln",
+            note=f"medians: {note}",
+        )
     ]
 
 
 def early_baseline_schedule_order(table):
-    if not set(table["dataset"]) <= {"cifar10", "cifar100"} or set(table["network"]) != {"resnet-18"} or set(table["epochs"]) != {200}:
+    if (
+        not set(table["dataset"]) <= {"cifar10", "cifar100"}
+        or set(table["network"]) != {"resnet-18"}
+        or set(table["epochs"]) != {200}
+    ):
         raise NotHere("a claim about ResNet-18 on CIFAR after 200 epochs: preset paper can test it")
     sign = 1 if set(table["dataset"]) == {"cifar100"} else -1
     base = _plain(table, schedule="exponential").dense
     what = "{} - exponential" if sign > 0 else "exponential - {}"
     return [
-        Effect(f"dense: {what.format(name)}", sign * (_plain(table, schedule=name).dense - base).dropna().to_numpy(), "points")
+        Effect(
+            f"dense: {what.format(name)}",
+            sign * (_plain(table, schedule=name).dense - base).dropna().to_numpy(),
+            "points",
+        )
         for name in _schedules(table)
     ]
 
@@ -102,13 +136,26 @@ def early_baseline_schedule_order(table):
 def early_lr_floor_helps(table):
     if "rate_floor" not in table or table["rate_floor"].nunique() < 2:
         raise NotHere("it needs runs without the floor as well")
-    with_floor, without = (main(table, schedule="exponential", rate_floor=float(f)) for f in (table["rate_floor"].max(), 0.0))
+    with_floor, without = (
+        main(table, schedule="exponential", rate_floor=float(f))
+        for f in (table["rate_floor"].max(), 0.0)
+    )
     gain = with_floor.competing - without.competing
     share = 100 * gain.columns / with_floor.epochs
     late, early = gain.loc[:, share >= 80], gain.loc[:, share <= 50]
     return [
-        Effect("late pruning (80% on): with - without the floor", late.mean(axis=1).dropna().to_numpy(), "points"),
-        Effect("pruning in the first half: with - without", early.mean(axis=1).dropna().to_numpy(), "points", "equal", MATCH),
+        Effect(
+            "late pruning (80% on): with - without the floor",
+            late.mean(axis=1).dropna().to_numpy(),
+            "points",
+        ),
+        Effect(
+            "pruning in the first half: with - without",
+            early.mean(axis=1).dropna().to_numpy(),
+            "points",
+            "equal",
+            MATCH,
+        ),
     ]
 
 
@@ -119,16 +166,28 @@ def _turn(found):
     """Where each seed's KL turns, in percent of training; missing where it does not fall by TURN percent of its range afterwards."""
     course = found.signal("kl_uniform")
     spread = course.max(axis=1) - course.min(axis=1)
-    return found.peak("kl_uniform").where(100 * (course.max(axis=1) - course.iloc[:, -1]) / spread > TURN)
+    return found.peak("kl_uniform").where(
+        100 * (course.max(axis=1) - course.iloc[:, -1]) / spread > TURN
+    )
 
 
 def _kl_near(table, schedule):
     found = main(table, schedule=schedule)
     turn = _turn(found)
-    note = f"best at {found.best.mean():.0f}%, turn at {turn.mean():.0f}%" if turn.notna().any() else "KL rises to the end: it has no turn"
+    note = (
+        f"best at {found.best.mean():.0f}%, turn at {turn.mean():.0f}%"
+        if turn.notna().any()
+        else "KL rises to the end: it has no turn"
+    )
     distance = (NEAR - (found.best - turn).abs()).to_numpy()
     return [
-        Effect(f"15 - |best pruning epoch - turn of KL| ({schedule})", distance, "% of training", resolution=found.half_step, note=note)
+        Effect(
+            f"15 - |best pruning epoch - turn of KL| ({schedule})",
+            distance,
+            "% of training",
+            resolution=found.half_step,
+            note=note,
+        )
     ]
 
 
@@ -148,8 +207,19 @@ def early_kl_rises_then_falls(table):
     effects = []
     for name in values(table, "schedule"):
         course = main(table, schedule=name).signal("kl_uniform")
-        fall = 100 * (course.max(axis=1) - course.iloc[:, -1]) / (course.max(axis=1) - course.min(axis=1))
-        effects.append(Effect(f"fall of KL after its highest - 2 ({name})", (fall - TURN).to_numpy(), "% of its range", margin=TURN))
+        fall = (
+            100
+            * (course.max(axis=1) - course.iloc[:, -1])
+            / (course.max(axis=1) - course.min(axis=1))
+        )
+        effects.append(
+            Effect(
+                f"fall of KL after its highest - 2 ({name})",
+                (fall - TURN).to_numpy(),
+                "% of its range",
+                margin=TURN,
+            )
+        )
     return effects
 
 
@@ -157,22 +227,40 @@ def early_kl_tracks_trf(table):
     effects = []
     for name in values(table, "schedule"):
         found = main(table, schedule=name)
-        rho = found.signal("kl_uniform").rank(axis=1).corrwith(found.signal("fisher").rank(axis=1), axis=1)
-        effects.append(Effect(f"Spearman(KL, Tr(F)) over epochs - 0.5 ({name})", (rho - 0.5).to_numpy(), "rho"))
+        rho = (
+            found.signal("kl_uniform")
+            .rank(axis=1)
+            .corrwith(found.signal("fisher").rank(axis=1), axis=1)
+        )
+        effects.append(
+            Effect(f"Spearman(KL, Tr(F)) over epochs - 0.5 ({name})", (rho - 0.5).to_numpy(), "rho")
+        )
     return effects
 
 
 def early_kl_near_zero_at_init(table):
     course = main(table, schedule=values(table, "schedule")[0]).signal("kl_uniform")
     return [
-        Effect("ln(a tenth of the highest KL / KL at the start)", np.log(0.1 * course.max(axis=1) / course.iloc[:, 0]).to_numpy(), "ln")
+        Effect(
+            "ln(a tenth of the highest KL / KL at the start)",
+            np.log(0.1 * course.max(axis=1) / course.iloc[:, 0]).to_numpy(),
+            "ln",
+        )
     ]
 
 
 def early_kl_cheaper(table):
-    seconds = table[table["solution"] == "sol_d"].groupby("seed")[["fisher_seconds", "kl_uniform_seconds"]].sum()
+    seconds = (
+        table[table["solution"] == "sol_d"]
+        .groupby("seed")[["fisher_seconds", "kl_uniform_seconds"]]
+        .sum()
+    )
     ratio = np.log(0.5 * seconds["fisher_seconds"] / seconds["kl_uniform_seconds"]).to_numpy()
-    return [Effect("ln(half the time of Tr(F) / the time of KL)", ratio, "ln", note="wall-clock, in turns")]
+    return [
+        Effect(
+            "ln(half the time of Tr(F) / the time of KL)", ratio, "ln", note="wall-clock, in turns"
+        )
+    ]
 
 
 # -- the online rule -----------------------------------------------------------------------------------------------------------------
@@ -180,8 +268,20 @@ def early_kl_cheaper(table):
 
 def early_pruned_at_decision_rule(table):
     found = main(table, policy="grid")
-    chosen = table[(table["solution"] == "sol_p") & (table["policy"] == "fisher")].sort_values("epoch").groupby("seed").tail(1)
+    chosen = (
+        table[(table["solution"] == "sol_p") & (table["policy"] == "fisher")]
+        .sort_values("epoch")
+        .groupby("seed")
+        .tail(1)
+    )
     reached = 100 * chosen.set_index("seed")["test_accuracy"]
     lost = (found.held_out() - reached).dropna()
     note = f"{lost.mean():.2f} points behind the best epoch; pruned at {chosen['prune_epoch'].mean():.1f} of {found.epochs}"
-    return [Effect("0.5 - points lost by pruning when Tr(F) has begun to fall", (0.5 - lost).to_numpy(), "points", note=note)]
+    return [
+        Effect(
+            "0.5 - points lost by pruning when Tr(F) has begun to fall",
+            (0.5 - lost).to_numpy(),
+            "points",
+            note=note,
+        )
+    ]

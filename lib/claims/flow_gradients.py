@@ -25,7 +25,10 @@ WINDOWS = {  # name -> (above this share of training, up to that one)
     "whole training": (0.0, 1.0),
 }
 START, FIRST_500, FIRST_HALF, SECOND_HALF, WHOLE = WINDOWS
-SPARSE = [*((method, form) for method in ("scratch", "set", "rigl") for form in FORMS), ("rigl-inverted", OWN)]
+SPARSE = [
+    *((method, form) for method in ("scratch", "set", "rigl") for form in FORMS),
+    ("rigl-inverted", OWN),
+]
 
 
 # -- from the table to one number per seed -----------------------------------------------------------------------------
@@ -34,9 +37,15 @@ SPARSE = [*((method, form) for method in ("scratch", "set", "rigl") for form in 
 def courses(table: pd.DataFrame, row: str, form: str = "", measure: str = "flow") -> pd.DataFrame:
     """``measure`` of one cell: a row per seed, a column per step. Raises ``NotHere`` if the table lacks it."""
     rows = table[(table["row"] == row) & (table["form"] == form)]
-    wide = rows.pivot_table(index="seed", columns="step", values=measure) if measure in rows else pd.DataFrame()
+    wide = (
+        rows.pivot_table(index="seed", columns="step", values=measure)
+        if measure in rows
+        else pd.DataFrame()
+    )
     if wide.empty:
-        raise NotHere(f"the table has no {measure} of {name(row, form)}: give flow_every, and the form among forms")
+        raise NotHere(
+            f"the table has no {measure} of {name(row, form)}: give flow_every, and the form among forms"
+        )
     return wide
 
 
@@ -45,7 +54,9 @@ def name(row: str, form: str = "") -> str:
     return f"{row} ({FORMS[form]})" if form else row
 
 
-def level(table: pd.DataFrame, cell: tuple[str, ...], window: str, measure: str = "flow") -> pd.Series:
+def level(
+    table: pd.DataFrame, cell: tuple[str, ...], window: str, measure: str = "flow"
+) -> pd.Series:
     """ln of gradient flow by seed, averaged over the recorded steps of a window of training."""
     wide = courses(table, *cell, measure=measure)
     low, high = (share * table["steps"].iloc[0] for share in WINDOWS[window])
@@ -58,7 +69,9 @@ def level(table: pd.DataFrame, cell: tuple[str, ...], window: str, measure: str 
 def start(table: pd.DataFrame, row: str, form: str = "") -> pd.Series:
     """When learning starts, by seed: the first recorded step with a gradient flow of ``LEARNS``; the last step where there is none."""
     wide = courses(table, row, form)
-    return (wide >= LEARNS).idxmax(axis=1).where((wide >= LEARNS).any(axis=1), table["steps"].iloc[0])
+    return (
+        (wide >= LEARNS).idxmax(axis=1).where((wide >= LEARNS).any(axis=1), table["steps"].iloc[0])
+    )
 
 
 def accuracy(table: pd.DataFrame, row: str, form: str = "") -> pd.Series:
@@ -69,7 +82,9 @@ def accuracy(table: pd.DataFrame, row: str, form: str = "") -> pd.Series:
 
 def change(table: pd.DataFrame, row: str, form: str = OWN) -> pd.DataFrame:
     """Change of the gradient norm at each mask update: a row per seed, a column per step."""
-    return np.sqrt(courses(table, row, form, "after")) - np.sqrt(courses(table, row, form, "before"))
+    return np.sqrt(courses(table, row, form, "after")) - np.sqrt(
+        courses(table, row, form, "before")
+    )
 
 
 def half(changes: pd.DataFrame, table: pd.DataFrame, second: bool = False) -> pd.Series:
@@ -80,7 +95,9 @@ def half(changes: pd.DataFrame, table: pd.DataFrame, second: bool = False) -> pd
     return changes.loc[:, late == second].mean(axis=1)
 
 
-def correlation(table: pd.DataFrame, cells: list[tuple[str, str]], window: str = FIRST_HALF) -> pd.Series:
+def correlation(
+    table: pd.DataFrame, cells: list[tuple[str, str]], window: str = FIRST_HALF
+) -> pd.Series:
     """Spearman's rho between flow in a window and final accuracy over the ``cells``, one per seed."""
     flow = pd.DataFrame({cell: level(table, cell, window) for cell in cells}).dropna()
     ends = pd.DataFrame({cell: accuracy(table, *cell) for cell in cells}).dropna()
@@ -99,7 +116,9 @@ def _every(table):
 def _ratio(table, first, second, window, claim="positive", margin=0.0):
     """The effect "flow of the cell ``first`` over that of ``second``", in a window."""
     gain = (level(table, first, window) - level(table, second, window)).dropna()
-    after = (level(table, first, window, "flow_after") - level(table, second, window, "flow_after")).dropna()
+    after = (
+        level(table, first, window, "flow_after") - level(table, second, window, "flow_after")
+    ).dropna()
     note = f"flow × {np.exp(gain.mean()):.3g}"
     if not np.allclose(gain, after):
         note += f"; × {np.exp(after.mean()):.3g} where steps at which a mask changes are recorded after the change"
@@ -112,7 +131,13 @@ def _later(table, first, second):
     first_start, second_start = start(table, *first), start(table, *second)
     note = f"medians {first_start.median():g} and {second_start.median():g}"
     what = f"start of learning: {name(*first)} - {name(*second)}"
-    return Effect(what, (first_start - second_start).dropna().to_numpy(), "steps", resolution=_every(table) / 2, note=note)
+    return Effect(
+        what,
+        (first_start - second_start).dropna().to_numpy(),
+        "steps",
+        resolution=_every(table) / 2,
+        note=note,
+    )
 
 
 def _lenet(table):
@@ -121,7 +146,9 @@ def _lenet(table):
 
 def _mlp(table):
     if not {"mlp", "lenet-300-100"} & set(table["network"]):
-        raise NotHere("a claim about the fully connected network: presets quick and desktop test it")
+        raise NotHere(
+            "a claim about the fully connected network: presets quick and desktop test it"
+        )
 
 
 # -- Figures 2, 7 and 9a: over training ---------------------------------------------------------------------------------
@@ -146,7 +173,10 @@ def flow_fig2_scratch_stalls(table):
 
 
 def flow_fig2_init_raises_flow(table):
-    return [_ratio(table, ("scratch", OWN), ("scratch", "masked"), window) for window in (START, FIRST_500)]
+    return [
+        _ratio(table, ("scratch", OWN), ("scratch", "masked"), window)
+        for window in (START, FIRST_500)
+    ]
 
 
 def flow_fig2_resnet_early_only(table):
@@ -154,30 +184,49 @@ def flow_fig2_resnet_early_only(table):
 
 
 def flow_fig2_lr_drop_jump(table):
-    raise NotHere("VGG-16 and ResNet-50 on ImageNet, whose learning rate falls in steps: it needs that set and a GPU")
+    raise NotHere(
+        "VGG-16 and ResNet-50 on ImageNet, whose learning rate falls in steps: it needs that set and a GPU"
+    )
 
 
 def flow_fig2_small_dense_gap(table):
     effects = []
     for form in ("masked", OWN):
-        gap = (level(table, ("small dense",), WHOLE) - level(table, ("scratch", form), WHOLE)).dropna()
-        others = (gap.sum() - gap) / max(len(gap) - 1, 1)  # which of the two is above is taken from the other seeds
+        gap = (
+            level(table, ("small dense",), WHOLE) - level(table, ("scratch", form), WHOLE)
+        ).dropna()
+        others = (gap.sum() - gap) / max(
+            len(gap) - 1, 1
+        )  # which of the two is above is taken from the other seeds
         what = f"|ln(flow of small dense / {name('scratch', form)})|, {WHOLE}, its sign from the other seeds"
         note = f"flow of small dense × {np.exp(gap.mean()):.3g}"
-        effects.append(Effect(what, (gap * np.sign(others)).to_numpy(), "ln", margin=DIFFERENT, note=note))
+        effects.append(
+            Effect(what, (gap * np.sign(others)).to_numpy(), "ln", margin=DIFFERENT, note=note)
+        )
     return effects
 
 
 def flow_fig2_rigl_improves(table):
-    return [_ratio(table, ("rigl", form), ("scratch", form), FIRST_HALF) for form in ("masked", OWN)]
+    return [
+        _ratio(table, ("rigl", form), ("scratch", form), FIRST_HALF) for form in ("masked", OWN)
+    ]
 
 
 def flow_fig2_lt_no_improvement(table):
     effects = []
     for window in (START, FIRST_500):
-        above = (level(table, ("lottery",), window) - level(table, ("scratch", OWN), window)).dropna()
+        above = (
+            level(table, ("lottery",), window) - level(table, ("scratch", OWN), window)
+        ).dropna()
         what = f"ln 1.21 - ln(flow of lottery / {name('scratch', OWN)}), {window}"
-        effects.append(Effect(what, np.log(1.21) - above.to_numpy(), "ln", note=f"flow × {np.exp(above.mean()):.3g}"))
+        effects.append(
+            Effect(
+                what,
+                np.log(1.21) - above.to_numpy(),
+                "ln",
+                note=f"flow × {np.exp(above.mean()):.3g}",
+            )
+        )
     return effects
 
 
@@ -196,15 +245,31 @@ def flow_rigl_above_small_dense_flow(table):
     seeds, steps = rigl.index.intersection(small.index), rigl.columns.intersection(small.columns)
     above = (rigl.loc[seeds, steps] > small.loc[seeds, steps]).mean(axis=1)
     note = f"above at {100 * above.mean():.0f}% of the recorded steps"
-    return [Effect("share of steps at which RigL (ours) is above small dense - 1/2", above.to_numpy() - 0.5, "share", note=note)]
+    return [
+        Effect(
+            "share of steps at which RigL (ours) is above small dense - 1/2",
+            above.to_numpy() - 0.5,
+            "share",
+            note=note,
+        )
+    ]
 
 
 def flow_dst_generalisation_link(table):
     methods = [(method, OWN) for method in ("scratch", "set", "rigl", "rigl-inverted")]
     effects = []
-    for label, cells in (("four methods (ours)", methods), (f"{len(SPARSE)} methods and initialisations", SPARSE)):
+    for label, cells in (
+        ("four methods (ours)", methods),
+        (f"{len(SPARSE)} methods and initialisations", SPARSE),
+    ):
         rho = correlation(table, cells)
-        effects.append(Effect(f"Spearman(flow in the first half, test accuracy) over {label}", rho.to_numpy(), "rho"))
+        effects.append(
+            Effect(
+                f"Spearman(flow in the first half, test accuracy) over {label}",
+                rho.to_numpy(),
+                "rho",
+            )
+        )
     return effects
 
 
@@ -217,8 +282,14 @@ def flow_fig7a_dst_starts_earlier(table):
 
 
 def flow_fig7b_liu(table):
-    gains = [_ratio(table, (method, "layer"), (method, "masked"), FIRST_500) for method in ("scratch", "set", "rigl")]
-    return [*gains, _ratio(table, ("rigl", "layer"), ("scratch", "layer"), FIRST_HALF, "equal", ALIKE)]
+    gains = [
+        _ratio(table, (method, "layer"), (method, "masked"), FIRST_500)
+        for method in ("scratch", "set", "rigl")
+    ]
+    return [
+        *gains,
+        _ratio(table, ("rigl", "layer"), ("scratch", "layer"), FIRST_HALF, "equal", ALIKE),
+    ]
 
 
 def flow_fig9a_mlp_flow(table):
@@ -231,7 +302,9 @@ def flow_fig9a_mlp_flow(table):
 
 def _relative(table, row, form=OWN):
     """How the norm changes on average, as a factor, in words."""
-    logs = np.log(courses(table, row, form, "after").clip(lower=1e-12)) - np.log(courses(table, row, form, "before").clip(lower=1e-12))
+    logs = np.log(courses(table, row, form, "after").clip(lower=1e-12)) - np.log(
+        courses(table, row, form, "before").clip(lower=1e-12)
+    )
     return f"{row}: norm × {np.exp(0.5 * logs.mean(axis=1).mean()):.3g}"
 
 
@@ -239,7 +312,11 @@ def flow_fig3_rigl_update_raises(table):
     changes = change(table, "rigl")
     early, late = half(changes, table), half(changes, table, second=True)
     return [
-        Effect("median change of the gradient norm at an update: rigl (ours)", changes.median(axis=1).to_numpy(), "norm"),
+        Effect(
+            "median change of the gradient norm at an update: rigl (ours)",
+            changes.median(axis=1).to_numpy(),
+            "norm",
+        ),
         Effect(
             "mean change, first half - second half: rigl (ours)",
             (early - late).to_numpy(),
@@ -252,11 +329,20 @@ def flow_fig3_rigl_update_raises(table):
 def flow_fig3_set_weaker(table):
     more = (change(table, "rigl").mean(axis=1) - change(table, "set").mean(axis=1)).dropna()
     note = f"{_relative(table, 'rigl')}, {_relative(table, 'set')}"
-    return [Effect("mean change of the gradient norm: rigl - set (ours)", more.to_numpy(), "norm", note=note)]
+    return [
+        Effect(
+            "mean change of the gradient norm: rigl - set (ours)",
+            more.to_numpy(),
+            "norm",
+            note=note,
+        )
+    ]
 
 
 def flow_fig3_inverted_none(table):
-    rigl, random, inverted = (change(table, row).mean(axis=1) for row in ("rigl", "set", "rigl-inverted"))
+    rigl, random, inverted = (
+        change(table, row).mean(axis=1) for row in ("rigl", "set", "rigl-inverted")
+    )
     return [
         Effect(
             "a tenth of rigl's mean change - rigl-inverted's (ours)",
@@ -264,7 +350,11 @@ def flow_fig3_inverted_none(table):
             "norm",
             note=f"{rigl.mean():.3g} and {inverted.mean():.3g}; {_relative(table, 'rigl-inverted')}",
         ),
-        Effect("mean change of the gradient norm: set - rigl-inverted (ours)", (random - inverted).dropna().to_numpy(), "norm"),
+        Effect(
+            "mean change of the gradient norm: set - rigl-inverted (ours)",
+            (random - inverted).dropna().to_numpy(),
+            "norm",
+        ),
     ]
 
 
@@ -273,16 +363,35 @@ def flow_fig8_original_delay(table):
     sleeping = pd.DataFrame({step: step < began.reindex(changes.index) for step in changes.columns})
     before, after = changes.where(sleeping).mean(axis=1), changes.where(~sleeping).mean(axis=1)
     if before.isna().all():
-        raise NotHere(f"learning starts before the first mask update, at step {changes.columns[0]}, in every run")
+        raise NotHere(
+            f"learning starts before the first mask update, at step {changes.columns[0]}, in every run"
+        )
     note = f"learning starts at step {began.median():g} (median); change before {before.mean():.3g}, after {after.mean():.3g}"
     return [
-        Effect("mean change of the gradient norm once learning has started: rigl (original)", after.to_numpy(), "norm"),
-        Effect("a tenth of it - |mean change before that|", (0.1 * after - before.abs()).to_numpy(), "norm", note=note),
+        Effect(
+            "mean change of the gradient norm once learning has started: rigl (original)",
+            after.to_numpy(),
+            "norm",
+        ),
+        Effect(
+            "a tenth of it - |mean change before that|",
+            (0.1 * after - before.abs()).to_numpy(),
+            "norm",
+            note=note,
+        ),
     ]
 
 
 def flow_fig9b_mlp_rigl(table):
     _mlp(table)
-    higher = [_ratio(table, ("rigl", OWN), ("scratch", OWN), window) for window in (FIRST_HALF, SECOND_HALF)]
+    higher = [
+        _ratio(table, ("rigl", OWN), ("scratch", OWN), window)
+        for window in (FIRST_HALF, SECOND_HALF)
+    ]
     mean = change(table, "rigl").mean(axis=1)
-    return [*higher, Effect("mean change of the gradient norm at an update: rigl (ours)", mean.to_numpy(), "norm")]
+    return [
+        *higher,
+        Effect(
+            "mean change of the gradient norm at an update: rigl (ours)", mean.to_numpy(), "norm"
+        ),
+    ]

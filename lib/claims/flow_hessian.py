@@ -11,16 +11,28 @@ import pandas as pd
 from lib.claims.decisions import Effect, NotHere
 from lib.claims.flow_gradients import ALIKE, DIFFERENT
 
-NEAR_ZERO = 1e-3  # of the largest eigenvalue: a negative one smaller than that is not told apart from zero
+NEAR_ZERO = (
+    1e-3  # of the largest eigenvalue: a negative one smaller than that is not told apart from zero
+)
 SPARSE = ("scratch", "set", "rigl")
 POSITIVE_ALIKE = np.log(2)
-NAMES = {"scratch": "scratch", "set": "SET", "rigl": "RigL", "baseline": "dense baseline", "small dense": "small dense"}
+NAMES = {
+    "scratch": "scratch",
+    "set": "SET",
+    "rigl": "RigL",
+    "baseline": "dense baseline",
+    "small dense": "small dense",
+}
 
 
 def courses(table: pd.DataFrame, row: str, moment: str, measure: str) -> pd.DataFrame:
     """``measure`` of one method at one kind of moment: a row per seed, a column per step. Raises ``NotHere`` if the table lacks it."""
     rows = table[(table["row"] == row) & (table["moment"] == moment)]
-    wide = rows.pivot_table(index="seed", columns="step", values=measure) if measure in rows else pd.DataFrame()
+    wide = (
+        rows.pivot_table(index="seed", columns="step", values=measure)
+        if measure in rows
+        else pd.DataFrame()
+    )
     if wide.empty:
         raise NotHere(f"the table has no {measure} of {NAMES.get(row, row)}, {moment}")
     return wide
@@ -44,13 +56,17 @@ def _at_updates(table, of, row, first="before", second="after"):
 
 def _effect(what, values, claim="positive", margin=0.0):
     """An effect in logarithms, with the factor that it means."""
-    return Effect(what, values.to_numpy(), "ln", claim, margin, note=f"× {np.exp(values.mean()):.3g}")
+    return Effect(
+        what, values.to_numpy(), "ln", claim, margin, note=f"× {np.exp(values.mean()):.3g}"
+    )
 
 
 def _ratio(table, of, words, first, second, claim="positive", margin=0.0):
     """The effect "``words`` of the method ``first`` over that of ``second``", along training."""
     gain = (of(table, first) - of(table, second)).mean(axis=1).dropna()
-    return _effect(f"ln({words}: {NAMES[first]} / {NAMES[second]}), along training", gain, claim, margin)
+    return _effect(
+        f"ln({words}: {NAMES[first]} / {NAMES[second]}), along training", gain, claim, margin
+    )
 
 
 # -- Figure 10: around mask updates ------------------------------------------------------------------------------------
@@ -71,8 +87,17 @@ def flow_hessian_rigl_positive_transient(table):
     left = _at_updates(table, largest, "rigl", "before", "settled")
     return [
         _effect("ln(largest eigenvalue after / before an update): RigL", rise, margin=DIFFERENT),
-        _effect("ln(largest eigenvalue after an update / some steps later): RigL", fall, margin=DIFFERENT),
-        _effect("ln(largest eigenvalue some steps later / before the update): RigL", left, "equal", ALIKE),
+        _effect(
+            "ln(largest eigenvalue after an update / some steps later): RigL",
+            fall,
+            margin=DIFFERENT,
+        ),
+        _effect(
+            "ln(largest eigenvalue some steps later / before the update): RigL",
+            left,
+            "equal",
+            ALIKE,
+        ),
     ]
 
 
@@ -88,11 +113,21 @@ def flow_hessian_set_limited(table):
 
 
 def flow_hessian_dense_negative_mass(table):
-    dense, sparse = (courses(table, row, "along", "negative_share").mean(axis=1) for row in ("baseline", "scratch"))
+    dense, sparse = (
+        courses(table, row, "along", "negative_share").mean(axis=1)
+        for row in ("baseline", "scratch")
+    )
     note = f"{dense.mean():.3g} and {sparse.mean():.3g}"
     return [
-        Effect("negative share of the spectrum: dense baseline - scratch, along training", (dense - sparse).dropna().to_numpy(), note=note),
-        *(_ratio(table, largest, "largest eigenvalue", row, "scratch", "equal", POSITIVE_ALIKE) for row in ("baseline", "set", "rigl")),
+        Effect(
+            "negative share of the spectrum: dense baseline - scratch, along training",
+            (dense - sparse).dropna().to_numpy(),
+            note=note,
+        ),
+        *(
+            _ratio(table, largest, "largest eigenvalue", row, "scratch", "equal", POSITIVE_ALIKE)
+            for row in ("baseline", "set", "rigl")
+        ),
     ]
 
 
@@ -104,4 +139,7 @@ def flow_hessian_largest_negative(table):
 
 def flow_hessian_small_dense_conditioning(table):
     smaller = [_ratio(table, largest, "largest eigenvalue", row, "small dense") for row in SPARSE]
-    return smaller + [_ratio(table, negative, "|largest negative eigenvalue|", "small dense", row) for row in SPARSE]
+    return smaller + [
+        _ratio(table, negative, "|largest negative eigenvalue|", "small dense", row)
+        for row in SPARSE
+    ]

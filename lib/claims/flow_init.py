@@ -26,7 +26,9 @@ def values(table, part, **where):
         rows = rows[rows[column] == wanted] if column in rows else rows[:0]
     if rows.empty:
         wanted = ", ".join(f"{column} {value}" for column, value in where.items())
-        raise NotHere(f"the table has nothing of {part}{': ' if wanted else ''}{wanted}; the presets' own settings give it")
+        raise NotHere(
+            f"the table has nothing of {part}{': ' if wanted else ''}{wanted}; the presets' own settings give it"
+        )
     return rows
 
 
@@ -55,16 +57,24 @@ def signals(table, *, kind, form, scheme):
 def relative(table, *, kind, form, scheme):
     """The same in units of the dense network's: columns of numbers whose mean is the ratio of the means over seeds."""
     found = signals(table, kind=kind, form=form, scheme=scheme)
-    return pd.DataFrame({s: ratio_of_means(found[s], found[0.0]) for s in found if s > 0}, index=found.index)
+    return pd.DataFrame(
+        {s: ratio_of_means(found[s], found[0.0]) for s in found if s > 0}, index=found.index
+    )
 
 
 def relative_signals(table):
     """``relative`` for every kind of mask, scheme and form of the table, as rows kind, scheme, form, sparsity, seed, value."""
     rows = table[(table["part"] == "signal") & (table["sparsity"] > 0)]
     found = []
-    for kind, scheme, form in rows[["kind", "scheme", "form"]].drop_duplicates().itertuples(index=False):
+    for kind, scheme, form in (
+        rows[["kind", "scheme", "form"]].drop_duplicates().itertuples(index=False)
+    ):
         wide = relative(table, kind=kind, form=form, scheme=scheme)
-        found.append(wide.melt(ignore_index=False, var_name="sparsity").reset_index().assign(kind=kind, scheme=scheme, form=form))
+        found.append(
+            wide.melt(ignore_index=False, var_name="sparsity")
+            .reset_index()
+            .assign(kind=kind, scheme=scheme, form=form)
+        )
     return pd.concat(found, ignore_index=True)
 
 
@@ -77,16 +87,26 @@ def signal_effects(table, kind, scheme="he"):
     places = np.arange(original.shape[1]) - (original.shape[1] - 1) / 2
     fall = -(ranks @ places) / np.sqrt((ranks**2).sum(axis=1) * (places**2).sum())
     first, last = original.columns[1], original.columns[-1]
-    note = f"at {first:g}: {original[first].mean() / original[0.0].mean():.2g} of the dense signal, at {last:g}: " + (
-        f"{original[last].mean() / original[0.0].mean():.2g}"
+    note = (
+        f"at {first:g}: {original[first].mean() / original[0.0].mean():.2g} of the dense signal, at {last:g}: "
+        + (f"{original[last].mean() / original[0.0].mean():.2g}")
     )
-    effects = [Effect("original: -(rank correlation of the signal with sparsity)", fall.to_numpy(), "rank correlation", note=note)]
+    effects = [
+        Effect(
+            "original: -(rank correlation of the signal with sparsity)",
+            fall.to_numpy(),
+            "rank correlation",
+            note=note,
+        )
+    ]
     middle, margin = sum(KEPT) / 2, (KEPT[1] - KEPT[0]) / 2
     for form in ("neuron", "layer"):
         for sparsity, ratios in relative(table, kind=kind, form=form, scheme=scheme).items():
             what = f"{FORMS[form]} at {sparsity:g}: signal / dense - {middle:g}"
             note = f"{ratios.mean():.3g} of the dense signal"
-            effects.append(Effect(what, ratios.to_numpy() - middle, "ratio", "equal", margin, note=note))
+            effects.append(
+                Effect(what, ratios.to_numpy() - middle, "ratio", "equal", margin, note=note)
+            )
     return effects
 
 
@@ -103,8 +123,14 @@ def flow_init_reduces_to_dense(table):
     }
     for scheme in rows["scheme"].unique():
         for quantity, (what, margin, unit, expected) in claimed.items():
-            found = values(rows, "full mask", scheme=scheme, quantity=quantity).set_index("seed")["value"].sort_index()
-            effects.append(Effect(f"{scheme}: {what}", found.to_numpy() - expected, unit, "equal", margin))
+            found = (
+                values(rows, "full mask", scheme=scheme, quantity=quantity)
+                .set_index("seed")["value"]
+                .sort_index()
+            )
+            effects.append(
+                Effect(f"{scheme}: {what}", found.to_numpy() - expected, unit, "equal", margin)
+            )
     return effects
 
 
@@ -122,7 +148,16 @@ def steady_effects(table, part, *, kind, form="neuron"):
             before, after = after, before
         step = np.log(found[after] / found[before]).to_numpy()
         note = f"ratio {np.exp(step.mean()):.3f}, in closed form {expected[after] / expected[before]:.3f}"
-        effects.append(Effect(f"ln(layer {after:g} / layer {before:g})", step, "ln", "equal", np.log(STEADY), note=note))
+        effects.append(
+            Effect(
+                f"ln(layer {after:g} / layer {before:g})",
+                step,
+                "ln",
+                "equal",
+                np.log(STEADY),
+                note=note,
+            )
+        )
     return effects
 
 
@@ -136,19 +171,42 @@ def flow_init_backward_variance(table):
 
 def flow_liu_special_case(table):
     def numbers(kind, quantity):
-        return values(table, "equal fan-in", kind=kind, quantity=quantity).set_index("seed")["value"].sort_index().to_numpy()
+        return (
+            values(table, "equal fan-in", kind=kind, quantity=quantity)
+            .set_index("seed")["value"]
+            .sort_index()
+            .to_numpy()
+        )
 
     return [
-        Effect("equal fan-in: largest relative difference of a sampling variance", numbers("even", "variance"), "", "equal", SAME),
-        Effect("equal fan-in: largest difference of a drawn weight", numbers("even", "draws"), "SD", "equal", 1e-5),
-        Effect("unequal fan-in: mean relative difference of the variances - 0.05", numbers("uneven", "mean difference") - 0.05),
+        Effect(
+            "equal fan-in: largest relative difference of a sampling variance",
+            numbers("even", "variance"),
+            "",
+            "equal",
+            SAME,
+        ),
+        Effect(
+            "equal fan-in: largest difference of a drawn weight",
+            numbers("even", "draws"),
+            "SD",
+            "equal",
+            1e-5,
+        ),
+        Effect(
+            "unequal fan-in: mean relative difference of the variances - 0.05",
+            numbers("uneven", "mean difference") - 0.05,
+        ),
     ]
 
 
 def errors(table, part="step"):
     """Relative errors of the first and of the second order: two tables, a row per seed and a column per size of step, rising."""
     rows = values(table, part)
-    found = {name: rows.assign(value=(rows[name] / rows["value"] - 1).abs()) for name in ("first", "second")}
+    found = {
+        name: rows.assign(value=(rows[name] / rows["value"] - 1).abs())
+        for name in ("first", "second")
+    }
     return tuple(by_seed(wanted, "step") for wanted in found.values())
 
 
@@ -163,11 +221,24 @@ def step_effects(table, part="step"):
         fall = np.log(error[large] / error[small]).to_numpy()
         note = f"{error[large].mean():.2g} at {large:.2g}, {error[small].mean():.2g} at {small:.2g}"
         effects += [
-            Effect(f"{name} order: ln(error at the largest / at the smallest step)", fall, "ln", note=note),
-            Effect(f"{name} order: 1% - error at the smallest step", 1 - 100 * error[small].to_numpy(), "%"),
+            Effect(
+                f"{name} order: ln(error at the largest / at the smallest step)",
+                fall,
+                "ln",
+                note=note,
+            ),
+            Effect(
+                f"{name} order: 1% - error at the smallest step",
+                1 - 100 * error[small].to_numpy(),
+                "%",
+            ),
         ]
     return effects + [
-        Effect(f"step {step:.2g}: ln(error of the first / of the second order)", np.log(first[step] / second[step]).to_numpy(), "ln")
+        Effect(
+            f"step {step:.2g}: ln(error of the first / of the second order)",
+            np.log(first[step] / second[step]).to_numpy(),
+            "ln",
+        )
         for step in first
     ]
 

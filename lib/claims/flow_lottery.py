@@ -40,7 +40,11 @@ PRINTED = {  # Table 6, LeNet-5: (mean, standard deviation or None), accuracies 
 
 def printed(table) -> dict:
     """The study's own Table 6 where this is its data and network, row -> measure -> (mean, SD or None); empty elsewhere."""
-    return PRINTED if set(table["dataset"]) == {"mnist"} and set(table["network"]) == {"lenet-5"} else {}
+    return (
+        PRINTED
+        if set(table["dataset"]) == {"mnist"} and set(table["network"]) == {"lenet-5"}
+        else {}
+    )
 
 
 # -- Figures 5 and 9c --------------------------------------------------------------------------------------------------
@@ -58,8 +62,14 @@ def reached(courses: pd.DataFrame, rows: dict[str, str]) -> pd.Series:
     """
     scratch = final(courses[courses["key"].map(rows) == "scratch"])
     mark = courses["seed"].map(scratch.groupby("seed")["test_accuracy"].min())
-    there = courses[(courses["test_accuracy"] >= mark) & (courses["epoch"] > 0)].groupby("key")["epoch"].min()
-    return there.reindex(courses["key"].unique()).fillna(courses.groupby("key")["epochs"].first() + 1)
+    there = (
+        courses[(courses["test_accuracy"] >= mark) & (courses["epoch"] > 0)]
+        .groupby("key")["epoch"]
+        .min()
+    )
+    return there.reindex(courses["key"].unique()).fillna(
+        courses.groupby("key")["epochs"].first() + 1
+    )
 
 
 def _mean(table, row, column):
@@ -101,21 +111,53 @@ flow_fig5_lt_closer_init_resnet = flow_fig5_lt_closer_final_resnet = _imagenet
 def flow_fig5_lt_closer_init(table):
     starts = {row: _mean(table, row, "start_distance") for row in ("scratch", "lottery")}
     note = f"scratch {starts['scratch'].mean():.2f}, lottery {starts['lottery'].mean():.2f}"
-    effects = [_gap("distance of the start: scratch - lottery", starts["scratch"], starts["lottery"], "L2", note=note)]
+    effects = [
+        _gap(
+            "distance of the start: scratch - lottery",
+            starts["scratch"],
+            starts["lottery"],
+            "L2",
+            note=note,
+        )
+    ]
     if printed(table):
         margin = (DISTANCES["scratch"] - DISTANCES["lottery"]) / 2
-        effects += [_gap(f"{row}: ours - printed", starts[row], DISTANCES[row], "L2", claim="equal", margin=margin) for row in DISTANCES]
+        effects += [
+            _gap(
+                f"{row}: ours - printed",
+                starts[row],
+                DISTANCES[row],
+                "L2",
+                claim="equal",
+                margin=margin,
+            )
+            for row in DISTANCES
+        ]
     return effects
 
 
 def flow_fig5_lt_closer_final_lenet(table):
-    ratio = (_mean(table, "scratch", "end_distance") / _mean(table, "lottery", "end_distance")).dropna()
-    return [Effect("ln(last distance: scratch / 3 lottery)", np.log(ratio / 3).to_numpy(), "ln", note=f"ratio {ratio.mean():.2f}")]
+    ratio = (
+        _mean(table, "scratch", "end_distance") / _mean(table, "lottery", "end_distance")
+    ).dropna()
+    return [
+        Effect(
+            "ln(last distance: scratch / 3 lottery)",
+            np.log(ratio / 3).to_numpy(),
+            "ln",
+            note=f"ratio {ratio.mean():.2f}",
+        )
+    ]
 
 
 def flow_fig5_mds(table):
     return [
-        _gap("distance on the map: scratch - lottery", _mean(table, "scratch", "end_on_map"), _mean(table, "lottery", "end_on_map"), "L2")
+        _gap(
+            "distance on the map: scratch - lottery",
+            _mean(table, "scratch", "end_on_map"),
+            _mean(table, "lottery", "end_on_map"),
+            "L2",
+        )
     ]
 
 
@@ -133,18 +175,37 @@ def flow_fig5_path_init(table):
     inside = [a for a in gap.columns if INNER[0] - 1e-9 <= a <= INNER[1] + 1e-9]
     if not inside:
         raise NotHere(f"it needs alphas from {INNER[0]} to {INNER[1]}")
-    return [Effect(f"training loss from scratch's start - from the ticket's, alpha {a:g}", gap[a].to_numpy(), "nats") for a in inside]
+    return [
+        Effect(
+            f"training loss from scratch's start - from the ticket's, alpha {a:g}",
+            gap[a].to_numpy(),
+            "nats",
+        )
+        for a in inside
+    ]
 
 
 def flow_lt_init_loss(table):
     scratch, lottery = _starts(table, "scratch")[0.0], _starts(table, "lottery")[0.0]
     note = f"scratch {scratch.mean():.2f}, lottery {lottery.mean():.2f}"
-    return [_gap("training loss before training: scratch - lottery", scratch, lottery, "nats", note=note)]
+    return [
+        _gap(
+            "training loss before training: scratch - lottery", scratch, lottery, "nats", note=note
+        )
+    ]
 
 
 def flow_fig5_barrier_scratch(table):
     barriers = _barriers(table, "scratch")
-    return [_gap("barrier of scratch - tolerance", barriers, _tolerance(table), "nats", note=f"barrier {barriers.mean():.3g}")]
+    return [
+        _gap(
+            "barrier of scratch - tolerance",
+            barriers,
+            _tolerance(table),
+            "nats",
+            note=f"barrier {barriers.mean():.3g}",
+        )
+    ]
 
 
 def flow_fig5_no_barrier_lt(table):
@@ -158,8 +219,17 @@ def flow_fig5_no_barrier_lt(table):
 
 def flow_fig9c_mlp_interp(table):
     if not {"mlp", "lenet-300-100"} & set(table["network"]):
-        raise NotHere("a claim about the fully connected network: presets quick and desktop test it")
-    return [_gap("barrier: scratch - lottery", _barriers(table, "scratch"), _barriers(table, "lottery"), "nats")]
+        raise NotHere(
+            "a claim about the fully connected network: presets quick and desktop test it"
+        )
+    return [
+        _gap(
+            "barrier: scratch - lottery",
+            _barriers(table, "scratch"),
+            _barriers(table, "lottery"),
+            "nats",
+        )
+    ]
 
 
 def flow_perturbation_robust(table):
@@ -169,7 +239,9 @@ def flow_perturbation_robust(table):
     staying = [kind for kind, height in barriers.items() if height < _tolerance(table)]
     heights = ", ".join(f"{kind} {height:.3g}" for kind, height in barriers.items())
     if not staying:
-        raise NotHere(f"no perturbed ticket stays in the basin (barriers: {heights or 'no perturbations'})")
+        raise NotHere(
+            f"no perturbed ticket stays in the basin (barriers: {heights or 'no perturbations'})"
+        )
     whole = 100 * _mean(_solution(table), "pruned", "test_accuracy")
     return [
         _gap(
@@ -184,22 +256,46 @@ def flow_perturbation_robust(table):
 
 
 def flow_lt_k0_works_mnist_not_large(table):
-    lottery, whole = _mean(table, "lottery", "test_accuracy"), _mean(_solution(table), "pruned", "test_accuracy")
+    lottery, whole = (
+        _mean(table, "lottery", "test_accuracy"),
+        _mean(_solution(table), "pruned", "test_accuracy"),
+    )
     note = f"without the 0.5: {100 * (lottery - whole).mean():.2f}; ResNet-50 is not tested"
-    return [_gap("test accuracy: lottery - pruned + 0.5", 100 * lottery + MATCH, 100 * whole, "points", note=note)]
+    return [
+        _gap(
+            "test accuracy: lottery - pruned + 0.5",
+            100 * lottery + MATCH,
+            100 * whole,
+            "points",
+            note=note,
+        )
+    ]
 
 
 def flow_lt_faster_convergence(table):
     every = float(table["every"].max())
     if table["epochs"].max() / every < NEAREST:
-        raise NotHere(f"it needs test accuracy at {NEAREST} epochs or more: give a smaller measure_every")
+        raise NotHere(
+            f"it needs test accuracy at {NEAREST} epochs or more: give a smaller measure_every"
+        )
     first = {row: _mean(table, row, "reached") for row in ("lottery", "scratch", "dense")}
     note = "epochs: " + ", ".join(f"{row} {epochs.mean():.1f}" for row, epochs in first.items())
     return [
         _gap(
-            "epochs to scratch's accuracy: scratch - lottery", first["scratch"], first["lottery"], "epochs", resolution=every / 2, note=note
+            "epochs to scratch's accuracy: scratch - lottery",
+            first["scratch"],
+            first["lottery"],
+            "epochs",
+            resolution=every / 2,
+            note=note,
         ),
-        _gap("dense + a grid step - lottery", first["dense"] + every, first["lottery"], "epochs", resolution=every / 2),
+        _gap(
+            "dense + a grid step - lottery",
+            first["dense"] + every,
+            first["lottery"],
+            "epochs",
+            resolution=every / 2,
+        ),
     ]
 
 
@@ -211,7 +307,9 @@ def _measure(table, row, measure):
     rows = table[table["row"] == row].dropna(subset=measure)
     if rows.empty:
         raise NotHere(f"the table has no {measure} of {row}")
-    return rows.set_index("seed")[measure].sort_index() * (1.0 if measure.startswith(("kl", "js")) else 100.0)
+    return rows.set_index("seed")[measure].sort_index() * (
+        1.0 if measure.startswith(("kl", "js")) else 100.0
+    )
 
 
 def _unit(measure):
@@ -236,24 +334,57 @@ def flow_table2(table):
             ours = _measure(table, row, measure)
             note = f"ours {ours.mean():.2f} ± {ours.std():.2f}, printed {scale * mean:.2f}"
             margin = max(2 * scale * (spread or 0), least)
-            effects.append(_gap(f"{row}, {measure}: ours - printed", ours, scale * mean, "points", claim="equal", margin=margin, note=note))
+            effects.append(
+                _gap(
+                    f"{row}, {measure}: ours - printed",
+                    ours,
+                    scale * mean,
+                    "points",
+                    claim="equal",
+                    margin=margin,
+                    note=note,
+                )
+            )
     return effects
 
 
 def flow_t2_lt_low_disagreement(table):
-    scratch, lottery = (_measure(table, row, "disagreement_pruned") for row in ("scratch", "lottery"))
+    scratch, lottery = (
+        _measure(table, row, "disagreement_pruned") for row in ("scratch", "lottery")
+    )
     note = f"scratch {scratch.mean():.2f}, lottery {lottery.mean():.2f}"
-    return [_gap("disagreement with the pruning solution: half of scratch's - the tickets'", scratch / 2, lottery, "points", note=note)]
+    return [
+        _gap(
+            "disagreement with the pruning solution: half of scratch's - the tickets'",
+            scratch / 2,
+            lottery,
+            "points",
+            note=note,
+        )
+    ]
 
 
 def flow_t2_lt_pairwise_lower(table):
-    whole, pairs = _measure(table, "lottery", "disagreement_pruned"), _measure(table, "lottery", "disagreement")
+    whole, pairs = (
+        _measure(table, "lottery", "disagreement_pruned"),
+        _measure(table, "lottery", "disagreement"),
+    )
     note = f"{whole.mean():.2f} and {pairs.mean():.2f}"
-    return [_gap("tickets' disagreement: with the pruning solution - among themselves", whole, pairs, "points", note=note)]
+    return [
+        _gap(
+            "tickets' disagreement: with the pruning solution - among themselves",
+            whole,
+            pairs,
+            "points",
+            note=note,
+        )
+    ]
 
 
 def flow_t2_restart_similar(table):
-    restart, lottery = (_measure(table, row, "disagreement_pruned") for row in ("restart", "lottery"))
+    restart, lottery = (
+        _measure(table, row, "disagreement_pruned") for row in ("restart", "lottery")
+    )
     note = f"restart {restart.mean():.2f}, lottery {lottery.mean():.2f}"
     what = "disagreement with the pruning solution: restart - lottery"
     return [_gap(what, restart, lottery, "points", claim="equal", margin=0.3, note=note)]
@@ -262,29 +393,64 @@ def flow_t2_restart_similar(table):
 def flow_t2_fixed_init_not_cause(table):
     scratch, lottery = (_measure(table, row, "disagreement") for row in ("scratch", "lottery"))
     note = f"scratch {scratch.mean():.2f}, lottery {lottery.mean():.2f}: {scratch.mean() / lottery.mean():.1f} times"
-    return [_gap("disagreement in pairs: scratch - 4 lottery", scratch, 4 * lottery, "points", note=note)]
+    return [
+        _gap(
+            "disagreement in pairs: scratch - 4 lottery", scratch, 4 * lottery, "points", note=note
+        )
+    ]
 
 
 def flow_t2_diff_init_ensemble(table):
-    other, same = ({m: _measure(table, row, m) for m in MEASURES} for row in ("scratch_diff_init", "scratch"))
-    apart = _gap("disagreement in pairs: different - one + 0.1", other["disagreement"] + 0.1, same["disagreement"], "points")
-    return [_gap("ensemble of scratch: different - one initialisation", other["ensemble"], same["ensemble"], "points"), apart]
+    other, same = (
+        {m: _measure(table, row, m) for m in MEASURES} for row in ("scratch_diff_init", "scratch")
+    )
+    apart = _gap(
+        "disagreement in pairs: different - one + 0.1",
+        other["disagreement"] + 0.1,
+        same["disagreement"],
+        "points",
+    )
+    return [
+        _gap(
+            "ensemble of scratch: different - one initialisation",
+            other["ensemble"],
+            same["ensemble"],
+            "points",
+        ),
+        apart,
+    ]
 
 
 def flow_t2_ensemble_gain(table):
-    gain = {row: _measure(table, row, "ensemble") - _measure(table, row, "accuracy") for row in ("pruned", "lottery")}
+    gain = {
+        row: _measure(table, row, "ensemble") - _measure(table, row, "accuracy")
+        for row in ("pruned", "lottery")
+    }
     note = f"pruned {gain['pruned'].mean():.2f}, lottery {gain['lottery'].mean():.2f}"
-    return [_gap("gain of the ensemble: pruned - lottery", gain["pruned"], gain["lottery"], "points", note=note)]
+    return [
+        _gap(
+            "gain of the ensemble: pruned - lottery",
+            gain["pruned"],
+            gain["lottery"],
+            "points",
+            note=note,
+        )
+    ]
 
 
 def flow_table6(table):
     effects = []
     for measure in (*MEASURES[2:], *AGAINST):
         effects += [
-            _order(table, measure, near, far) for near, far in (("lottery", "pruned"), ("restart", "pruned"), ("pruned", "scratch"))
+            _order(table, measure, near, far)
+            for near, far in (("lottery", "pruned"), ("restart", "pruned"), ("pruned", "scratch"))
         ]
     return effects
 
 
 def flow_t6_kl_jsd_order(table):
-    return [_order(table, m, *pair) for m in ("kl_pruned", "js_pruned") for pair in (("lottery", "pruned"), ("pruned", "scratch"))]
+    return [
+        _order(table, m, *pair)
+        for m in ("kl_pruned", "js_pruned")
+        for pair in (("lottery", "pruned"), ("pruned", "scratch"))
+    ]

@@ -44,7 +44,11 @@ IMAGES = 1_281_167  # of ImageNet's training set
 
 def _is_imagenet(table):
     """Whether the runs are on ImageNet, and not on another folder of images."""
-    return set(table["dataset"]) == {"folder"} and "train_images" in table and set(table["train_images"]) == {IMAGES}
+    return (
+        set(table["dataset"]) == {"folder"}
+        and "train_images" in table
+        and set(table["train_images"]) == {IMAGES}
+    )
 
 
 def printed(table) -> dict:
@@ -82,19 +86,30 @@ def _cells(table, reference, least):
         ours = accuracy(table, *cell)
         note = f"ours {ours.mean():.2f} ± {ours.std():.2f}, printed {mean:.2f} ± {spread:.2f}"
         effects.append(
-            Effect(f"{_name(cell)}: ours - printed", (ours - mean).to_numpy(), "points", "equal", max(2 * spread, least), note=note)
+            Effect(
+                f"{_name(cell)}: ours - printed",
+                (ours - mean).to_numpy(),
+                "points",
+                "equal",
+                max(2 * spread, least),
+                note=note,
+            )
         )
     return effects
 
 
 def _own(table, network, dataset="mnist"):
     if set(table["dataset"]) != {dataset} or network not in set(table["network"]):
-        raise NotHere(f"a claim about {network} on {dataset}: preset {'paper' if network == 'lenet-5' else 'desktop'} tests it")
+        raise NotHere(
+            f"a claim about {network} on {dataset}: preset {'paper' if network == 'lenet-5' else 'desktop'} tests it"
+        )
 
 
 def _on_imagenet(table, network):
     if not _is_imagenet(table) or network not in set(table["network"]):
-        raise NotHere(f"a claim about {network} on ImageNet: preset imagenet_{network.replace('-', '')} tests it, with that set and a GPU")
+        raise NotHere(
+            f"a claim about {network} on ImageNet: preset imagenet_{network.replace('-', '')} tests it, with that set and a GPU"
+        )
 
 
 def _not_resnet(table):
@@ -104,7 +119,9 @@ def _not_resnet(table):
 
 def _mlp(table):
     if not {"mlp", "lenet-300-100"} & set(table["network"]):
-        raise NotHere("a claim about the fully connected network: presets quick and desktop test it")
+        raise NotHere(
+            "a claim about the fully connected network: presets quick and desktop test it"
+        )
 
 
 def flow_table1(table):
@@ -124,7 +141,11 @@ def flow_t1_lenet_init_scratch(table):
 
 def flow_t1_lenet_init_dst(table):
     _not_resnet(table)
-    return [_more(table, (method, form), (method, "masked")) for method in ("set", "rigl") for form in ("layer", "neuron")]
+    return [
+        _more(table, (method, form), (method, "masked"))
+        for method in ("set", "rigl")
+        for form in ("layer", "neuron")
+    ]
 
 
 def flow_t1_original_fails_sometimes(table):
@@ -147,20 +168,34 @@ def flow_t1_vgg_init(table):
     _on_imagenet(table, "vgg-16")
     effects = []
     for method, gain in (("scratch", 10.71), ("set", 9.58)):
-        beyond = (accuracy(table, method, "neuron") - accuracy(table, method, "masked") - gain).dropna()
-        effects.append(Effect(f"{method}: ours - original - {gain}", beyond.to_numpy(), "points", "equal", 3.0))
+        beyond = (
+            accuracy(table, method, "neuron") - accuracy(table, method, "masked") - gain
+        ).dropna()
+        effects.append(
+            Effect(f"{method}: ours - original - {gain}", beyond.to_numpy(), "points", "equal", 3.0)
+        )
     return effects
 
 
 def flow_t1_resnet_init_neutral(table):
     _on_imagenet(table, "resnet-50")
-    gains = {method: (accuracy(table, method, "neuron") - accuracy(table, method, "masked")).dropna() for method in SPARSE}
-    return [Effect(f"{method}: ours - original", gain.to_numpy(), "points", "equal", MATCH) for method, gain in gains.items()]
+    gains = {
+        method: (accuracy(table, method, "neuron") - accuracy(table, method, "masked")).dropna()
+        for method in SPARSE
+    }
+    return [
+        Effect(f"{method}: ours - original", gain.to_numpy(), "points", "equal", MATCH)
+        for method, gain in gains.items()
+    ]
 
 
 def flow_t1_lottery_vgg_fails(table):
     _on_imagenet(table, "vgg-16")
-    return [Effect("lottery - 0.1", (accuracy(table, "lottery") - 0.1).to_numpy(), "points", "equal", 0.05)]
+    return [
+        Effect(
+            "lottery - 0.1", (accuracy(table, "lottery") - 0.1).to_numpy(), "points", "equal", 0.05
+        )
+    ]
 
 
 def flow_t1_liu_matches_ours(table):
@@ -168,7 +203,11 @@ def flow_t1_liu_matches_ours(table):
     for method in SPARSE:
         if method == "scratch" and set(table["network"]) & {"lenet-5"}:
             continue  # where the study itself prints a difference of a point
-        gain = (accuracy(table, method, "neuron") - accuracy(table, method, "layer")).dropna().to_numpy()
+        gain = (
+            (accuracy(table, method, "neuron") - accuracy(table, method, "layer"))
+            .dropna()
+            .to_numpy()
+        )
         effects.append(Effect(f"{method}: ours - liu", gain, "points", "equal", MATCH))
     return effects
 
@@ -177,7 +216,11 @@ def flow_t1_dst_order(table):
     effects = []
     for form in ("layer", "neuron"):
         effects.append(_more(table, ("set", form), ("scratch", form)))
-        gain = (accuracy(table, "rigl", form) - accuracy(table, "set", form) + MATCH).dropna().to_numpy()
+        gain = (
+            (accuracy(table, "rigl", form) - accuracy(table, "set", form) + MATCH)
+            .dropna()
+            .to_numpy()
+        )
         effects.append(Effect(f"rigl - set + 0.5 ({FORMS[form]})", gain, "points"))
     return effects
 
@@ -199,7 +242,11 @@ def flow_inverted_accuracy(table):
 
 def flow_t5_scratch_gain(table):
     _mlp(table)
-    above = (accuracy(table, "rigl", "neuron") - accuracy(table, "scratch", "neuron") + MATCH).dropna().to_numpy()
+    above = (
+        (accuracy(table, "rigl", "neuron") - accuracy(table, "scratch", "neuron") + MATCH)
+        .dropna()
+        .to_numpy()
+    )
     return [
         _more(table, ("scratch", "neuron"), ("scratch", "masked")),
         _more(table, ("lottery",), ("scratch", "neuron")),
@@ -212,15 +259,34 @@ def flow_t5_set_neutral(table):
     forms = {form: accuracy(table, "set", form) for form in FORMS}
     means = {form: values.mean() for form, values in forms.items()}
     high, low = max(means, key=means.get), min(means, key=means.get)
-    return [Effect(f"set: {FORMS[high]} - {FORMS[low]}", (forms[high] - forms[low]).dropna().to_numpy(), "points", "equal", 0.3)]
+    return [
+        Effect(
+            f"set: {FORMS[high]} - {FORMS[low]}",
+            (forms[high] - forms[low]).dropna().to_numpy(),
+            "points",
+            "equal",
+            0.3,
+        )
+    ]
 
 
 def flow_t5_small_dense_poor(table):
     _mlp(table)
-    behind = (accuracy(table, "scratch", "neuron") - accuracy(table, "small dense") - 2).dropna().to_numpy()
+    behind = (
+        (accuracy(table, "scratch", "neuron") - accuracy(table, "small dense") - 2)
+        .dropna()
+        .to_numpy()
+    )
     return [Effect("scratch (ours) - small dense - 2", behind, "points")]
 
 
 def flow_rewinding_limited(table):
     gain = (accuracy(table, "restart") - accuracy(table, "lottery") + 0.1).dropna()
-    return [Effect("prune restart - lottery + 0.1", gain.to_numpy(), "points", note=f"without the 0.1: {np.mean(gain) - 0.1:.2f}")]
+    return [
+        Effect(
+            "prune restart - lottery + 0.1",
+            gain.to_numpy(),
+            "points",
+            note=f"without the 0.1: {np.mean(gain) - 0.1:.2f}",
+        )
+    ]

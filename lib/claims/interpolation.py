@@ -11,7 +11,9 @@ import pandas as pd
 from lib.claims import tables
 from lib.claims.decisions import Effect, NotHere
 
-TOLERANCE = 0.2 / np.log(100)  # of ln(classes): 0.2 nats where the paper's curve, of 100 classes, rises by 0.15
+TOLERANCE = 0.2 / np.log(
+    100
+)  # of ln(classes): 0.2 nats where the paper's curve, of 100 classes, rises by 0.15
 EARLY = (0.4, 0.8)  # alphas between which the two lines are compared
 COLUMNS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 
@@ -24,18 +26,40 @@ def points(measured: pd.DataFrame) -> pd.DataFrame:
         lines = run.pop("lines")
         for line in lines:
             for i, alpha in enumerate(line["alphas"]):
-                rows.append({**run, "start": line["start"], "bn": line["bn"], "alpha": alpha, **{c: line[c][i] for c in COLUMNS}})
+                rows.append(
+                    {
+                        **run,
+                        "start": line["start"],
+                        "bn": line["bn"],
+                        "alpha": alpha,
+                        **{c: line[c][i] for c in COLUMNS},
+                    }
+                )
     return pd.DataFrame(rows)
 
 
-def curves(table: pd.DataFrame, start: str, solution: str, sparsity: float, measure="train_loss", bn="reestimated") -> pd.DataFrame:
+def curves(
+    table: pd.DataFrame,
+    start: str,
+    solution: str,
+    sparsity: float,
+    measure="train_loss",
+    bn="reestimated",
+) -> pd.DataFrame:
     """One measure on one kind of line: a row per seed, a column per alpha, rising."""
     rows = table[(table["start"] == start) & (table["solution"] == solution) & (table["bn"] == bn)]
     rows = rows[np.isclose(rows["sparsity"], sparsity)]
     return rows.pivot_table(index="seed", columns="alpha", values=measure).dropna()
 
 
-def bumps(table: pd.DataFrame, start: str, solution: str, sparsity: float, measure="train_loss", bn="reestimated") -> pd.Series:
+def bumps(
+    table: pd.DataFrame,
+    start: str,
+    solution: str,
+    sparsity: float,
+    measure="train_loss",
+    bn="reestimated",
+) -> pd.Series:
     """By seed: the largest rise of ``measure`` above its lowest value so far on the line, in its own unit."""
     wide = curves(table, start, solution, sparsity, measure, bn)
     return (wide - wide.cummin(axis=1)).max(axis=1)
@@ -49,12 +73,29 @@ def price_interp_monotone(table):
             raise NotHere("needs five alphas or more")
         tolerance = TOLERANCE * np.log(table["classes"].iloc[0])
         note = f"bump {rises.min():.3g} to {rises.max():.3g}; strictly monotone in {int((rises == 0).sum())} of {len(rises)} seeds"
-        effects.append(Effect(f"{tolerance:.3g} - bump of the training loss at {s:g}", tolerance - rises.to_numpy(), "nats", note=note))
+        effects.append(
+            Effect(
+                f"{tolerance:.3g} - bump of the training loss at {s:g}",
+                tolerance - rises.to_numpy(),
+                "nats",
+                note=note,
+            )
+        )
         if set(table["dataset"]) == {"cifar100"} and set(table["network"]) == {"resnet-32"}:
             wide = curves(table, "init_s", "sol_f", s)
-            effects.append(Effect(f"training loss at alpha {wide.columns[1]:g} - 4, at {s:g}", wide.iloc[:, 1].to_numpy() - 4, "nats"))
             effects.append(
-                Effect(f"0.1 - training loss at alpha {wide.columns[-1]:g}, at {s:g}", 0.1 - wide.iloc[:, -1].to_numpy(), "nats")
+                Effect(
+                    f"training loss at alpha {wide.columns[1]:g} - 4, at {s:g}",
+                    wide.iloc[:, 1].to_numpy() - 4,
+                    "nats",
+                )
+            )
+            effects.append(
+                Effect(
+                    f"0.1 - training loss at alpha {wide.columns[-1]:g}, at {s:g}",
+                    0.1 - wide.iloc[:, -1].to_numpy(),
+                    "nats",
+                )
             )
     return effects
 
@@ -66,5 +107,12 @@ def price_interp_init_f_faster(table):
         inside = [alpha for alpha in gap.columns if EARLY[0] - 1e-9 <= alpha <= EARLY[1] + 1e-9]
         if not inside:
             raise NotHere(f"needs alphas from {EARLY[0]} to {EARLY[1]}")
-        effects += [Effect(f"training loss from Init-S - from Init-F, alpha {a:g} at {s:g}", gap[a].to_numpy(), "nats") for a in inside]
+        effects += [
+            Effect(
+                f"training loss from Init-S - from Init-F, alpha {a:g} at {s:g}",
+                gap[a].to_numpy(),
+                "nats",
+            )
+            for a in inside
+        ]
     return effects

@@ -26,11 +26,16 @@ def _noisy(table):
 def _chain(table, measure, solutions, how="final", label=None):
     """The first is above the second, the second above the third."""
     of = label or f"{'' if how == 'final' else how + ' '}{measure}"
-    return [tables.direction(table, measure, a, b, how=how, label=f"{of}: {name(a)} - {name(b)}") for a, b in pairwise(solutions)]
+    return [
+        tables.direction(table, measure, a, b, how=how, label=f"{of}: {name(a)} - {name(b)}")
+        for a, b in pairwise(solutions)
+    ]
 
 
 def price_noisy_test_order(table):
-    return _chain(_noisy(table), "test_accuracy", ("sol_s", "sol_f", "sol_d"), "max", "best test accuracy")
+    return _chain(
+        _noisy(table), "test_accuracy", ("sol_s", "sol_f", "sol_d"), "max", "best test accuracy"
+    )
 
 
 def price_noisy_margins(table):
@@ -38,7 +43,11 @@ def price_noisy_margins(table):
     effects = []
     for other, margin in (("sol_d", 12.5), ("sol_f", 10.5)):
         gap = tables.difference(_noisy(table), "test_accuracy", "sol_s", other, how="max") - margin
-        effects.append(Effect(f"best test accuracy: Sol-S - {name(other)} - {margin}", gap, "points", "equal", 3.0))
+        effects.append(
+            Effect(
+                f"best test accuracy: Sol-S - {name(other)} - {margin}", gap, "points", "equal", 3.0
+            )
+        )
     return effects
 
 
@@ -52,12 +61,20 @@ def price_noisy_final_test(table):
 
 
 def price_noisy_train_order(table):
-    return _chain(_noisy(table), "train_accuracy", ("sol_d", "sol_f", "sol_s"), "max", "best training accuracy")
+    return _chain(
+        _noisy(table),
+        "train_accuracy",
+        ("sol_d", "sol_f", "sol_s"),
+        "max",
+        "best training accuracy",
+    )
 
 
 def price_noisy_losses(table):
     noisy = _noisy(table)
-    return _chain(noisy, "train_loss", ("sol_s", "sol_f", "sol_d"), "min") + _chain(noisy, "test_loss", ("sol_d", "sol_f", "sol_s"), "min")
+    return _chain(noisy, "train_loss", ("sol_s", "sol_f", "sol_d"), "min") + _chain(
+        noisy, "test_loss", ("sol_d", "sol_f", "sol_s"), "min"
+    )
 
 
 def price_noisy_memorised_order(table):
@@ -85,14 +102,29 @@ def price_noisy_memorise_onset(table):
         gap = (onset(noisy, later) - onset(noisy, sooner)).dropna().to_numpy()
         never = int((onset(noisy, later) > noisy["epoch"].max()).sum())
         note = f"never in {never} seeds of {name(later)}" if never else ""
-        effects.append(Effect(f"onset: {name(later)} - {name(sooner)}", gap, "epochs", resolution=step / 2, note=note))
+        effects.append(
+            Effect(
+                f"onset: {name(later)} - {name(sooner)}",
+                gap,
+                "epochs",
+                resolution=step / 2,
+                note=note,
+            )
+        )
     return effects
 
 
 def price_noisy_correct_on_noisy(table):
     noisy = _noisy(table)
     peaks = [
-        tables.direction(noisy, "flipped_correct", "sol_s", other, how="max", label=f"peak of flipped_correct: Sol-S - {name(other)}")
+        tables.direction(
+            noisy,
+            "flipped_correct",
+            "sol_s",
+            other,
+            how="max",
+            label=f"peak of flipped_correct: Sol-S - {name(other)}",
+        )
         for other in ("sol_f", "sol_d")
     ]
     return peaks + _chain(noisy, "flipped_correct", ("sol_s", "sol_f", "sol_d"))
@@ -111,7 +143,9 @@ def price_noisy_part_losses(table):
     noisy, effects = _noisy(table), []
     for solution in ("sol_f", "sol_s"):
         gap = tables.at(noisy, solution, "flipped_loss") - tables.at(noisy, solution, "clean_loss")
-        effects.append(Effect(f"{name(solution)}: flipped_loss - clean_loss", gap.to_numpy(), "nats"))
+        effects.append(
+            Effect(f"{name(solution)}: flipped_loss - clean_loss", gap.to_numpy(), "nats")
+        )
     return effects + _chain(noisy, "flipped_loss", ("sol_s", "sol_f", "sol_d"))
 
 
@@ -120,10 +154,24 @@ def price_memorization_hypothesis(table):
     if clean.empty:
         raise NotHere("needs the control runs on clean labels")
     if tables.at(clean, "sol_s", "train_accuracy").mean() >= FITTED:
-        raise NotHere("Sol-S fits the clean training set at this sparsity: the optimization regime lies higher")
+        raise NotHere(
+            "Sol-S fits the clean training set at this sparsity: the optimization regime lies higher"
+        )
     return [
-        tables.direction(_noisy(table), "flipped_memorised", "sol_f", "sol_s", label="memorised under noise: Sol-F - Sol-S"),
-        tables.direction(clean, "train_accuracy", "sol_f", "sol_s", label="training accuracy on clean labels: Sol-F - Sol-S"),
+        tables.direction(
+            _noisy(table),
+            "flipped_memorised",
+            "sol_f",
+            "sol_s",
+            label="memorised under noise: Sol-F - Sol-S",
+        ),
+        tables.direction(
+            clean,
+            "train_accuracy",
+            "sol_f",
+            "sol_s",
+            label="training accuracy on clean labels: Sol-F - Sol-S",
+        ),
     ]
 
 
@@ -134,11 +182,25 @@ def price_memorisation_late(table):
         if tables.at(noisy, solution, "flipped_memorised").mean() < MEMORISES:
             continue  # it has not learned the wrong labels at all, so there is no time at which it did
         lag = {}
-        for seed, run in noisy[(noisy["solution"] == solution) & (noisy["epoch"] > 0)].sort_values("epoch").groupby("seed"):
-            half = [run.loc[run[m] >= run[m].iloc[-1] / 2, "epoch"].min() for m in ("flipped_memorised", "clean_accuracy")]
+        for seed, run in (
+            noisy[(noisy["solution"] == solution) & (noisy["epoch"] > 0)]
+            .sort_values("epoch")
+            .groupby("seed")
+        ):
+            half = [
+                run.loc[run[m] >= run[m].iloc[-1] / 2, "epoch"].min()
+                for m in ("flipped_memorised", "clean_accuracy")
+            ]
             lag[seed] = half[0] - half[1]
         values = np.array(list(lag.values()), dtype=float)
-        effects.append(Effect(f"{name(solution)}: half memorised - half clean", values, "epochs", resolution=step / 2))
+        effects.append(
+            Effect(
+                f"{name(solution)}: half memorised - half clean",
+                values,
+                "epochs",
+                resolution=step / 2,
+            )
+        )
     if not effects:
         raise NotHere("no solution here memorises a quarter of the wrong labels")
     return effects

@@ -38,7 +38,9 @@ def _between(wide, begin, end=np.inf):
 def price_noisy_fisher_noisy_above_clean(table):
     begin, effects = _fall(table) / 2, []
     for solution in ("sol_d", "sol_s"):
-        gap = _between(_curve(table, solution, "flipped"), begin) - _between(_curve(table, solution, "clean"), begin)
+        gap = _between(_curve(table, solution, "flipped"), begin) - _between(
+            _curve(table, solution, "clean"), begin
+        )
         note = f"highest ratio {np.exp(gap.mean().max()):.3g}, lowest {np.exp(gap.mean().min()):.3g} of all epochs"
         effects.append(
             Effect(
@@ -62,7 +64,10 @@ def price_noisy_fisher_scratch_rises(table):
         note = f"peak at epoch {peaks.mean():.0f} ({peaks.min():g} to {peaks.max():g})"
         effects += [
             Effect(
-                f"{part}: 0.2 - end / peak of Sol-D", 0.2 - (dense.iloc[:, -1] / dense.max(axis=1)).to_numpy(), "of the peak", note=note
+                f"{part}: 0.2 - end / peak of Sol-D",
+                0.2 - (dense.iloc[:, -1] / dense.max(axis=1)).to_numpy(),
+                "of the peak",
+                note=note,
             ),
             Effect(f"{part}: end / peak of Sol-S - 0.9", left - 0.9, "of the peak"),
             Effect(f"{part}: ln(Sol-S / Sol-D) at the end", higher, "ln"),
@@ -76,6 +81,15 @@ def price_noisy_early_fisher_similar(table):
     for part in PARTS:
         dense = _between(_curve(table, "sol_d", part), fall / 4, fall)
         below = (dense - scratch[part]).mean(axis=1).dropna().to_numpy()
-        effects.append(Effect(f"{part}: ln(Sol-D / Sol-S), mean over epochs {fall / 4:g} to {fall:g}", below, "ln"))
+        effects.append(
+            Effect(
+                f"{part}: ln(Sol-D / Sol-S), mean over epochs {fall / 4:g} to {fall:g}", below, "ln"
+            )
+        )
     gap = (scratch["flipped"] - scratch["clean"]).mean(axis=1).to_numpy()
-    return [*effects, Effect("ln 1.4 - ln(flipped / clean) of Sol-S, mean over the same", np.log(1.4) - gap, "ln")]
+    return [
+        *effects,
+        Effect(
+            "ln 1.4 - ln(flipped / clean) of Sol-S, mean over the same", np.log(1.4) - gap, "ln"
+        ),
+    ]

@@ -19,8 +19,12 @@ def price_hessian_spectrum(table):
     effects = []
     for sparsity in tables.grid(table):
         for measure, words in (("largest", "largest eigenvalue"), ("quantile_99", "99% quantile")):
-            gap = tables.at(table, "sol_s", measure, sparsity) - tables.at(table, "sol_f", measure, sparsity)
-            effects.append(Effect(f"{words}: Sol-S - Sol-F at {sparsity:g}", gap.dropna().to_numpy()))
+            gap = tables.at(table, "sol_s", measure, sparsity) - tables.at(
+                table, "sol_f", measure, sparsity
+            )
+            effects.append(
+                Effect(f"{words}: Sol-S - Sol-F at {sparsity:g}", gap.dropna().to_numpy())
+            )
     return effects
 
 
@@ -30,10 +34,25 @@ def price_fisher_approximates_hessian(table):
         for solution in ("sol_f", "sol_s"):
             if tables.at(table, solution, "train_accuracy", sparsity).mean() < FITTED:
                 continue
-            for f, h, words in (("trace_f", "trace_h", "Tr(F) / Tr(H)"), ("largest_f", "largest", "largest eigenvalue of F / of H")):
-                ratio = tables.at(table, solution, f, sparsity) / tables.at(table, solution, h, sparsity)
-                values = np.log2(ratio.where(ratio > 0)).to_numpy()  # an estimate of Tr(H) below 0 is no value
-                effects.append(Effect(f"{name(solution)}: log2 of {words} at {sparsity:g}", values, "log2", "equal", 1.0))
+            for f, h, words in (
+                ("trace_f", "trace_h", "Tr(F) / Tr(H)"),
+                ("largest_f", "largest", "largest eigenvalue of F / of H"),
+            ):
+                ratio = tables.at(table, solution, f, sparsity) / tables.at(
+                    table, solution, h, sparsity
+                )
+                values = np.log2(
+                    ratio.where(ratio > 0)
+                ).to_numpy()  # an estimate of Tr(H) below 0 is no value
+                effects.append(
+                    Effect(
+                        f"{name(solution)}: log2 of {words} at {sparsity:g}",
+                        values,
+                        "log2",
+                        "equal",
+                        1.0,
+                    )
+                )
     if not effects:
         raise NotHere("no solution here fits 99.5% of its training labels")
     return effects
@@ -43,5 +62,9 @@ def price_fisher_identities(table):
     last = tables.final(table)
     worst = last[last["solution"] != "sol_d"].groupby("seed")[list(IDENTITIES)].max()
     return [
-        Effect(f"0.02 - relative error: {identity.replace('_', ' ')}", TOLERANCE - worst[identity].to_numpy()) for identity in IDENTITIES
+        Effect(
+            f"0.02 - relative error: {identity.replace('_', ' ')}",
+            TOLERANCE - worst[identity].to_numpy(),
+        )
+        for identity in IDENTITIES
     ]

@@ -49,7 +49,9 @@ def direction(table, measure, first, second, sparsity=None, how="final", label=N
         what += f" at {sparsity:g}"
     points = scale(measure) == 100.0
     margin = 100 * MARGIN if points else 0.0
-    return Effect(what, difference(table, measure, first, second, sparsity, how), unit(measure), margin=margin)
+    return Effect(
+        what, difference(table, measure, first, second, sparsity, how), unit(measure), margin=margin
+    )
 
 
 def name(solution):

@@ -2,13 +2,22 @@
 
 import torch
 
-from lib.metrics.gradients import MeasureError, check, check_labels, counted_direction, local, passes
+from lib.metrics.gradients import (
+    MeasureError,
+    check,
+    check_labels,
+    counted_direction,
+    local,
+    passes,
+)
 
 LEVELS = 200  # quantiles kept: 0, 1/200, ..., 1
 TOP = 0.05  # the examples above the 95% quantile
 
 
-def cosines(network, x, labels, direction, *, masks=(None,), which="all", chunk=None) -> list[torch.Tensor]:
+def cosines(
+    network, x, labels, direction, *, masks=(None,), which="all", chunk=None
+) -> list[torch.Tensor]:
     """Cosines [n] between each example's negative loss gradient and ``direction``, one tensor for each of ``masks``.
 
     Price study, Figures 8b and 8c; over the live weights that count. The gradient of the loss is 1 - p of the label times that of the
@@ -23,7 +32,9 @@ def cosines(network, x, labels, direction, *, masks=(None,), which="all", chunk=
         norms = [torch.linalg.vector_norm(value).double() for value in ahead[-1].values()]
         lengths.append(torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(()))
         if not lengths[-1] > 0:
-            raise MeasureError("the direction is zero over the weights that count: no cosine is defined")
+            raise MeasureError(
+                "the direction is zero over the weights that count: no cosine is defined"
+            )
     found = [[] for _ in masks]
     # passes at the cost of the live weights are those of one mask
     for part, taken in passes(network, x, chunk, mask=masks[0] if len(masks) == 1 else None):
@@ -31,7 +42,9 @@ def cosines(network, x, labels, direction, *, masks=(None,), which="all", chunk=
         norms, dots = [0.0] * len(found), [0.0] * len(found)
         for name, layer, delta in taken.deltas([_log_odds_gradient(taken.logits, labels[part])]):
             for i, mask in enumerate(masks):
-                norm, along = layer.squares_and_dots(delta, local(mask, name), local(ahead[i], name), which)
+                norm, along = layer.squares_and_dots(
+                    delta, local(mask, name), local(ahead[i], name), which
+                )
                 norms[i], dots[i] = norms[i] + sum(norm.values()), dots[i] + along
         for values, norm, dot, length in zip(found, norms, dots, lengths, strict=True):
             values.append(-dot / (norm.sqrt() * length.to(norm.dtype)))
@@ -41,7 +54,9 @@ def cosines(network, x, labels, direction, *, masks=(None,), which="all", chunk=
 def _log_odds_gradient(logits, labels):
     """Gradient of the log-odds in the logits, [n, C]: -1 at the label, and elsewhere the softmax over the other classes."""
     labels = labels.unsqueeze(1)
-    return torch.softmax(logits.detach().scatter(1, labels, -torch.inf), -1).scatter(1, labels, -1.0)
+    return torch.softmax(logits.detach().scatter(1, labels, -torch.inf), -1).scatter(
+        1, labels, -1.0
+    )
 
 
 def distribution(cosines: torch.Tensor, labels: torch.Tensor, classes: int) -> dict:
@@ -53,11 +68,15 @@ def distribution(cosines: torch.Tensor, labels: torch.Tensor, classes: int) -> d
     examples have one.
     """
     if cosines.shape != labels.shape:
-        raise MeasureError(f"{tuple(cosines.shape)} cosines and {tuple(labels.shape)} labels: one label for each is needed")
+        raise MeasureError(
+            f"{tuple(cosines.shape)} cosines and {tuple(labels.shape)} labels: one label for each is needed"
+        )
     defined = ~cosines.isnan()
     values, kept = cosines[defined].double().cpu(), labels[defined].cpu()
     if len(values) < round(1 / TOP):
-        raise MeasureError(f"{len(values)} of {len(cosines)} examples have a gradient: too few for a distribution")
+        raise MeasureError(
+            f"{len(values)} of {len(cosines)} examples have a gradient: too few for a distribution"
+        )
     highest = torch.argsort(values, descending=True, stable=True)[: round(TOP * len(values))]
     levels = torch.linspace(0, 1, LEVELS + 1, dtype=torch.float64)
     return {

@@ -40,7 +40,9 @@ def differs(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Where two networks predict different classes: bool [n] (price study, Figure 5). Logits or class numbers."""
     a, b = predicted(a), predicted(b)
     if a.shape != b.shape:
-        raise MeasureError(f"predictions of shapes {tuple(a.shape)} and {tuple(b.shape)}: both networks must see the same examples")
+        raise MeasureError(
+            f"predictions of shapes {tuple(a.shape)} and {tuple(b.shape)}: both networks must see the same examples"
+        )
     if a.numel() == 0:
         raise MeasureError("no examples: the share of an empty set is not defined")
     return a != b
@@ -54,7 +56,9 @@ def disagreement(a: torch.Tensor, b: torch.Tensor) -> float:
 def by_class(holds: torch.Tensor, labels: torch.Tensor, classes: int) -> ByClass:
     """Count where ``holds`` (bool [n], e.g. from ``differs``) by true class ``labels`` int64 [n]."""
     _check_labels(labels, len(holds), classes)
-    return ByClass(torch.bincount(labels[holds], minlength=classes), torch.bincount(labels, minlength=classes))
+    return ByClass(
+        torch.bincount(labels[holds], minlength=classes), torch.bincount(labels, minlength=classes)
+    )
 
 
 def distribution(predictions: torch.Tensor, classes: int) -> torch.Tensor:
@@ -73,7 +77,9 @@ def accuracy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 def ensemble(logits: torch.Tensor) -> torch.Tensor:
     """Log-probabilities [n, C] of the mean of the probabilities that networks give, from their logits [m, n, C]."""
     _check_set(logits)
-    return torch.cat([_log_p(part).logsumexp(0) for part in _chunks(logits)]) - torch.tensor(len(logits)).double().log().to(logits.device)
+    return torch.cat([_log_p(part).logsumexp(0) for part in _chunks(logits)]) - torch.tensor(
+        len(logits)
+    ).double().log().to(logits.device)
 
 
 def kl_matrix(logits: torch.Tensor) -> torch.Tensor:
@@ -158,19 +164,27 @@ def _chunks(logits):
 
 def _check_set(logits):
     if logits.dim() != 3:
-        raise MeasureError(f"logits of shape {tuple(logits.shape)}: a set of networks is [networks, examples, classes]")
+        raise MeasureError(
+            f"logits of shape {tuple(logits.shape)}: a set of networks is [networks, examples, classes]"
+        )
     if 0 in logits.shape:
         raise MeasureError(f"logits of shape {tuple(logits.shape)}: there is nothing to compare")
     finite = logits.isfinite().flatten(1).all(1)
     if not finite.all():
-        raise MeasureError(f"the logits of network {int((~finite).nonzero()[0])} of {len(logits)} are not all finite")
+        raise MeasureError(
+            f"the logits of network {int((~finite).nonzero()[0])} of {len(logits)} are not all finite"
+        )
 
 
 def _check_labels(labels, count, classes):
     if labels.shape != (count,):
-        raise MeasureError(f"labels of shape {tuple(labels.shape)} for {count} examples: one label for each is needed")
+        raise MeasureError(
+            f"labels of shape {tuple(labels.shape)} for {count} examples: one label for each is needed"
+        )
     if count == 0:
         raise MeasureError("no examples: the share of an empty set is not defined")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
-        raise MeasureError(f"labels from {low} to {high}: with {classes} classes they are 0 to {classes - 1}")
+        raise MeasureError(
+            f"labels from {low} to {high}: with {classes} classes they are 0 to {classes - 1}"
+        )

@@ -22,7 +22,15 @@ class Step:
     second: float
 
 
-def steps(network: nn.Module, x: torch.Tensor, labels: torch.Tensor, sizes, *, mask: Named | None = None, chunk=None) -> list[Step]:
+def steps(
+    network: nn.Module,
+    x: torch.Tensor,
+    labels: torch.Tensor,
+    sizes,
+    *,
+    mask: Named | None = None,
+    chunk=None,
+) -> list[Step]:
     """L(θ - ε g) - L(θ) of the mean cross-entropy for each ε of ``sizes``, with -ε g·g and -ε g·g + ε² g·Hg / 2.
 
     g is the gradient in the live weights and in the biases (gradient-flow study, Eqs. 27 and 28). Use float64: a small change of

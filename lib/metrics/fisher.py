@@ -7,10 +7,29 @@ from the network itself. What takes them from the data is called ``empirical``. 
 import torch
 
 from lib.metrics.estimate import Estimate
-from lib.metrics.gradients import at_once, check, flushed, parameters, passes, per_example, residual, squares
+from lib.metrics.gradients import (
+    at_once,
+    check,
+    flushed,
+    parameters,
+    passes,
+    per_example,
+    residual,
+    squares,
+)
 from lib.metrics.layers import MeasureError, Named
 
-__all__ = ["MeasureError", "by_class", "by_layer", "columns", "diagonal", "empirical", "exact", "sampled", "trace"]
+__all__ = [
+    "MeasureError",
+    "by_class",
+    "by_layer",
+    "columns",
+    "diagonal",
+    "empirical",
+    "exact",
+    "sampled",
+    "trace",
+]
 
 
 def sample_labels(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -25,19 +44,25 @@ def columns(logits: torch.Tensor) -> list[torch.Tensor]:
     Its Cholesky factor: with q_k = Σ_{i>k} p_i, S_kk = √(p_k q_k / q_{k-1}) and S_jk = -(p_j / q_k) S_kk for j > k.
     """
     p = torch.softmax(logits.detach(), -1)
-    beyond = p.flip(1).cumsum(1).flip(1)  # beyond[:, k] = q_{k-1}, summed from the end: no digits are lost where p_k is near 1
+    beyond = (
+        p.flip(1).cumsum(1).flip(1)
+    )  # beyond[:, k] = q_{k-1}, summed from the end: no digits are lost where p_k is near 1
     found = []
     for k in range(p.shape[1] - 1):
         q = beyond[:, k + 1]
         pivot = (p[:, k] * q / beyond[:, k].clamp_min(torch.finfo(p.dtype).tiny)).sqrt()
         column = torch.zeros_like(p)
         column[:, k] = pivot
-        column[:, k + 1 :] = -p[:, k + 1 :] * (pivot / q.clamp_min(torch.finfo(p.dtype).tiny)).unsqueeze(1)
+        column[:, k + 1 :] = -p[:, k + 1 :] * (
+            pivot / q.clamp_min(torch.finfo(p.dtype).tiny)
+        ).unsqueeze(1)
         found.append(flushed(column))
     return found
 
 
-def sampled(network, x, *, generator: torch.Generator, mask=None, which="all", draws: int = 1, chunk=None) -> torch.Tensor:
+def sampled(
+    network, x, *, generator: torch.Generator, mask=None, which="all", draws: int = 1, chunk=None
+) -> torch.Tensor:
     """Each example's squared gradient norm for ``draws`` labels sampled from the network, their mean: [n].
 
     The labels are sampled within the same forward pass; each draw costs a backward pass to the layers' outputs.
@@ -48,16 +73,23 @@ def sampled(network, x, *, generator: torch.Generator, mask=None, which="all", d
     found = []
     for _, taken in passes(network, x, chunk, draws, mask):
         labels = [sample_labels(taken.logits, generator) for _ in range(draws)]
-        found.append(sum(squares(taken, [residual(taken.logits, y) for y in labels], mask, which).values()) / draws)
+        found.append(
+            sum(squares(taken, [residual(taken.logits, y) for y in labels], mask, which).values())
+            / draws
+        )
     return torch.cat(found)
 
 
-def trace(network, x, *, generator: torch.Generator, mask=None, which="all", draws: int = 1, chunk=None) -> Estimate:
+def trace(
+    network, x, *, generator: torch.Generator, mask=None, which="all", draws: int = 1, chunk=None
+) -> Estimate:
     """Tr(F): mean over the examples of the squared gradient norm at sampled labels (price study, equation 2.3, Figures 3, 7).
 
     The error is over examples and labels together: that of the trace over the population that the examples are drawn from.
     """
-    return Estimate.of(sampled(network, x, generator=generator, mask=mask, which=which, draws=draws, chunk=chunk))
+    return Estimate.of(
+        sampled(network, x, generator=generator, mask=mask, which=which, draws=draws, chunk=chunk)
+    )
 
 
 def exact(network, x, *, mask=None, which="all", chunk=None) -> torch.Tensor:
@@ -95,7 +127,16 @@ def empirical(network, x, labels, *, mask=None, which="all", chunk=None) -> Esti
     return Estimate.of(per_example(network, x, labels, mask=mask, which=which, chunk=chunk)[0])
 
 
-def diagonal(network, x, *, generator: torch.Generator | None = None, mask=None, which="all", draws: int = 1, chunk=None) -> Named:
+def diagonal(
+    network,
+    x,
+    *,
+    generator: torch.Generator | None = None,
+    mask=None,
+    which="all",
+    draws: int = 1,
+    chunk=None,
+) -> Named:
     """F's diagonal by parameter name, a mean over the examples: what Fisher pruning scores weights by (Theis et al. 2018).
 
     With a ``generator`` from ``draws`` sampled labels an example, without one exactly (C - 1 backward passes). Zero where the
@@ -107,7 +148,10 @@ def diagonal(network, x, *, generator: torch.Generator | None = None, mask=None,
     total = {name: torch.zeros_like(value, requires_grad=False) for name, value in counted.items()}
     for _, taken in passes(network, x, chunk, copies, mask):
         if generator:
-            cotangents = [residual(taken.logits, sample_labels(taken.logits, generator)) / draws**0.5 for _ in range(draws)]
+            cotangents = [
+                residual(taken.logits, sample_labels(taken.logits, generator)) / draws**0.5
+                for _ in range(draws)
+            ]
         else:
             cotangents = columns(taken.logits)
         for name, layer, delta in taken.deltas(cotangents):
@@ -115,4 +159,7 @@ def diagonal(network, x, *, generator: torch.Generator | None = None, mask=None,
                 full = f"{name}.{kind}" if name else kind
                 if full in total:
                     total[full] += values / len(x)
-    return {name: value * mask[name] if mask and name in mask else value for name, value in total.items()}
+    return {
+        name: value * mask[name] if mask and name in mask else value
+        for name, value in total.items()
+    }

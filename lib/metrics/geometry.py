@@ -18,7 +18,9 @@ from torch import nn
 from lib.metrics.gradients import MeasureError
 
 STATISTICS = ("reestimated", "interpolated")
-PIXELS = 1 << 20  # numbers of the input in a chunk that is chosen: some hundred MiB in the widest network here
+PIXELS = (
+    1 << 20
+)  # numbers of the input in a chunk that is chosen: some hundred MiB in the widest network here
 Mask = dict[str, torch.Tensor] | None
 
 
@@ -48,7 +50,9 @@ def points(
     network = copy.deepcopy(network_a).eval().requires_grad_(False)
     normalised = any(isinstance(module, _NORMS) for module in network.modules())
     if normalised and bn == "reestimated" and examples is None:
-        raise MeasureError("examples is None: the statistics of BatchNorm can only be re-estimated on training examples")
+        raise MeasureError(
+            "examples is None: the statistics of BatchNorm can only be re-estimated on training examples"
+        )
     state = _state(network, "network")
     for alpha in alphas:
         with torch.no_grad():
@@ -69,11 +73,17 @@ def reestimate(network: nn.Module, x: torch.Tensor, batch: int = 128) -> None:
     the statistics before). The batches are ``x`` in its order, cut into parts of nearly equal size and at most ``batch``
     examples. All other layers stay in the mode they are in. Raises ``MeasureError`` for fewer than two examples.
     """
-    norms = [module for module in network.modules() if isinstance(module, _NORMS) and module.track_running_stats]
+    norms = [
+        module
+        for module in network.modules()
+        if isinstance(module, _NORMS) and module.track_running_stats
+    ]
     if not norms:
         return
     if len(x) < 2 or batch < 2:
-        raise MeasureError(f"{len(x)} examples in batches of {batch}: statistics need at least two examples at a time")
+        raise MeasureError(
+            f"{len(x)} examples in batches of {batch}: statistics need at least two examples at a time"
+        )
     before = [(norm.training, norm.momentum, norm.num_batches_tracked) for norm in norms]
     try:
         for norm in norms:
@@ -81,7 +91,9 @@ def reestimate(network: nn.Module, x: torch.Tensor, batch: int = 128) -> None:
             norm.momentum = None  # cumulative
             norm.train()
         with torch.no_grad():
-            for part in x.tensor_split(min(-(-len(x) // batch), len(x) // 2)):  # none with a single example
+            for part in x.tensor_split(
+                min(-(-len(x) // batch), len(x) // 2)
+            ):  # none with a single example
                 network(part)
     finally:
         for norm, (training, momentum, count) in zip(norms, before, strict=True):
@@ -89,12 +101,16 @@ def reestimate(network: nn.Module, x: torch.Tensor, batch: int = 128) -> None:
             norm.train(training)
 
 
-def evaluate(network: nn.Module, x: torch.Tensor, labels: torch.Tensor, *, chunk: int | None = None) -> tuple[float, float]:
+def evaluate(
+    network: nn.Module, x: torch.Tensor, labels: torch.Tensor, *, chunk: int | None = None
+) -> tuple[float, float]:
     """Mean cross-entropy in nats and accuracy of ``network`` on ``x`` [n, ...] with ``labels`` int64 [n]."""
     if len(x) == 0:
         raise MeasureError("x is empty: there is no loss on no examples")
     if labels.shape != (len(x),):
-        raise MeasureError(f"labels of shape {tuple(labels.shape)} for {len(x)} examples: one label for each is needed")
+        raise MeasureError(
+            f"labels of shape {tuple(labels.shape)} for {len(x)} examples: one label for each is needed"
+        )
     chunk = chunk or max(16, min(4096, PIXELS // max(1, x[0].numel())))
     loss = hits = 0.0
     with torch.no_grad():
@@ -102,7 +118,9 @@ def evaluate(network: nn.Module, x: torch.Tensor, labels: torch.Tensor, *, chunk
             logits = network(inputs)
             low, high = int(targets.min()), int(targets.max())
             if low < 0 or high >= logits.shape[-1]:
-                raise MeasureError(f"labels from {low} to {high}: with {logits.shape[-1]} classes they are 0 to {logits.shape[-1] - 1}")
+                raise MeasureError(
+                    f"labels from {low} to {high}: with {logits.shape[-1]} classes they are 0 to {logits.shape[-1] - 1}"
+                )
             loss += F.cross_entropy(logits.double(), targets, reduction="sum").item()
             hits += (logits.argmax(-1) == targets).sum().item()
     return loss / len(x), hits / len(x)
@@ -128,7 +146,9 @@ def line(
     import pandas as pd
 
     rows = []
-    for alpha, network in points(network_a, network_b, alphas, bn=bn, examples=examples, batch=batch):
+    for alpha, network in points(
+        network_a, network_b, alphas, bn=bn, examples=examples, batch=batch
+    ):
         loss, accuracy = evaluate(network, x, labels, chunk=chunk)
         rows.append({"alpha": float(alpha), "loss": loss, "accuracy": accuracy})
     return pd.DataFrame(rows, columns=["alpha", "loss", "accuracy"])
@@ -142,7 +162,9 @@ def barrier(alphas: Sequence[float], losses: Sequence[float]) -> float:
     """
     alphas, losses = _curve(alphas, losses)
     if alphas[0] != 0 or alphas[-1] != 1:
-        raise MeasureError(f"alphas from {alphas[0]:g} to {alphas[-1]:g}: a barrier needs both ends, 0 and 1")
+        raise MeasureError(
+            f"alphas from {alphas[0]:g} to {alphas[-1]:g}: a barrier needs both ends, 0 and 1"
+        )
     return float((losses - ((1 - alphas) * losses[0] + alphas * losses[-1])).max())
 
 
@@ -155,13 +177,17 @@ def bump(alphas: Sequence[float], losses: Sequence[float]) -> float:
 def _curve(alphas, losses):
     alphas, losses = np.asarray(alphas, dtype=float), np.asarray(losses, dtype=float)
     if alphas.shape != losses.shape or alphas.ndim != 1 or not len(alphas):
-        raise MeasureError(f"{alphas.size} alphas and {losses.size} losses: one loss for each of at least one alpha is needed")
+        raise MeasureError(
+            f"{alphas.size} alphas and {losses.size} losses: one loss for each of at least one alpha is needed"
+        )
     if (np.diff(alphas) <= 0).any():
         raise MeasureError(f"alphas is {alphas.tolist()}: they must rise")
     return alphas, losses
 
 
-def distance(network_a: nn.Module, network_b: nn.Module, mask: Mask = None, which: str = "all") -> float:
+def distance(
+    network_a: nn.Module, network_b: nn.Module, mask: Mask = None, which: str = "all"
+) -> float:
     """The L2 distance of two networks in the live parameters (``which``: "all", or the "weights" of conv and linear layers).
 
     ``mask``: parameter name -> bool, what lives; parameters that it does not name do. BatchNorm's statistics do not count.
@@ -181,7 +207,9 @@ def distances(networks: Iterable[nn.Module], mask: Mask = None, which: str = "al
     for name in _counted(networks[0], mask, which):
         live = None if mask is None or name not in mask else mask[name]
         rows = [network.get_parameter(name).detach() for network in networks]
-        rows = [(row if live is None else row[live.to(row.device)]).double().flatten() for row in rows]
+        rows = [
+            (row if live is None else row[live.to(row.device)]).double().flatten() for row in rows
+        ]
         for i, a in enumerate(rows):
             for j in range(i):
                 squares[i, j] += (a - rows[j]).square().sum().cpu()
@@ -197,14 +225,29 @@ def embed(distances, seed: int = 0) -> np.ndarray:
 
     matrix = np.asarray(distances, dtype=float)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or len(matrix) < 2:
-        raise MeasureError(f"distances of shape {matrix.shape}: a square of at least two networks is needed")
+        raise MeasureError(
+            f"distances of shape {matrix.shape}: a square of at least two networks is needed"
+        )
     if not np.isfinite(matrix).all() or not np.allclose(matrix, matrix.T):
         raise MeasureError("distances must be finite and symmetric")
     scale = matrix.max() or 1.0  # scikit-learn's stopping rule is no relative one in every version
     named = inspect.signature(MDS).parameters
-    kind = {"metric_mds": True, "metric": "precomputed"} if "metric_mds" in named else {"metric": True, "dissimilarity": "precomputed"}
+    kind = (
+        {"metric_mds": True, "metric": "precomputed"}
+        if "metric_mds" in named
+        else {"metric": True, "dissimilarity": "precomputed"}
+    )
     start = {"init": "random"} if "init" in named else {}
-    mds = MDS(2, n_init=8, max_iter=1000, eps=1e-9, random_state=seed, normalized_stress=False, **kind, **start)
+    mds = MDS(
+        2,
+        n_init=8,
+        max_iter=1000,
+        eps=1e-9,
+        random_state=seed,
+        normalized_stress=False,
+        **kind,
+        **start,
+    )
     places = mds.fit_transform(matrix / scale) * scale
     return places - places.mean(0)
 
@@ -218,11 +261,17 @@ def _counted(network, mask, which):
         if name not in shapes:
             raise MeasureError(f"the mask names {name!r}, which is no parameter of this network")
         if live.shape != shapes[name]:
-            raise MeasureError(f"the mask of {name!r} has shape {tuple(live.shape)}, the parameter {tuple(shapes[name])}")
+            raise MeasureError(
+                f"the mask of {name!r} has shape {tuple(live.shape)}, the parameter {tuple(shapes[name])}"
+            )
     if which == "all":
         return list(shapes)
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    return [f"{name}.weight" if name else "weight" for name, module in network.named_modules() if isinstance(module, kinds)]
+    return [
+        f"{name}.weight" if name else "weight"
+        for name, module in network.named_modules()
+        if isinstance(module, kinds)
+    ]
 
 
 def _state(network, called):
@@ -231,7 +280,9 @@ def _state(network, called):
     state |= {name: value for name, value in network.named_buffers() if value.is_floating_point()}
     for name, value in state.items():
         if not value.isfinite().all():
-            raise MeasureError(f"{name} of {called} is not finite: the network has diverged and lies nowhere")
+            raise MeasureError(
+                f"{name} of {called} is not finite: the network has diverged and lies nowhere"
+            )
     return {name: value.detach() for name, value in state.items()}
 
 
@@ -241,4 +292,6 @@ def _check_same(a, b):
         raise MeasureError(f"two architectures: only one of the networks has {', '.join(odd[:3])}")
     for name, value in a.items():
         if value.shape != b[name].shape:
-            raise MeasureError(f"two architectures: {name} is {tuple(value.shape)} in one and {tuple(b[name].shape)} in the other")
+            raise MeasureError(
+                f"two architectures: {name} is {tuple(value.shape)} in one and {tuple(b[name].shape)} in the other"
+            )

@@ -19,7 +19,9 @@ from lib.metrics.layers import MeasureError
 __all__ = ["MeasureError", "relative_errors"]
 
 
-def relative_errors(network, x, *, generator: torch.Generator, mask=None, which="all", directions=4, step=1e-6) -> dict[str, float]:
+def relative_errors(
+    network, x, *, generator: torch.Generator, mask=None, which="all", directions=4, step=1e-6
+) -> dict[str, float]:
     """The largest relative error of each relation over random ``directions`` in the live weights, in float64.
 
     ``second_derivative`` and ``divergence`` compare vᵀFv by outer products with the other two; ``expansion`` and
@@ -28,7 +30,9 @@ def relative_errors(network, x, *, generator: torch.Generator, mask=None, which=
     zero lies on its ReLU's kink: no expansion holds along that bias, and ``which="weights"`` keeps away from it.
     """
     if directions < 1 or not step > 0:
-        raise MeasureError(f"directions and step are {directions} and {step}; they must be at least 1 and above 0")
+        raise MeasureError(
+            f"directions and step are {directions} and {step}; they must be at least 1 and above 0"
+        )
     network, x = copy.deepcopy(network).double(), x.double()
     live = Curvature(network, x, mask=mask, which=which, of="fisher")
     start = {name: p.detach() for name, p in live.parameters.items()}
@@ -37,7 +41,9 @@ def relative_errors(network, x, *, generator: torch.Generator, mask=None, which=
     for _ in range(directions):
         v = torch.randn(live.size, generator=generator, dtype=torch.float64).to(live.device)
         along = live.named(v * length / v.norm())
-        with warnings.catch_warnings():  # torch's own use of a deprecated part of itself, on the first call
+        with (
+            warnings.catch_warnings()
+        ):  # torch's own use of a deprecated part of itself, on the first call
             warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
             errors = _errors(network, x, start, along, step)
         for name, error in errors.items():
@@ -63,7 +69,9 @@ def _errors(network, x, start, along, step):
 
     outer = (p * derivative(log_p)(zero).square()).sum(-1).mean()
     if not outer > 0:
-        raise MeasureError("the Fisher matrix vanishes along a random direction: the predictions are saturated on these examples")
+        raise MeasureError(
+            "the Fisher matrix vanishes along a random direction: the predictions are saturated on these examples"
+        )
     second = -(p * derivative(derivative(log_p))(zero)).sum(-1).mean()
     curvature = derivative(derivative(divergence))(zero)
     there = log_p(zero + step)

@@ -5,16 +5,18 @@ import torch
 from lib.metrics.estimate import Estimate
 from lib.metrics.gradients import channels_last, check, passes
 from lib.metrics.layers import KINDS, MeasureError
-from lib.metrics.live_pass import LivePass
-from lib.metrics.live_patterns import patterns_of
-from lib.networks import MLP
+from lib.models.networks import MLP
+from lib.sparse.live_pass import LivePass
+from lib.sparse.live_patterns import patterns_of
 
 __all__ = ["MeasureError", "exact", "norm", "projected"]
 
 
 def _pull(network, x, chunk):
     """(logits, x) of each chunk, with a graph from x to the logits and none to the weights."""
-    chunk = chunk or (64 if x.device.type == "cpu" else 1024)  # a ResNet's activations of more examples leave the cache
+    chunk = chunk or (
+        64 if x.device.type == "cpu" else 1024
+    )  # a ResNet's activations of more examples leave the cache
     needs = [p.requires_grad for p in network.parameters()]
     for p in network.parameters():
         p.requires_grad_(False)
@@ -38,7 +40,9 @@ def exact(network, x, *, chunk=None) -> torch.Tensor:
     check(network, x)
     patterns = patterns_of(network, x, None, min(len(x), chunk or 128))
     if patterns is not None:
-        return torch.cat([LivePass(network, part, patterns).jacobian_squares() for part in x.split(chunk or 128)])
+        return torch.cat(
+            [LivePass(network, part, patterns).jacobian_squares() for part in x.split(chunk or 128)]
+        )
     first = next((m for m in network.modules() if type(m) in KINDS), None)
     if isinstance(network, MLP) and first.in_features > first.out_features:
         return _behind_linear(network, x, chunk, first.weight.detach())
@@ -46,7 +50,9 @@ def exact(network, x, *, chunk=None) -> torch.Tensor:
     for logits, part in _pull(network, x, chunk):
         total = 0.0
         for c in range(logits.shape[1]):
-            (g,) = torch.autograd.grad(logits[:, c].sum(), part, retain_graph=c < logits.shape[1] - 1)
+            (g,) = torch.autograd.grad(
+                logits[:, c].sum(), part, retain_graph=c < logits.shape[1] - 1
+            )
             total = total + g.flatten(1).square().sum(1)
         found.append(total)
     return torch.cat(found)
@@ -58,7 +64,12 @@ def _behind_linear(network, x, chunk, weight):
         count, classes = taken.logits.shape
         units = torch.eye(classes, dtype=x.dtype, device=x.device)
         z = taken.outputs[0]
-        deltas = [torch.autograd.grad(taken.logits, z, u.expand(count, -1), retain_graph=c < classes - 1)[0] for c, u in enumerate(units)]
+        deltas = [
+            torch.autograd.grad(taken.logits, z, u.expand(count, -1), retain_graph=c < classes - 1)[
+                0
+            ]
+            for c, u in enumerate(units)
+        ]
         delta = torch.cat(deltas)
         found.append((delta @ gram).mul_(delta).sum(1).view(classes, count).sum(0))
     return torch.cat(found)

@@ -81,7 +81,11 @@ class Spectrum:
     @property
     def trace(self) -> float:
         """The dimension times the mean of the density: Tr(H) as these probes see it."""
-        return self.live * float(np.mean([values @ weights for values, weights in zip(self.ritz, self.weights, strict=True)]))
+        return self.live * float(
+            np.mean(
+                [values @ weights for values, weights in zip(self.ritz, self.weights, strict=True)]
+            )
+        )
 
 
 class Lanczos:
@@ -92,7 +96,9 @@ class Lanczos:
 
     def __init__(self, matrix: Curvature, start: torch.Tensor, steps: int):
         self.matrix, self.scale = matrix, 0.0
-        self.basis = torch.empty(min(steps, matrix.size), matrix.size, dtype=matrix.dtype, device=matrix.device)
+        self.basis = torch.empty(
+            min(steps, matrix.size), matrix.size, dtype=matrix.dtype, device=matrix.device
+        )
         self.basis[0] = start / start.norm()
         self.diagonal, self.beside, self.done, self.exhausted = [], [], False, False
 
@@ -108,9 +114,13 @@ class Lanczos:
         torch.addmv(w, known.t(), torch.mv(known, w), alpha=-1, out=w)
         length = w.norm().item()
         if not math.isfinite(length):
-            raise MeasureError("a product with the Hessian is not finite: the loss overflows on these examples")
+            raise MeasureError(
+                "a product with the Hessian is not finite: the loss overflows on these examples"
+            )
         self.scale = max(self.scale, abs(self.diagonal[-1]), length)
-        self.exhausted = j + 1 == self.matrix.size or length <= 20 * torch.finfo(basis.dtype).eps * self.scale
+        self.exhausted = (
+            j + 1 == self.matrix.size or length <= 20 * torch.finfo(basis.dtype).eps * self.scale
+        )
         self.done = self.exhausted or j + 1 == len(basis)
         self.beside.append(length)
         if not self.done:

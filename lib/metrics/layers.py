@@ -17,7 +17,9 @@ import torch.nn.functional as F
 from torch import nn
 
 Named = dict[str, torch.Tensor]
-PATCH_BYTES = 2 << 20  # of a convolution's inputs in memory at a time: they should stay in the cache
+PATCH_BYTES = (
+    2 << 20
+)  # of a convolution's inputs in memory at a time: they should stay in the cache
 
 
 class MeasureError(ValueError):
@@ -42,7 +44,9 @@ class Layer:
 class _Linear(Layer):
     def __init__(self, module: nn.Linear, a: torch.Tensor):
         if a.dim() != 2:
-            raise MeasureError(f"a Linear layer is applied to inputs of shape {tuple(a.shape)}; the formulas need [n, features]")
+            raise MeasureError(
+                f"a Linear layer is applied to inputs of shape {tuple(a.shape)}; the formulas need [n, features]"
+            )
         self.module, self.a = module, a
 
     def squares(self, delta, mask: Named, which: str) -> Named:
@@ -86,7 +90,12 @@ class _Convolution(Layer):
     def _gradients(self, delta):
         """(examples, output channels, kernel row y, G [m, k, o, kx, c]) in pieces that fit the cache."""
         conv = self.module
-        (kh, kw), (sh, sw), (dh, dw), (ph, pw) = conv.kernel_size, conv.stride, conv.dilation, conv.padding
+        (kh, kw), (sh, sw), (dh, dw), (ph, pw) = (
+            conv.kernel_size,
+            conv.stride,
+            conv.dilation,
+            conv.padding,
+        )
         k, n, _, rows, columns = delta.shape
         groups, per = conv.groups, conv.out_channels // conv.groups
         a = self.a.permute(0, 2, 3, 1)  # channels-last: patches are runs in memory
@@ -97,25 +106,44 @@ class _Convolution(Layer):
             own = a[..., group * channels : (group + 1) * channels]
             out = slice(group * per, (group + 1) * per)
             if k == 1:  # a view where δ is channels-last
-                rows_of = delta[0, :, out].permute(0, 2, 3, 1).reshape(n, rows * columns, per).transpose(1, 2)
+                rows_of = (
+                    delta[0, :, out]
+                    .permute(0, 2, 3, 1)
+                    .reshape(n, rows * columns, per)
+                    .transpose(1, 2)
+                )
             else:
-                rows_of = delta[:, :, out].permute(1, 0, 2, 3, 4).reshape(n, k * per, rows * columns)
+                rows_of = (
+                    delta[:, :, out].permute(1, 0, 2, 3, 4).reshape(n, k * per, rows * columns)
+                )
             for start in range(0, n, step):
                 part = slice(start, min(start + step, n))
                 m, (s0, s1, s2, s3) = part.stop - start, own.stride()
                 shape, strides = (m, height, columns, kw, channels), (s0, s1, s2 * sw, s2 * dw, s3)
                 offset = own.storage_offset() + start * s0
-                patches = own.as_strided(shape, strides, offset).reshape(m, height, columns, kw * channels)
+                patches = own.as_strided(shape, strides, offset).reshape(
+                    m, height, columns, kw * channels
+                )
                 for y in range(kh):
-                    window = patches[:, y * dh : y * dh + sh * (rows - 1) + 1 : sh].reshape(m, rows * columns, kw * channels)
-                    yield part, out, y, torch.bmm(rows_of[part], window).view(m, k, per, kw, channels)
+                    window = patches[:, y * dh : y * dh + sh * (rows - 1) + 1 : sh].reshape(
+                        m, rows * columns, kw * channels
+                    )
+                    yield (
+                        part,
+                        out,
+                        y,
+                        torch.bmm(rows_of[part], window).view(m, k, per, kw, channels),
+                    )
 
     def squares(self, delta, mask: Named, which: str) -> Named:
         return self.squares_and_dots(delta, mask, {"weight": None, "bias": None}, which)[0]
 
     def squares_and_dots(self, delta, mask: Named, direction: Named, which: str):
         total, along = delta.new_zeros(2, delta.shape[1])
-        live, ahead = (None if w is None else w.permute(2, 0, 3, 1).to(delta.dtype) for w in (mask["weight"], direction["weight"]))
+        live, ahead = (
+            None if w is None else w.permute(2, 0, 3, 1).to(delta.dtype)
+            for w in (mask["weight"], direction["weight"])
+        )
         for part, out, y, g in self._gradients(delta):  # live and ahead: [y, o, kx, c]
             if live is not None:
                 g.mul_(live[y, out])
@@ -145,7 +173,9 @@ class _Convolution(Layer):
 class _BatchNorm(Layer):
     def __init__(self, module, a: torch.Tensor):
         if module.running_mean is None:
-            raise MeasureError("a BatchNorm layer keeps no running statistics: in eval mode its examples depend on one another")
+            raise MeasureError(
+                "a BatchNorm layer keeps no running statistics: in eval mode its examples depend on one another"
+            )
         self.module, self.a = module, a
 
     def _gradients(self, delta):
@@ -176,4 +206,9 @@ class _BatchNorm(Layer):
         return {kind: g.square().sum((0, 1)) for kind, g in self._gradients(delta).items()}
 
 
-KINDS = {nn.Linear: _Linear, nn.Conv2d: _Convolution, nn.BatchNorm1d: _BatchNorm, nn.BatchNorm2d: _BatchNorm}
+KINDS = {
+    nn.Linear: _Linear,
+    nn.Conv2d: _Convolution,
+    nn.BatchNorm1d: _BatchNorm,
+    nn.BatchNorm2d: _BatchNorm,
+}

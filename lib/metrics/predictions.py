@@ -58,7 +58,11 @@ def measure(logits_of, part: Part, name: str, chunk: int) -> dict[str, torch.Ten
             values.append(predicted == part.true[start : start + chunk])
         pieces.append([value.double() for value in values])
     loss, hit, spread, *right = (torch.cat(column, -1) for column in zip(*pieces, strict=True))
-    columns = {f"{name}_loss": loss.mean(-1), f"{name}_accuracy": hit.mean(-1), f"{name}_entropy": spread.mean(-1)}
+    columns = {
+        f"{name}_loss": loss.mean(-1),
+        f"{name}_accuracy": hit.mean(-1),
+        f"{name}_entropy": spread.mean(-1),
+    }
     if part.flipped is not None:
         flipped = part.flipped.expand(hit.shape).double()
         clean = 1 - flipped

@@ -18,7 +18,10 @@ def forward(network: nn.Module, x: torch.Tensor) -> Named:
     """
     check(network, x)
     taken = Pass(network, x)
-    return {f"{name}.weight": _squares(z.detach()) for name, z in zip(taken.layers, taken.outputs, strict=True)}
+    return {
+        f"{name}.weight": _squares(z.detach())
+        for name, z in zip(taken.layers, taken.outputs, strict=True)
+    }
 
 
 def backward(network: nn.Module, x: torch.Tensor, cotangent: torch.Tensor) -> Named:
@@ -29,7 +32,9 @@ def backward(network: nn.Module, x: torch.Tensor, cotangent: torch.Tensor) -> Na
     check(network, x)
     taken = Pass(network, x)
     if cotangent.shape != taken.logits.shape:
-        raise MeasureError(f"the cotangent has shape {tuple(cotangent.shape)}; the outputs have {tuple(taken.logits.shape)}")
+        raise MeasureError(
+            f"the cotangent has shape {tuple(cotangent.shape)}; the outputs have {tuple(taken.logits.shape)}"
+        )
     return {f"{name}.weight": _squares(delta[0]) for name, _, delta in taken.deltas([cotangent])}
 
 
@@ -40,7 +45,7 @@ def _squares(values):
 def expected_forward(variances: Named, inputs: float = 1.0) -> Named:
     """E z² of every neuron of a ReLU network of linear layers, over draws of its weights: v_i = Σ_j Var(w_ij) E a_j², E a_j² = v_j / 2.
 
-    ``variances`` has each kernel's [outputs, inputs], 0 where the mask has no weight (``lib.init.variances``), in order of depth;
+    ``variances`` has each kernel's [outputs, inputs], 0 where the mask has no weight (``lib.models.initializers.variances``), in order of depth;
     ``inputs`` is the mean square of each input. Exact for independent weights with symmetric distributions, without biases
     (gradient-flow study, Eqs. 8 and 14, without the assumption that all neurons of a layer are alike).
     """
@@ -57,10 +62,16 @@ def expected_backward(variances: Named, outputs: float = 1.0) -> Named:
     A neuron's derivative is on for one half of the draws, and never where no signal reaches it. That weights and derivatives above
     it are independent is an assumption here (gradient-flow study, Eq. 20): it becomes true with width.
     """
-    reached = {name: (signal > 0).double() / 2 for name, signal in expected_forward(variances).items()}
+    reached = {
+        name: (signal > 0).double() / 2 for name, signal in expected_forward(variances).items()
+    }
     found, signal, above = {}, None, None
     for name, variance in reversed(list(_linear(variances))):
-        signal = variance.new_full((variance.shape[0],), outputs) if signal is None else reached[name] * (above.t() @ signal)
+        signal = (
+            variance.new_full((variance.shape[0],), outputs)
+            if signal is None
+            else reached[name] * (above.t() @ signal)
+        )
         found[name], above = signal, variance
     return dict(reversed(found.items()))
 
@@ -68,5 +79,7 @@ def expected_backward(variances: Named, outputs: float = 1.0) -> Named:
 def _linear(variances):
     for name, variance in variances.items():
         if variance.dim() != 2:
-            raise MeasureError(f"{name!r} has shape {tuple(variance.shape)}; the closed form is that of linear layers")
+            raise MeasureError(
+                f"{name!r} has shape {tuple(variance.shape)}; the closed form is that of linear layers"
+            )
         yield name, variance

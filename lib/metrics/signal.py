@@ -55,13 +55,22 @@ def by_layer(
     whole = isinstance(batch_size, int) and batch_size > 0
     count = len(x) // batch_size if whole else 0
     if count < 2:
-        raise MeasureError(f"batch_size is {batch_size!r}: two whole minibatches are needed at least, and there are {len(x)} examples")
+        raise MeasureError(
+            f"batch_size is {batch_size!r}: two whole minibatches are needed at least, and there are {len(x)} examples"
+        )
     if chunk is not None and chunk < 1:
         raise MeasureError(f"chunk is {chunk}; it must be at least 1")
     counted = parameters(network, which, mask)
-    order = torch.arange(len(x)) if generator is None else torch.randperm(len(x), generator=generator)
-    mean = {name: torch.zeros_like(p, dtype=torch.float64, requires_grad=False) for name, p in counted.items()}
-    squares = {name: torch.zeros_like(value) for name, value in mean.items()}  # of the deviations from the mean
+    order = (
+        torch.arange(len(x)) if generator is None else torch.randperm(len(x), generator=generator)
+    )
+    mean = {
+        name: torch.zeros_like(p, dtype=torch.float64, requires_grad=False)
+        for name, p in counted.items()
+    }
+    squares = {
+        name: torch.zeros_like(value) for name, value in mean.items()
+    }  # of the deviations from the mean
     needs = [value.requires_grad for value in counted.values()]
     for value in counted.values():
         value.requires_grad_()
@@ -69,7 +78,10 @@ def by_layer(
         for step in range(count):
             members = order[step * batch_size : (step + 1) * batch_size].to(x.device)
             gradients = _gradient(network, x, labels, members.split(chunk or batch_size), counted)
-            for name, gradient in gradients.items():  # Welford's update: exact where sums of squares would cancel
+            for (
+                name,
+                gradient,
+            ) in gradients.items():  # Welford's update: exact where sums of squares would cancel
                 deviation = gradient - mean[name]
                 mean[name] += deviation / (step + 1)
                 squares[name] += deviation * (gradient - mean[name])
@@ -90,7 +102,9 @@ def _gradient(network, x, labels, parts, counted):
                     f"labels hold {int(labels.max())}; the network has {logits.shape[1]} classes, 0 to {logits.shape[1] - 1}"
                 )
             loss = F.cross_entropy(logits, labels[part], reduction="sum") / size
-        for name, piece in zip(counted, torch.autograd.grad(loss, list(counted.values())), strict=True):
+        for name, piece in zip(
+            counted, torch.autograd.grad(loss, list(counted.values())), strict=True
+        ):
             total[name] = total[name] + piece if name in total else piece.double()
     return total
 
@@ -108,4 +122,6 @@ def _summary(mean, squares, mask, count):
         layer = name.rpartition(".")[0]
         before = sums.get(layer, (0.0, 0.0))
         sums[layer] = (before[0] + signal, before[1] + noise)
-    return {layer: Signal(signal**0.5, noise**0.5, count) for layer, (signal, noise) in sums.items()}
+    return {
+        layer: Signal(signal**0.5, noise**0.5, count) for layer, (signal, noise) in sums.items()
+    }

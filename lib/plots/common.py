@@ -29,8 +29,24 @@ def summary(rows: pd.DataFrame, by: str, measure: str) -> pd.DataFrame:
 
 def line(ax, x, summary, colour, label=None, style="-", marker="o"):
     """A mean with its band; points only on solid lines, and none at all with ``marker=None``."""
-    ax.plot(x, summary["mean"], style, color=colour, label=label, marker=marker if style == "-" else None, markersize=3, linewidth=1.4)
-    ax.fill_between(x, summary["mean"] - summary["half"], summary["mean"] + summary["half"], color=colour, alpha=0.18, linewidth=0)
+    ax.plot(
+        x,
+        summary["mean"],
+        style,
+        color=colour,
+        label=label,
+        marker=marker if style == "-" else None,
+        markersize=3,
+        linewidth=1.4,
+    )
+    ax.fill_between(
+        x,
+        summary["mean"] - summary["half"],
+        summary["mean"] + summary["half"],
+        color=colour,
+        alpha=0.18,
+        linewidth=0,
+    )
 
 
 def sparsity_axis(ax, sparsities):

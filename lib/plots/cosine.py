@@ -18,7 +18,9 @@ def cosine(table: pd.DataFrame, *, title: str):
     of their quantiles; class counts as multiples of the uniform share, with 95% intervals over seeds.
     """
     alphas = sorted(table["alpha"].unique())
-    colours = dict(zip(alphas, plt.get_cmap("viridis")(np.linspace(0.15, 0.75, len(alphas))), strict=True))
+    colours = dict(
+        zip(alphas, plt.get_cmap("viridis")(np.linspace(0.15, 0.75, len(alphas))), strict=True)
+    )
     with plt.rc_context(STYLE):
         figure = plt.figure(figsize=(11, 6.6), layout="constrained")
         above, below = figure.subfigures(2, 1)
@@ -26,14 +28,18 @@ def cosine(table: pd.DataFrame, *, title: str):
         ends = np.array([np.asarray(q)[[1, -2]] for q in table["quantiles"]])  # the central 99%
         left, right = min(ends.min(), 0.0), max(ends.max(), 0.0)
         for alpha in alphas:
-            quantiles = np.stack([np.asarray(q) for q in table.loc[table["alpha"] == alpha, "quantiles"]])
+            quantiles = np.stack(
+                [np.asarray(q) for q in table.loc[table["alpha"] == alpha, "quantiles"]]
+            )
             levels = np.linspace(0, 1, quantiles.shape[1])
             for q in quantiles:
                 cumulative.plot(q, levels, color=colours[alpha], linewidth=0.5, alpha=0.4)
                 density.plot(*_density(q), color=colours[alpha], linewidth=0.5, alpha=0.4)
             middle = quantiles.mean(0)
             density.plot(*_density(middle), color=colours[alpha], linewidth=1.6)
-            cumulative.plot(middle, levels, color=colours[alpha], linewidth=1.6, label=f"$\\alpha$ = {alpha:g}")
+            cumulative.plot(
+                middle, levels, color=colours[alpha], linewidth=1.6, label=f"$\\alpha$ = {alpha:g}"
+            )
         for ax in (density, cumulative):
             ax.axvline(0, color="0.5", linewidth=0.8, linestyle=":")
             ax.set(
@@ -62,7 +68,9 @@ def _classes(ax, table, alphas, colours):
     """Share of each class among the most aligned examples in units of the uniform share, by the first alpha's order."""
     shares = {}
     for alpha in alphas:
-        counts = np.stack([np.asarray(top, dtype=float) for top in table.loc[table["alpha"] == alpha, "top"]])
+        counts = np.stack(
+            [np.asarray(top, dtype=float) for top in table.loc[table["alpha"] == alpha, "top"]]
+        )
         shares[alpha] = counts / counts.sum(1, keepdims=True) * counts.shape[1]
     order = np.argsort(-shares[alphas[0]].mean(0), kind="stable")
     if len(order) > MANY:
@@ -71,9 +79,21 @@ def _classes(ax, table, alphas, colours):
     for number, alpha in enumerate(alphas):
         chosen = shares[alpha][:, order]
         seeds = len(chosen)
-        half = stats.t.ppf(0.975, seeds - 1) * chosen.std(0, ddof=1) / np.sqrt(seeds) if seeds > 1 else np.zeros(len(order))
+        half = (
+            stats.t.ppf(0.975, seeds - 1) * chosen.std(0, ddof=1) / np.sqrt(seeds)
+            if seeds > 1
+            else np.zeros(len(order))
+        )
         places = np.arange(len(order)) + (number - (len(alphas) - 1) / 2) * width
-        ax.bar(places, chosen.mean(0), width, yerr=half, color=colours[alpha], error_kw={"elinewidth": 0.8}, label=f"$\\alpha$ = {alpha:g}")
+        ax.bar(
+            places,
+            chosen.mean(0),
+            width,
+            yerr=half,
+            color=colours[alpha],
+            error_kw={"elinewidth": 0.8},
+            label=f"$\\alpha$ = {alpha:g}",
+        )
     ax.axhline(1, color="0.3", linewidth=0.8)
     ax.axhline(3, color="0.3", linewidth=0.8, linestyle="--")
     ax.text(len(order) - 0.45, 1, "uniform", va="bottom", ha="right", fontsize=7)

@@ -21,7 +21,9 @@ def curvature(table: pd.DataFrame, *, title: str, paper: dict | None = None):
     """
     height = 2 if paper else 1
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(height, 4, figsize=(12.5, 3.1 * height + 0.4), squeeze=False, layout="constrained")
+        figure, axes = plt.subplots(
+            height, 4, figsize=(12.5, 3.1 * height + 0.4), squeeze=False, layout="constrained"
+        )
         grid = sorted(table.loc[table["solution"] == "sol_f", "sparsity"].unique())
         for ax, (measure, name) in zip(axes[0], PANELS, strict=True):
             for solution in ("sol_f", "sol_s"):
@@ -41,7 +43,14 @@ def curvature(table: pd.DataFrame, *, title: str, paper: dict | None = None):
             for ax, (measure, _) in zip(axes[1], PANELS, strict=True):
                 curve = paper[measure]
                 for solution in ("sol_f", "sol_s"):
-                    ax.plot(place(curve["sparsity"]), curve[solution], color=COLOURS[solution], marker="s", markersize=3, linewidth=1.2)
+                    ax.plot(
+                        place(curve["sparsity"]),
+                        curve[solution],
+                        color=COLOURS[solution],
+                        marker="s",
+                        markersize=3,
+                        linewidth=1.2,
+                    )
                 sparsity_axis(ax, curve["sparsity"])
                 ax.set_yscale("log")
         figure.suptitle(title, fontsize=10)
@@ -55,7 +64,12 @@ def scatter(table: pd.DataFrame, across: str, up: str):
         figure, ax = plt.subplots(figsize=(6, 3.4), layout="constrained")
         for solution, rows in table.groupby("solution"):
             ax.scatter(
-                rows[across], rows[up], s=12 + 60 * rows["sparsity"] ** 4, color=COLOURS[solution], alpha=0.7, label=LABELS[solution]
+                rows[across],
+                rows[up],
+                s=12 + 60 * rows["sparsity"] ** 4,
+                color=COLOURS[solution],
+                alpha=0.7,
+                label=LABELS[solution],
             )
         for scale, measure in ((ax.set_xscale, across), (ax.set_yscale, up)):
             if not measure.endswith("accuracy") and table[measure].min() > 0:

@@ -43,7 +43,9 @@ def _mean_and_half(values):
 
 
 def _rates(rows):
-    return 100 * np.stack([count / examples for count, examples in zip(rows["count"], rows["examples"], strict=True)])
+    return 100 * np.stack(
+        [count / examples for count, examples in zip(rows["count"], rows["examples"], strict=True)]
+    )
 
 
 def _classes(ax, pairs):
@@ -71,8 +73,13 @@ def _classes(ax, pairs):
     if not many:
         ax.set_xticks(range(len(order)), order)
         ax.grid(axis="x", visible=False)
-    ax.set_ylim(0, 1.25 * min(100, ax.get_ylim()[1]))  # intervals of few seeds reach beyond what a share can be; above it, the legend
-    ax.set(xlabel="true class" if not many else "true class, by training disagreement", ylabel="% of a class")
+    ax.set_ylim(
+        0, 1.25 * min(100, ax.get_ylim()[1])
+    )  # intervals of few seeds reach beyond what a share can be; above it, the legend
+    ax.set(
+        xlabel="true class" if not many else "true class, by training disagreement",
+        ylabel="% of a class",
+    )
     ax.set_title("(a) Sol-F and Sol-S disagree, by class", loc="left")
     ax.legend(title="dashed: all classes", title_fontsize=7)
 
@@ -86,7 +93,9 @@ def _right(ax, pairs):
     ]
     bottom = np.zeros(len(PARTS))
     for column, colour, label in kinds:
-        heights = np.array([100 * pairs.loc[pairs["part"] == part, column].mean() for part in PARTS])
+        heights = np.array(
+            [100 * pairs.loc[pairs["part"] == part, column].mean() for part in PARTS]
+        )
         ax.bar(range(len(PARTS)), heights, 0.55, bottom=bottom, color=colour, label=label)
         bottom += heights
     ax.set_xticks(range(len(PARTS)), [label for _, label in PARTS.values()])
@@ -104,7 +113,10 @@ def _dense(ax, pairs):
         ("rate", "0.5", "Sol-F and Sol-S"),
     ]
     for i, (column, colour, label) in enumerate(kinds):
-        found = [_mean_and_half(100 * pairs.loc[pairs["part"] == part, column].to_numpy()) for part in PARTS]
+        found = [
+            _mean_and_half(100 * pairs.loc[pairs["part"] == part, column].to_numpy())
+            for part in PARTS
+        ]
         mean, half = np.array(found).T
         ax.bar(
             np.arange(len(PARTS)) + 0.27 * (i - 1),
@@ -130,10 +142,24 @@ def _fisher_by_class(ax, train):
         traces = np.stack([row / np.nanmean(row) for row in train[f"class_fisher_{m}"]])
         mean, _ = _mean_and_half(traces)
         rho = train[f"class_rho_{m}"].mean()
-        ax.plot(mean, rates, "o", color=COLOURS[m], markersize=4, label=f"{LABELS[m].split(' ')[0]} (rho {rho:.2f})")
+        ax.plot(
+            mean,
+            rates,
+            "o",
+            color=COLOURS[m],
+            markersize=4,
+            label=f"{LABELS[m].split(' ')[0]} (rho {rho:.2f})",
+        )
         if m == "sol_d" and len(mean) <= 20:
             for number, place in enumerate(zip(mean, rates, strict=True)):
-                ax.annotate(str(number), place, xytext=(3, 3), textcoords="offset points", fontsize=7, color="0.35")
+                ax.annotate(
+                    str(number),
+                    place,
+                    xytext=(3, 3),
+                    textcoords="offset points",
+                    fontsize=7,
+                    color="0.35",
+                )
     ax.set_ylim(bottom=0)
     ax.set(xlabel="Fisher trace of a class / mean over classes", ylabel="% of a class")
     ax.set_title("(d) disagreement by class (training)", loc="left")
@@ -146,8 +172,12 @@ def _tenths(ax, train, prefix, says):
         solution = column.removeprefix(prefix)
         mean, half = _mean_and_half(100 * np.stack(train[column].to_list()))
         label = says + LABELS[solution].split(" ")[0]
-        ax.plot(x, mean, color=COLOURS[solution], marker="o", markersize=3, linewidth=1.4, label=label)
-        ax.fill_between(x, mean - half, mean + half, color=COLOURS[solution], alpha=0.18, linewidth=0)
+        ax.plot(
+            x, mean, color=COLOURS[solution], marker="o", markersize=3, linewidth=1.4, label=label
+        )
+        ax.fill_between(
+            x, mean - half, mean + half, color=COLOURS[solution], alpha=0.18, linewidth=0
+        )
     ax.set_xticks(x)
     ax.set_ylim(0, min(100, ax.get_ylim()[1]))
     ax.legend(loc="upper left")

@@ -32,23 +32,41 @@ def flow(table: pd.DataFrame, *, title: str, learns: float | None = None):
     forms = [form for form in FORM_NAMES if form and form in set(table["form"])]
     with plt.rc_context(STYLE):
         shape = {"squeeze": False, "sharex": True, "sharey": True, "layout": "constrained"}
-        figure, axes = plt.subplots(-(-(len(forms) + 1) // 2), 2, figsize=(9, 3.0 * -(-(len(forms) + 1) // 2) + 0.9), **shape)
+        figure, axes = plt.subplots(
+            -(-(len(forms) + 1) // 2),
+            2,
+            figsize=(9, 3.0 * -(-(len(forms) + 1) // 2) + 0.9),
+            **shape,
+        )
         for ax in axes.flat[len(forms) + 1 :]:
             ax.axis("off")
         drawn = {}
         for ax, form in zip(axes.flat, [*forms, ""], strict=False):
             for row, (name, colour, style, _) in METHODS.items():
-                rows = table[(table["row"] == row) & (table["form"] == ("" if row == REFERENCE else form))]
+                rows = table[
+                    (table["row"] == row) & (table["form"] == ("" if row == REFERENCE else form))
+                ]
                 if not rows.empty:
-                    drawn[name] = _median(ax, rows.assign(log=np.log(rows["flow"].clip(lower=1e-12))), "log", colour, style, np.exp)
+                    drawn[name] = _median(
+                        ax,
+                        rows.assign(log=np.log(rows["flow"].clip(lower=1e-12))),
+                        "log",
+                        colour,
+                        style,
+                        np.exp,
+                    )
             if learns:
                 ax.axhline(learns, color="black", linestyle=":", linewidth=0.8)
-            ax.set_title(FORM_NAMES[form] or "no fresh weights under a mask", loc="left", fontsize=9)
+            ax.set_title(
+                FORM_NAMES[form] or "no fresh weights under a mask", loc="left", fontsize=9
+            )
             ax.set_yscale("log")
             _steps(ax, table["steps"].iloc[0])
         _labels(axes, "gradient flow", "optimiser step (axis in square roots)", len(forms) + 1)
         if learns:
-            drawn[f"learning starts: {learns:g}"] = plt.Line2D([], [], color="black", linestyle=":", linewidth=0.8)
+            drawn[f"learning starts: {learns:g}"] = plt.Line2D(
+                [], [], color="black", linestyle=":", linewidth=0.8
+            )
         figure.legend(drawn.values(), drawn.keys(), loc="outside lower center", ncols=5)
         figure.suptitle(title, fontsize=10)
         plt.close(figure)
@@ -64,11 +82,21 @@ def mask_updates(table: pd.DataFrame, *, title: str):
     rows = table.dropna(subset=["after"])
     before, after = (np.sqrt(rows[name].clip(lower=1e-12)) for name in ("before", "after"))
     rows = rows.assign(difference=after - before, factor=np.log(after / before))
-    methods = [row for row in METHODS if row in set(rows["row"]) and row not in ("pruned", REFERENCE)]
+    methods = [
+        row for row in METHODS if row in set(rows["row"]) and row not in ("pruned", REFERENCE)
+    ]
     forms = [form for form in FORM_NAMES if form and form in set(rows["form"])]
     with plt.rc_context(STYLE):
         size = (max(5.0, 3.2 * len(forms) + 0.8), 5.4)
-        figure, axes = plt.subplots(2, len(forms), figsize=size, squeeze=False, sharex=True, sharey="row", layout="constrained")
+        figure, axes = plt.subplots(
+            2,
+            len(forms),
+            figsize=size,
+            squeeze=False,
+            sharex=True,
+            sharey="row",
+            layout="constrained",
+        )
         drawn = {}
         for column, form in enumerate(forms):
             for row in methods:
@@ -102,15 +130,51 @@ def link(cells: dict, *, title: str):
         figure, ax = plt.subplots(figsize=(7.2, 4.0), layout="constrained")
         for (row, form), points in cells.items():
             marker, colour = METHODS[row][3], FORM_COLOURS[form]
-            ax.plot(points["flow"], points["accuracy"], marker, color=colour, markersize=3, alpha=0.35, markeredgewidth=0)
+            ax.plot(
+                points["flow"],
+                points["accuracy"],
+                marker,
+                color=colour,
+                markersize=3,
+                alpha=0.35,
+                markeredgewidth=0,
+            )
             middle = np.exp(np.log(points["flow"]).mean()), points["accuracy"].mean()
-            ax.plot(*middle, marker, color=colour, markersize=9 if marker == "*" else 7, markeredgecolor="white")
+            ax.plot(
+                *middle,
+                marker,
+                color=colour,
+                markersize=9 if marker == "*" else 7,
+                markeredgecolor="white",
+            )
         ax.set_xscale("log")
         _plain(ax.xaxis)
-        ax.set(xlabel="gradient flow, geometric mean over the first half of training", ylabel="final test accuracy, %", title=title)
-        rows, forms = dict.fromkeys(row for row, _ in cells), dict.fromkeys(form for _, form in cells)
-        handles = [plt.Line2D([], [], color="0.4", linestyle="", marker=METHODS[row][3], label=METHODS[row][0]) for row in rows]
-        handles += [plt.Line2D([], [], color=FORM_COLOURS[f], linestyle="", marker="o", label=FORM_NAMES[f] or "no form") for f in forms]
+        ax.set(
+            xlabel="gradient flow, geometric mean over the first half of training",
+            ylabel="final test accuracy, %",
+            title=title,
+        )
+        rows, forms = (
+            dict.fromkeys(row for row, _ in cells),
+            dict.fromkeys(form for _, form in cells),
+        )
+        handles = [
+            plt.Line2D(
+                [], [], color="0.4", linestyle="", marker=METHODS[row][3], label=METHODS[row][0]
+            )
+            for row in rows
+        ]
+        handles += [
+            plt.Line2D(
+                [],
+                [],
+                color=FORM_COLOURS[f],
+                linestyle="",
+                marker="o",
+                label=FORM_NAMES[f] or "no form",
+            )
+            for f in forms
+        ]
         ax.legend(handles=handles, loc="center left", bbox_to_anchor=(1.01, 0.5))
         plt.close(figure)
     return figure
@@ -129,7 +193,15 @@ def _steps(ax, last):
     ax.set_xscale("function", functions=(lambda t: np.sqrt(np.clip(t, 0, None)), np.square))
     ax.set_xlim(0, last)
     digits = 1 - len(str(int(last // 40)))
-    ax.set_xticks(sorted({0, *(int(round(share * last, digits)) for share in (0.04, 0.12, 0.25, 0.5, 0.75)), int(last)}))
+    ax.set_xticks(
+        sorted(
+            {
+                0,
+                *(int(round(share * last, digits)) for share in (0.04, 0.12, 0.25, 0.5, 0.75)),
+                int(last),
+            }
+        )
+    )
 
 
 def _plain(axis):

@@ -23,11 +23,21 @@ def hessian_updates(densities: pd.DataFrame, *, title: str):
     rows = [row for row in METHODS if row in set(densities["row"])]
     with plt.rc_context(STYLE):
         size = (max(5.0, 3.2 * len(rows) + 0.8), 5.6)
-        figure, axes = plt.subplots(2, len(rows), figsize=size, squeeze=False, sharex="row", sharey="row", layout="constrained")
+        figure, axes = plt.subplots(
+            2,
+            len(rows),
+            figsize=size,
+            squeeze=False,
+            sharex="row",
+            sharey="row",
+            layout="constrained",
+        )
         for line, (part, words) in zip(axes, RANGES.items(), strict=True):
             chosen = densities[densities["part"] == part]
             for ax, row in zip(line, rows, strict=True):
-                _densities(ax, chosen[chosen["row"] == row], "moment", MOMENTS, chosen["density"].max())
+                _densities(
+                    ax, chosen[chosen["row"] == row], "moment", MOMENTS, chosen["density"].max()
+                )
                 ax.set_xlabel("eigenvalue")
                 if part == "whole":
                     ax.set_title(METHODS[row][0], loc="left")
@@ -44,7 +54,11 @@ def hessian_training(along: pd.DataFrame, densities: pd.DataFrame, *, title: str
     ``along`` has columns row, seed, step, size (of the largest negative eigenvalue), largest and negative_share; ``densities`` row, seed,
     eigenvalue and density. Points are means over seeds with 95% t intervals, of the logarithms in the first two panels.
     """
-    styles = {row: (name, colour, 1.3) for row, (name, colour, *_) in METHODS.items() if row in set(along["row"])}
+    styles = {
+        row: (name, colour, 1.3)
+        for row, (name, colour, *_) in METHODS.items()
+        if row in set(along["row"])
+    }
     panels = {
         "size": "(a) size of the largest negative eigenvalue",
         "largest": "(b) largest eigenvalue",
@@ -67,10 +81,16 @@ def hessian_training(along: pd.DataFrame, densities: pd.DataFrame, *, title: str
 def _densities(ax, rows, by, styles, highest, band=True):
     """Mean densities over seeds, a line for each value of the column ``by``; five decades of the vertical axis."""
     for value, (name, colour, width) in styles.items():
-        own = rows[rows[by] == value].pivot_table(index="eigenvalue", columns="seed", values="density").clip(lower=highest * 1e-6)
+        own = (
+            rows[rows[by] == value]
+            .pivot_table(index="eigenvalue", columns="seed", values="density")
+            .clip(lower=highest * 1e-6)
+        )
         ax.plot(own.index, own.mean(axis=1), color=colour, linewidth=width, label=name)
         if band:
-            ax.fill_between(own.index, own.min(axis=1), own.max(axis=1), color=colour, alpha=0.15, linewidth=0)
+            ax.fill_between(
+                own.index, own.min(axis=1), own.max(axis=1), color=colour, alpha=0.15, linewidth=0
+            )
     ax.set_yscale("log")
     ax.set_ylim(highest * 1e-5, highest * 2)
 
@@ -80,13 +100,27 @@ def _courses(ax, along, measure, styles, logarithmic):
     steps = sorted(along["step"].unique())
     for number, (row, (name, colour, _)) in enumerate(styles.items()):
         rows = along[along["row"] == row]
-        line = summary(rows.assign(shown=np.log(rows[measure]) if logarithmic else rows[measure]), "step", "shown")
+        line = summary(
+            rows.assign(shown=np.log(rows[measure]) if logarithmic else rows[measure]),
+            "step",
+            "shown",
+        )
         low, middle, high = line["mean"] - line["half"], line["mean"], line["mean"] + line["half"]
         if logarithmic:
             low, middle, high = np.exp(low), np.exp(middle), np.exp(high)
-        places = np.array([steps.index(step) for step in line.index]) + 0.11 * (number - (len(styles) - 1) / 2)
+        places = np.array([steps.index(step) for step in line.index]) + 0.11 * (
+            number - (len(styles) - 1) / 2
+        )
         ax.errorbar(
-            places, middle, (middle - low, high - middle), fmt="o-", color=colour, markersize=3.5, linewidth=0.7, capsize=2, label=name
+            places,
+            middle,
+            (middle - low, high - middle),
+            fmt="o-",
+            color=colour,
+            markersize=3.5,
+            linewidth=0.7,
+            capsize=2,
+            label=name,
         )
     ax.set_xticks(range(len(steps)), [f"{step:,}" for step in steps])
     ax.set_xlabel("optimiser step")

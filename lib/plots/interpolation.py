@@ -11,7 +11,10 @@ LINES = {
     ("init_f", "sol_f"): (COLOURS["sol_f"], "Init-F to Sol-F"),
     ("init_s", "sol_s"): (COLOURS["sol_s"], "Init-S to Sol-S"),
 }
-KINDS = {"reestimated": ("-", "BatchNorm re-estimated"), "interpolated": (":", "BatchNorm interpolated")}
+KINDS = {
+    "reestimated": ("-", "BatchNorm re-estimated"),
+    "interpolated": (":", "BatchNorm interpolated"),
+}
 
 
 def interpolation(table: pd.DataFrame, *, title: str, paper: dict | None = None):
@@ -31,8 +34,19 @@ def interpolation(table: pd.DataFrame, *, title: str, paper: dict | None = None)
         for ax, (measure, name) in zip(axes[:, :2].flat, panels, strict=True):
             for (start, solution), (colour, label) in LINES.items():
                 for kind in kinds:
-                    rows = table[(table["start"] == start) & (table["solution"] == solution) & (table["bn"] == kind)]
-                    _line(ax, rows, measure, colour, KINDS[kind][0], label if kind == "reestimated" else None)
+                    rows = table[
+                        (table["start"] == start)
+                        & (table["solution"] == solution)
+                        & (table["bn"] == kind)
+                    ]
+                    _line(
+                        ax,
+                        rows,
+                        measure,
+                        colour,
+                        KINDS[kind][0],
+                        label if kind == "reestimated" else None,
+                    )
             ax.set_title(name, loc="left")
             if measure.endswith("loss"):
                 _keep_in_view(ax, table[table["bn"] == "reestimated"], measure)
@@ -51,9 +65,25 @@ def _line(ax, rows, measure, colour, style, label):
         return
     rows = summary(rows, "alpha", measure)
     marker = "o" if style == "-" else None
-    ax.plot(rows.index, rows["mean"], style, color=colour, label=label, marker=marker, markersize=3, linewidth=1.4)
+    ax.plot(
+        rows.index,
+        rows["mean"],
+        style,
+        color=colour,
+        label=label,
+        marker=marker,
+        markersize=3,
+        linewidth=1.4,
+    )
     if style == "-":  # one band a line is enough to look at
-        ax.fill_between(rows.index, rows["mean"] - rows["half"], rows["mean"] + rows["half"], color=colour, alpha=0.18, linewidth=0)
+        ax.fill_between(
+            rows.index,
+            rows["mean"] - rows["half"],
+            rows["mean"] + rows["half"],
+            color=colour,
+            alpha=0.18,
+            linewidth=0,
+        )
 
 
 def _keep_in_view(ax, rows, measure):
@@ -62,7 +92,16 @@ def _keep_in_view(ax, rows, measure):
     low, high = ax.get_ylim()
     if high > 2.5 * top:
         ax.set_ylim(min(0.0, low), 2.0 * top)
-        ax.text(0.02, 0.97, "dotted lines leave the panel", transform=ax.transAxes, ha="left", va="top", fontsize=7, color="0.35")
+        ax.text(
+            0.02,
+            0.97,
+            "dotted lines leave the panel",
+            transform=ax.transAxes,
+            ha="left",
+            va="top",
+            fontsize=7,
+            color="0.35",
+        )
 
 
 def _paper(ax, paper):
@@ -77,7 +116,9 @@ def _paper(ax, paper):
 def _legend(ax, source, kinds):
     lines, labels = source.get_legend_handles_labels()
     if len(kinds) > 1:
-        lines += [source.plot([], [], KINDS[kind][0], color="0.3", linewidth=1.4)[0] for kind in kinds]
+        lines += [
+            source.plot([], [], KINDS[kind][0], color="0.3", linewidth=1.4)[0] for kind in kinds
+        ]
         labels += [KINDS[kind][1] for kind in kinds]
     ax.axis("off")
     ax.legend(lines, labels, loc="upper left", fontsize=9)
@@ -97,12 +138,26 @@ def network_map(places: np.ndarray, networks: list[tuple[str, int]], *, title: s
             style = "-" if start[-1] == solution[-1] else "--"  # dashed: no training walked it
             for i, seed in enumerate(sorted({seed for _, seed in networks})):
                 ends = np.stack([where[start, seed], where[solution, seed]])
-                ax.plot(*ends.T, style, color=colour, linewidth=0.9, alpha=0.7, zorder=1, label=None if i else label)
+                ax.plot(
+                    *ends.T,
+                    style,
+                    color=colour,
+                    linewidth=0.9,
+                    alpha=0.7,
+                    zorder=1,
+                    label=None if i else label,
+                )
         for kind, marker in markers.items():
             points = np.array([place for (name, _), place in where.items() if name == kind])
             face = "white" if kind.startswith("init") else colours[kind]
             ax.scatter(
-                *points.T, marker=marker, s=26, facecolor=face, edgecolor=colours[kind], zorder=2, label=kind.replace("_", "-").title()
+                *points.T,
+                marker=marker,
+                s=26,
+                facecolor=face,
+                edgecolor=colours[kind],
+                zorder=2,
+                label=kind.replace("_", "-").title(),
             )
         ax.set_aspect("equal")
         ax.set_title(title, fontsize=10, loc="left")

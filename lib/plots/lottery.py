@@ -30,7 +30,9 @@ def lottery(table: pd.DataFrame, places: pd.DataFrame, *, title: str, printed: d
         _map(axes[0, 0], places)
         _distances(axes[0, 1], table, printed or {})
         starts = [row for row in ROWS if row in PATHS]
-        _lines(axes[1, 0], table, [(row, "start") for row in starts] + [(row, "end") for row in starts])
+        _lines(
+            axes[1, 0], table, [(row, "start") for row in starts] + [(row, "end") for row in starts]
+        )
         axes[1, 0].set_title("(c) loss on the line to the pruning solution", loc="left")
         axes[1, 0].plot([], [], "--", color="0.4", label="from its start")
         axes[1, 0].plot([], [], "-o", color="0.4", markersize=3, label="from its end")
@@ -41,9 +43,21 @@ def lottery(table: pd.DataFrame, places: pd.DataFrame, *, title: str, printed: d
         for ax in axes[1]:
             ax.set_ylim(0, top)
         handles = [
-            plt.Line2D([], [], color=colour, marker="o", label=name) for row, (colour, name) in ROWS.items() if row in set(table["row"])
+            plt.Line2D([], [], color=colour, marker="o", label=name)
+            for row, (colour, name) in ROWS.items()
+            if row in set(table["row"])
         ]
-        handles.append(plt.Line2D([], [], color="black", marker="*", markersize=10, linestyle="", label="pruning solution"))
+        handles.append(
+            plt.Line2D(
+                [],
+                [],
+                color="black",
+                marker="*",
+                markersize=10,
+                linestyle="",
+                label="pruning solution",
+            )
+        )
         figure.legend(handles=handles, loc="outside lower center", ncols=5)
         figure.suptitle(title, fontsize=10)
         plt.close(figure)
@@ -57,11 +71,31 @@ def _map(ax, places):
         own = places[places["row"] == row]
         for moment, face in (("start", "white"), ("end", colour)):
             points = own[own["moment"] == moment]
-            ax.scatter(points["x"], points["y"], marker="o", s=30, facecolor=face, edgecolor=colour, alpha=0.85)
+            ax.scatter(
+                points["x"],
+                points["y"],
+                marker="o",
+                s=30,
+                facecolor=face,
+                edgecolor=colour,
+                alpha=0.85,
+            )
     goal = places[places["row"] == "solution"]
-    ax.scatter(goal["x"], goal["y"], marker="*", s=150, facecolor="black", edgecolor="white", linewidth=0.6, zorder=4)
+    ax.scatter(
+        goal["x"],
+        goal["y"],
+        marker="*",
+        s=150,
+        facecolor="black",
+        edgecolor="white",
+        linewidth=0.6,
+        zorder=4,
+    )
     ax.set_aspect("equal", adjustable="datalim")
-    ax.set_title(f"(a) map by L2 distance, seed {int(places['seed'].iloc[0])}; open: at its start", loc="left")
+    ax.set_title(
+        f"(a) map by L2 distance, seed {int(places['seed'].iloc[0])}; open: at its start",
+        loc="left",
+    )
 
 
 def _distances(ax, table, printed):
@@ -71,7 +105,15 @@ def _distances(ax, table, printed):
         of = table[table["row"] == row].groupby("seed")[["start_distance", "end_distance"]].mean()
         for column, face in (("start_distance", "white"), ("end_distance", colour)):
             values = of[column].dropna()
-            ax.plot(values, np.full(len(values), place), "o", markersize=5, markerfacecolor=face, markeredgecolor=colour, alpha=0.8)
+            ax.plot(
+                values,
+                np.full(len(values), place),
+                "o",
+                markersize=5,
+                markerfacecolor=face,
+                markeredgecolor=colour,
+                alpha=0.8,
+            )
         if of["start_distance"].notna().all():
             ax.annotate(
                 "", (of["end_distance"].mean(), place + 0.28), (of["start_distance"].mean(), place + 0.28),
@@ -82,7 +124,10 @@ def _distances(ax, table, printed):
     ax.set_yticks(range(len(shown)), [ROWS[row][1] for row in shown])
     ax.set_ylim(len(shown) - 0.5, -0.5)
     ax.set_xlim(0, None)
-    ax.set_xlabel("L2 distance to the pruning solution" + ("; black squares: printed, start" if printed else ""))
+    ax.set_xlabel(
+        "L2 distance to the pruning solution"
+        + ("; black squares: printed, start" if printed else "")
+    )
     ax.set_title("(b) distances of every seed, from start to end", loc="left")
 
 
@@ -91,7 +136,11 @@ def _lines(ax, table, chosen):
         rows = table[(table["row"] == row)].dropna(subset=f"{moment}_losses")
         if rows.empty:
             continue
-        long = rows[["seed", "alphas", f"{moment}_losses"]].explode(["alphas", f"{moment}_losses"]).astype(float)
+        long = (
+            rows[["seed", "alphas", f"{moment}_losses"]]
+            .explode(["alphas", f"{moment}_losses"])
+            .astype(float)
+        )
         seeds = long.groupby(["seed", "alphas"], as_index=False).mean()
         found = summary(seeds, "alphas", f"{moment}_losses")
         line(ax, found.index, found, ROWS[row][0], style="--" if moment == "start" else "-")
@@ -113,18 +162,36 @@ def functions(table: pd.DataFrame, printed: dict, *, title: str):
     """
     shown = [row for row in ROWS if (table["row"] == row).any()]
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(2, 4, figsize=(11.5, 0.5 * len(shown) + 3), layout="constrained", sharey=True)
+        figure, axes = plt.subplots(
+            2, 4, figsize=(11.5, 0.5 * len(shown) + 3), layout="constrained", sharey=True
+        )
         for ax, (measure, (name, scale)) in zip(axes.flat, COLUMNS.items(), strict=True):
             for place, row in enumerate(shown):
                 colour, _ = ROWS[row]
                 values = scale * table.loc[table["row"] == row, measure].dropna().to_numpy()
-                ax.plot(values, np.full(len(values), place), "o", color=colour, alpha=0.5, markersize=4, markeredgewidth=0)
-                ax.plot([values.mean()] * 2, [place - 0.22, place + 0.22], color=colour, linewidth=2)
+                ax.plot(
+                    values,
+                    np.full(len(values), place),
+                    "o",
+                    color=colour,
+                    alpha=0.5,
+                    markersize=4,
+                    markeredgewidth=0,
+                )
+                ax.plot(
+                    [values.mean()] * 2, [place - 0.22, place + 0.22], color=colour, linewidth=2
+                )
                 mean, spread = printed.get(row, {}).get(measure, (None, None))
                 if mean is not None:
                     factor = scale if measure.startswith("disagreement") else 1
                     ax.errorbar(
-                        factor * mean, place + 0.32, xerr=factor * (spread or 0), fmt="s", color="black", markersize=3, linewidth=0.8
+                        factor * mean,
+                        place + 0.32,
+                        xerr=factor * (spread or 0),
+                        fmt="s",
+                        color="black",
+                        markersize=3,
+                        linewidth=0.8,
                     )
             ax.set_title(name, loc="left", fontsize=9)
             ax.locator_params(axis="x", nbins=4)

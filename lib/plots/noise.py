@@ -32,8 +32,12 @@ def noise(table: pd.DataFrame, *, title: str):
         for ax in axes[1]:
             ax.set_xlabel("epoch")
         axes[0, 0].legend(loc="lower right")
-        kinds = [axes[1, 2].plot([], [], style, color="0.3", linewidth=1.2)[0] for style in ("-", "--")]
-        axes[1, 2].legend(kinds, ["correct (true label)", "memorised (given label)"], loc="upper right", ncols=2)
+        kinds = [
+            axes[1, 2].plot([], [], style, color="0.3", linewidth=1.2)[0] for style in ("-", "--")
+        ]
+        axes[1, 2].legend(
+            kinds, ["correct (true label)", "memorised (given label)"], loc="upper right", ncols=2
+        )
         axes[1, 2].set_ylim(top=1.2)  # room for the legend above the curves
         figure.suptitle(title, fontsize=10)
         plt.close(figure)
@@ -45,7 +49,10 @@ def curves(table: pd.DataFrame, measure: str, sparsity: float):
     with plt.rc_context(STYLE):
         figure, ax = plt.subplots(figsize=(6, 3.2), layout="constrained")
         for solution in ("sol_d", "sol_f", "sol_s"):
-            rows = table[(table["solution"] == solution) & ((solution == "sol_d") | np.isclose(table["sparsity"], sparsity))]
+            rows = table[
+                (table["solution"] == solution)
+                & ((solution == "sol_d") | np.isclose(table["sparsity"], sparsity))
+            ]
             rows = summary(rows, "epoch", measure)
             line(ax, rows.index, rows, COLOURS[solution], LABELS[solution])
         ax.set(xlabel="epoch", ylabel=measure.replace("_", " "), title=f"sparsity {sparsity:g}")

@@ -18,7 +18,13 @@ def noise_fisher(table: pd.DataFrame, *, title: str, paper: dict | None = None):
     """
     height = 2 if paper else 1
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(height, 4 if not paper else 3, figsize=(11, 3.0 * height + 0.6), squeeze=False, layout="constrained")
+        figure, axes = plt.subplots(
+            height,
+            4 if not paper else 3,
+            figsize=(11, 3.0 * height + 0.6),
+            squeeze=False,
+            layout="constrained",
+        )
         for ax, solution, letter in zip(axes[0], ("sol_d", "sol_f", "sol_s"), "abc", strict=False):
             rows = table[table["solution"] == solution]
             for part, style in PARTS:
@@ -35,7 +41,13 @@ def noise_fisher(table: pd.DataFrame, *, title: str, paper: dict | None = None):
         ratio.set_yscale("log")
         ratio.yaxis.set_major_formatter("{x:g}")
         ratio.yaxis.set_minor_formatter(NullFormatter())
-        ratio.set_yticks([tick for tick in (0.5, 1, 2, 3, 5, 10, 20, 50) if ratio.get_ylim()[0] <= tick <= ratio.get_ylim()[1]])
+        ratio.set_yticks(
+            [
+                tick
+                for tick in (0.5, 1, 2, 3, 5, 10, 20, 50)
+                if ratio.get_ylim()[0] <= tick <= ratio.get_ylim()[1]
+            ]
+        )
         for ax in (*axes[0, :3], ratio):
             ax.set_xlabel("epoch")
             ax.axvline(table["first_fall"].iloc[0], color="0.6", linewidth=0.8, linestyle=":")
@@ -43,14 +55,28 @@ def noise_fisher(table: pd.DataFrame, *, title: str, paper: dict | None = None):
         if paper:
             for ax, solution, letter in ((axes[1, 0], "sol_d", "d"), (axes[1, 2], "sol_s", "f")):
                 for part, style in PARTS:
-                    ax.plot(paper["epoch"], paper[solution][part], style, color=COLOURS[solution], marker="s", markersize=3, linewidth=1.2)
+                    ax.plot(
+                        paper["epoch"],
+                        paper[solution][part],
+                        style,
+                        color=COLOURS[solution],
+                        marker="s",
+                        markersize=3,
+                        linewidth=1.2,
+                    )
                 ax.axvline(40, color="0.6", linewidth=0.8, linestyle=":")
                 ax.set_xlabel("epoch")
                 ax.set_title(f"({letter}) paper: {LABELS[solution]}", loc="left")
             _same_height(axes[1, ::2])
             axes[1, 0].set_ylabel("paper: CIFAR-10, ResNet-32x4\n(read off its plot)")
-        lines = [plt.Line2D([], [], color="0.3", linestyle=style) for _, style in PARTS] + [plt.Line2D([], [], color="0.6", linestyle=":")]
-        names = ["clean part of the training set", "flipped part (given label wrong)", "first fall of the learning rate"]
+        lines = [plt.Line2D([], [], color="0.3", linestyle=style) for _, style in PARTS] + [
+            plt.Line2D([], [], color="0.6", linestyle=":")
+        ]
+        names = [
+            "clean part of the training set",
+            "flipped part (given label wrong)",
+            "first fall of the learning rate",
+        ]
         figure.legend(lines, names, loc="outside lower center", ncols=3)
         figure.suptitle(title, fontsize=10)
         plt.close(figure)

@@ -29,18 +29,44 @@ def procedure():
             colour = COLOURS[solution]
             ax.add_patch(
                 FancyBboxPatch(
-                    (x - 0.31, y - 0.24), 0.62, 0.48, boxstyle="round,pad=0,rounding_size=0.08", fc=colour, ec=colour, alpha=0.15
+                    (x - 0.31, y - 0.24),
+                    0.62,
+                    0.48,
+                    boxstyle="round,pad=0,rounding_size=0.08",
+                    fc=colour,
+                    ec=colour,
+                    alpha=0.15,
                 )
             )
-            ax.text(x, y + 0.06, name, ha="center", va="center", fontsize=11, color=colour, weight="bold")
+            ax.text(
+                x,
+                y + 0.06,
+                name,
+                ha="center",
+                va="center",
+                fontsize=11,
+                color=colour,
+                weight="bold",
+            )
             ax.text(x, y - 0.13, text, ha="center", va="center", fontsize=7, color="0.25")
         for start, stop, text in arrows:
             (x0, y0), (x1, y1) = boxes[start][:2], boxes[stop][:2]
             down = x0 == x1
-            begin, end = ((x0, y0 - 0.26), (x1, y1 + 0.26)) if down else ((x0 + 0.32, y0), (x1 - 0.32, y1))
-            ax.add_patch(FancyArrowPatch(begin, end, arrowstyle="-|>", mutation_scale=12, color="0.35"))
+            begin, end = (
+                ((x0, y0 - 0.26), (x1, y1 + 0.26)) if down else ((x0 + 0.32, y0), (x1 - 0.32, y1))
+            )
+            ax.add_patch(
+                FancyArrowPatch(begin, end, arrowstyle="-|>", mutation_scale=12, color="0.35")
+            )
             spot = (x0 + 0.05, (y0 + y1) / 2) if down else ((x0 + x1) / 2, y0 + 0.06)
-            ax.text(*spot, text, ha="left" if down else "center", va="center" if down else "bottom", fontsize=8, color="0.25")
+            ax.text(
+                *spot,
+                text,
+                ha="left" if down else "center",
+                va="center" if down else "bottom",
+                fontsize=8,
+                color="0.25",
+            )
         ax.set(xlim=(-0.45, 3.45), ylim=(-0.32, 1.32))
         ax.axis("off")
         plt.close(figure)

@@ -16,11 +16,22 @@ def signal(table: pd.DataFrame, *, title: str):
     logarithm of the signal-to-noise ratio. Bands are 95% intervals over seeds; the axis of epochs is that of their square root.
     """
     layers = list(table["layer"].unique())
-    layers = [layers[i] for i in sorted({round(i) for i in np.linspace(0, len(layers) - 1, min(MOST, len(layers)))})]
+    layers = [
+        layers[i]
+        for i in sorted({round(i) for i in np.linspace(0, len(layers) - 1, min(MOST, len(layers)))})
+    ]
     grid = sorted(table.loc[table["solution"] == "sol_f", "sparsity"].unique())
     with plt.rc_context(STYLE):
         size = (max(8.5, 1.2 + 2.1 * len(layers)), 2.5 * len(grid) + 0.9)
-        figure, axes = plt.subplots(len(grid), len(layers), figsize=size, squeeze=False, sharex=True, sharey="row", layout="constrained")
+        figure, axes = plt.subplots(
+            len(grid),
+            len(layers),
+            figsize=size,
+            squeeze=False,
+            sharex=True,
+            sharey="row",
+            layout="constrained",
+        )
         for row, sparsity in zip(axes, grid, strict=True):
             shown = table[(table["solution"] == "sol_d") | np.isclose(table["sparsity"], sparsity)]
             for ax, layer in zip(row, layers, strict=True):
@@ -29,7 +40,9 @@ def signal(table: pd.DataFrame, *, title: str):
                     for measure, style in (("mean", "-"), ("std", "--")):
                         _band(ax, rows, measure, style, COLOURS[solution])
                 ax.set_yscale("log")
-                ax.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square))
+                ax.set_xscale(
+                    "function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square)
+                )
                 ax.set_xlim(left=0)
             row[0].set_ylabel(f"sparsity {sparsity:g}\nnorm of the gradient")
         last = table["epoch"].max()
@@ -41,7 +54,10 @@ def signal(table: pd.DataFrame, *, title: str):
         lines = [plt.Line2D([], [], color=COLOURS[s]) for s in COLOURS] + [
             plt.Line2D([], [], color="0.3", linestyle=s) for s in ("-", "--")
         ]
-        names = [LABELS[s] for s in COLOURS] + ["norm of the mean", "norm of the standard deviation"]
+        names = [LABELS[s] for s in COLOURS] + [
+            "norm of the mean",
+            "norm of the standard deviation",
+        ]
         figure.legend(lines, names, loc="outside lower center", ncols=5 if len(layers) > 4 else 3)
         figure.suptitle(title, fontsize=10)
         plt.close(figure)

@@ -27,6 +27,7 @@ from studies.quantities import (
     mean,
     numbers,
     pick,
+    reduction,
     sparsities,
     trend,
 )
@@ -130,7 +131,7 @@ def _late_noise(table, solution):
 D, F, S = (_late_noise(solution) for solution in ("sol_d", *PAIR))
 TIMES = lift(lambda gap: np.exp(gap.mean(axis=None)))(S - F)
 SCRATCH = kept("mean", solution="sol_s")
-PLACE = lift(lambda wide: wide.idxmax(axis=1) / wide.columns[-1])(SCRATCH)
+PLACE = reduction(lambda wide: wide.idxmax(axis=1) / wide.columns[-1])(SCRATCH)
 
 
 @lift
@@ -223,7 +224,7 @@ RULES = {
     "price-fisher-approximates-hessian": _approximates,
     "price-fisher-identities": given(
         final_rows,
-        only(lambda table: table["solution"] != "sol_d"),
+        only(lambda table: table["solution"] != "sol_d", "needs sparse solutions"),
         [
             more(f"0.02 - relative error: {words}", 0.02 - pick(words.replace(" ", "_"), "max"))
             for words in IDENTITIES

@@ -153,7 +153,7 @@ SKEW_WORDS = "share of the leading {} of {} classes over their share of the exam
 
 def at_each(rule, places=GRID):
     """The rule at every sparsity, where there are two seeds or more."""
-    two = needs(lambda table: table["seed"].nunique() > 1, "needs two seeds or more")
+    two = needs(lambda table: table["seed"].nunique() >= 2, "needs two seeds or more")
     return given(two, each("sparsity", rule, places))
 
 

@@ -20,6 +20,7 @@ from studies.quantities import (
     mean,
     peak,
     pick,
+    reduction,
     since,
 )
 from studies.rules import (
@@ -45,11 +46,10 @@ DENSE_LEADS, FINETUNED_LEADS = ("sol_d", "sol_f"), ("sol_f", "sol_s")
 PEAK = "peak of flipped_correct"
 
 noisy = only(lambda table: table["noise"] > 0, "needs label noise above 0")
-clean = only(lambda table: table["noise"] == 0)
 CONTROL = average(pick("train_accuracy", solution="sol_s", noise=0.0))
-HAS_CONTROL = needs(
-    lambda table: (table["noise"] == 0).any(), "needs the control runs on clean labels"
-)
+NO_CONTROL = "needs the control runs on clean labels"
+HAS_CONTROL = needs(lambda table: (table["noise"] == 0).any(), NO_CONTROL)
+clean = only(lambda table: table["noise"] == 0, NO_CONTROL)
 UNFITTED = needs(
     ~(CONTROL >= FITTED),
     "Sol-S fits the clean training set at this sparsity: the optimization regime lies higher",
@@ -92,8 +92,8 @@ memorising = where(
 
 def half_way(measure: str) -> Numbers:
     """The epoch, after 0, at which a measure first has half of its final value, by seed."""
-    reaches = lift(lambda wide: wide.ge(wide.iloc[:, -1] / 2, axis=0).idxmax(axis=1))
-    return reaches(between(course(measure), 1))
+    reaches = reduction(lambda wide: wide.ge(wide.iloc[:, -1] / 2, axis=0).idxmax(axis=1))
+    return reaches(between(course(measure), 1, otherwise="needs epochs after 0, of every solution"))
 
 
 # -- Figure 7 --------------------------------------------------------------------------------------
@@ -107,7 +107,8 @@ D, S = (
 
 def from_epoch_1(rule):
     """A rule of Figure 7: noisy runs, a rate that falls, epochs from 1, where the curves begin."""
-    return given(FALLS, only(lambda table: table["epoch"] > 0), noisy, rule)
+    later = only(lambda table: table["epoch"] > 0, "needs epochs after 0")
+    return given(FALLS, noisy, later, rule)
 
 
 def _window(numerator, denominator, *ends):

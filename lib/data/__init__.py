@@ -1,0 +1,1 @@
+"""Image sets: held in memory or decoded while training, and the batches made of them."""

@@ -1,0 +1,1 @@
+"""Which weights live: scores, exact masks, and masks that change while training."""

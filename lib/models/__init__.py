@@ -1,0 +1,1 @@
+"""Architectures, how their weights are drawn, and what they cost."""

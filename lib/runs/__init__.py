@@ -1,0 +1,1 @@
+"""Finished runs: carried out, kept, tabulated, measured."""

@@ -1,0 +1,1 @@
+"""Cohorts of networks trained in lock-step."""

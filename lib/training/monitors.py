@@ -1,0 +1,37 @@
+"""Signals that tell during training when a network may be pruned: taken after every epoch of the dense run.
+
+A signal takes the network in eval mode, examples and a generator, and returns its columns. To add one, write the function and
+decorate it; every figure can then watch it (setting ``watch``).
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from lib.metrics import fisher as fishers
+from lib.metrics import predictions
+
+CHUNK = 500  # examples at a time in a forward pass
+MONITORS: dict[str, Callable[[nn.Module, torch.Tensor, torch.Generator], dict[str, float]]] = {}
+
+
+def monitor(function):
+    """Register ``function`` under its own name."""
+    MONITORS[function.__name__] = function
+    return function
+
+
+@monitor
+def fisher(network: nn.Module, x: torch.Tensor, generator: torch.Generator) -> dict[str, float]:
+    """Tr(F) by one sampled label an example (early-pruning study, equation 4), and its standard error."""
+    estimate = fishers.trace(network, x, generator=generator)
+    return {"fisher": estimate.value, "fisher_error": estimate.error}
+
+
+@monitor
+def kl_uniform(network: nn.Module, x: torch.Tensor, generator: torch.Generator) -> dict[str, float]:
+    """Mean KL(uniform || p) in nats (early-pruning study, equation 5): forward passes alone."""
+    with torch.no_grad():
+        values = torch.cat([predictions.kl_uniform(network(part)) for part in x.split(CHUNK)])
+    return {"kl_uniform": values.double().mean().item()}

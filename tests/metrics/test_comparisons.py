@@ -1,0 +1,200 @@
+"""Comparisons of predictions: against scipy and scikit-learn, and what must hold of any predictions."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import special, stats
+from scipy.spatial.distance import jensenshannon
+from sklearn.metrics import confusion_matrix
+
+from lib import rng
+from lib.metrics import comparisons, predictions
+from lib.metrics.gradients import MeasureError
+
+
+@pytest.fixture
+def logits():
+    """Logits [5, 40, 7] of five networks, from vague to very sure."""
+    scale = torch.tensor([0.1, 1.0, 3.0, 10.0, 60.0]).view(5, 1, 1)
+    return scale * torch.randn(5, 40, 7, generator=rng.generator(0, "logits"))
+
+
+@pytest.fixture
+def labels():
+    return torch.randint(7, (40,), generator=rng.generator(0, "labels"))
+
+
+def probabilities(logits):
+    return special.softmax(logits.double().numpy(), axis=-1)
+
+
+def test_kl_from_uniform_is_scipys(logits):
+    uniform = np.full(7, 1 / 7)
+    expected = [[stats.entropy(uniform, row) for row in member] for member in probabilities(logits)]
+    torch.testing.assert_close(predictions.kl_uniform(logits.double()), torch.tensor(expected))
+
+
+def test_kl_from_uniform_is_zero_where_all_classes_are_alike():
+    torch.testing.assert_close(predictions.kl_uniform(torch.full((3, 10), 5.0)), torch.zeros(3))
+
+
+def test_kl_and_jensen_shannon_are_scipys(logits):
+    p = probabilities(logits)
+    kl, js = comparisons.kl_matrix(logits), comparisons.js_matrix(logits)
+    for i in range(5):
+        for j in range(5):
+            assert kl[i, j].item() == pytest.approx(
+                stats.entropy(p[i], p[j], axis=-1).mean(), rel=1e-9, abs=1e-12
+            )
+            assert js[i, j].item() == pytest.approx(
+                (jensenshannon(p[i], p[j], axis=-1) ** 2).mean(), rel=1e-9, abs=1e-12
+            )
+
+
+def test_divergences_do_not_depend_on_the_chunk(logits, monkeypatch):
+    whole = [
+        measure(logits)
+        for measure in (comparisons.kl_matrix, comparisons.js_matrix, comparisons.ensemble)
+    ]
+    monkeypatch.setattr(comparisons, "NUMBERS", 100)
+    for expected, measure in zip(
+        whole, (comparisons.kl_matrix, comparisons.js_matrix, comparisons.ensemble), strict=True
+    ):
+        torch.testing.assert_close(measure(logits), expected)
+
+
+def test_a_network_does_not_diverge_from_itself(logits):
+    twins = torch.stack([logits[4], logits[4]])
+    assert comparisons.kl_matrix(twins).abs().max() < 1e-12
+    assert comparisons.js_matrix(twins).abs().max() < 1e-12
+
+
+def test_jensen_shannon_is_symmetric_and_bounded(logits):
+    js = comparisons.js_matrix(logits)
+    torch.testing.assert_close(js, js.T)
+    assert js.max() <= math.log(2)
+
+
+def test_opposite_certainties_have_the_largest_jensen_shannon():
+    sure = 1000.0 * torch.eye(2).unsqueeze(1)  # two networks, each certain of another class
+    assert comparisons.js_matrix(sure)[0, 1].item() == pytest.approx(math.log(2))
+    assert comparisons.kl_matrix(sure)[0, 1].item() == pytest.approx(
+        1000.0
+    )  # no infinity from an underflow
+
+
+def test_ensemble_is_the_mean_of_probabilities(logits, labels):
+    expected = probabilities(logits).mean(0)
+    log_p = comparisons.ensemble(logits)
+    np.testing.assert_allclose(log_p.exp().numpy(), expected, rtol=1e-10)
+    assert comparisons.accuracy(log_p, labels).item() == np.mean(
+        expected.argmax(-1) == labels.numpy()
+    )
+
+
+def test_disagreement_by_class_is_the_off_diagonal_of_the_confusion_matrix(logits, labels):
+    pairs = comparisons.by_class(comparisons.differs(logits[1], logits[2]), labels, 7)
+    a, b = logits[1].argmax(-1).numpy(), logits[2].argmax(-1).numpy()
+    for c in range(7):
+        inside = labels.numpy() == c
+        confusion = confusion_matrix(a[inside], b[inside], labels=range(7))
+        assert pairs.count[c] == confusion.sum() - np.trace(confusion)
+        assert pairs.examples[c] == confusion.sum()
+    assert comparisons.disagreement(logits[1], logits[2]) == np.mean(a != b)
+    assert pairs.share.sum() == pytest.approx(1.0)
+    torch.testing.assert_close(pairs.rate, pairs.count / pairs.examples.double(), equal_nan=True)
+
+
+def test_class_numbers_and_logits_say_the_same(logits):
+    chosen = logits.argmax(-1)
+    assert comparisons.disagreement(logits[0], logits[3]) == comparisons.disagreement(
+        chosen[0], chosen[3]
+    )
+    torch.testing.assert_close(
+        comparisons.distribution(logits[0], 7), comparisons.distribution(chosen[0], 7)
+    )
+    np.testing.assert_allclose(
+        comparisons.distribution(chosen[0], 7).numpy(),
+        np.bincount(chosen[0].numpy(), minlength=7) / 40,
+    )
+
+
+def test_a_network_agrees_with_itself(logits):
+    assert comparisons.disagreement(logits[2], logits[2]) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: comparisons.kl_matrix(torch.zeros(3, 4)), "a set of networks"),
+        (lambda: comparisons.js_matrix(torch.zeros(2, 0, 4)), "nothing to compare"),
+        (
+            lambda: comparisons.ensemble(torch.tensor([[[0.0, 1.0]], [[0.0, math.nan]]])),
+            "network 1 of 2",
+        ),
+        (lambda: comparisons.differs(torch.zeros(3, 4), torch.zeros(2, 4)), "the same examples"),
+        (lambda: comparisons.disagreement(torch.zeros(0, 4), torch.zeros(0, 4)), "no examples"),
+        (
+            lambda: comparisons.by_class(torch.ones(2, dtype=torch.bool), torch.tensor([0, 4]), 4),
+            "labels from 0 to 4",
+        ),
+        (
+            lambda: comparisons.by_class(torch.ones(2, dtype=torch.bool), torch.tensor([0]), 4),
+            "one label for each",
+        ),
+        (
+            lambda: comparisons.accuracy(torch.zeros(2, 4), torch.tensor([0, -1])),
+            "labels from -1 to 0",
+        ),
+    ],
+)
+def test_what_cannot_be_compared_is_named(call, message):
+    with pytest.raises(MeasureError, match=message):
+        call()
+
+
+def test_the_divergence_of_all_at_once(logits):
+    """By definition; of two networks it is their entry in the matrix; twins count as one."""
+    p = probabilities(logits)
+    expected = (stats.entropy(p.mean(0), axis=-1) - stats.entropy(p, axis=-1).mean(0)).mean()
+    assert comparisons.js_all(logits) == pytest.approx(expected, rel=1e-9)
+    assert comparisons.js_all(logits[3:]) == pytest.approx(
+        comparisons.js_matrix(logits)[3, 4].item(), rel=1e-9
+    )
+    assert comparisons.js_all(torch.stack([logits[2]] * 3)) < 1e-12
+    assert comparisons.js_all(1000.0 * torch.eye(5).unsqueeze(1)) == pytest.approx(math.log(5))
+
+
+def test_how_alike_networks_are_among_themselves_and_to_another(logits, labels):
+    """Means over pairs, counted out."""
+    found = comparisons.within(logits[:3], labels)
+    p = probabilities(logits)
+    pairs = [(i, j) for i in range(3) for j in range(3) if i != j]
+    chosen = logits.argmax(-1)
+    assert found["accuracy"] == pytest.approx((chosen[:3] == labels).double().mean().item())
+    assert found["ensemble"] == np.mean(p[:3].mean(0).argmax(-1) == labels.numpy())
+    assert found["disagreement"] == pytest.approx(
+        np.mean([(chosen[i] != chosen[j]).double().mean() for i, j in pairs])
+    )
+    assert found["kl"] == pytest.approx(
+        np.mean([stats.entropy(p[i], p[j], axis=-1).mean() for i, j in pairs]), rel=1e-9
+    )
+    assert found["js"] == pytest.approx(
+        np.mean([jensenshannon(p[i], p[j], axis=-1) ** 2 for i, j in pairs]), rel=1e-9
+    )
+    assert found["js_all"] == comparisons.js_all(logits[:3])
+    other = comparisons.against(logits[:3], logits[3])
+    both = [(i, 3) for i in range(3)] + [(3, i) for i in range(3)]
+    assert other["disagreement"] == pytest.approx(
+        np.mean([(chosen[i] != chosen[3]).double().mean() for i in range(3)])
+    )
+    assert other["kl"] == pytest.approx(
+        np.mean([stats.entropy(p[i], p[j], axis=-1).mean() for i, j in both]), rel=1e-9
+    )
+    assert other["js"] == pytest.approx(
+        np.mean([jensenshannon(p[i], p[3], axis=-1) ** 2 for i in range(3)]), rel=1e-9
+    )
+    with pytest.raises(MeasureError, match="at least two"):
+        comparisons.within(logits[:1], labels)
