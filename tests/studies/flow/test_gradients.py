@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from support import judged
 
 from studies import ledger, rules
 from studies.decide import NotHere, decide
@@ -79,11 +80,6 @@ def made_up(changes=None, network="lenet-5", dataset="mnist", spread=0.05, **oth
     return pd.DataFrame(rows)
 
 
-def verdict(claim, table):
-    found = ledger.verdicts(ledger.ledger()[claim]["figure"], table, preset="quick")
-    return found.set_index("claim").loc[claim, "verdict"]
-
-
 RULES = [  # claim, what refutes it
     (
         "flow-fig2-scratch-stalls",
@@ -123,8 +119,8 @@ RULES = [  # claim, what refutes it
 )
 def test_rules(claim, other):
     """Each is supported by the study's story, and refuted where the story is another."""
-    assert verdict(claim, made_up()) == "supported"
-    assert verdict(claim, made_up(**other)) == "refuted"
+    assert judged(claim, made_up()) == "supported"
+    assert judged(claim, made_up(**other)) == "refuted"
 
 
 MLP_RULES = [
@@ -142,17 +138,17 @@ MLP_RULES = [
 def test_rules_of_the_fully_connected_network(claim, other):
     """Likewise there, and nowhere else."""
     where = {"network": "lenet-300-100"}
-    assert verdict(claim, made_up(**where)) == "supported"
-    assert verdict(claim, made_up(**where, **other)) == "refuted"
-    assert verdict(claim, made_up()) == "not tested here"
+    assert judged(claim, made_up(**where)) == "supported"
+    assert judged(claim, made_up(**where, **other)) == "refuted"
+    assert judged(claim, made_up()) == "not tested here"
 
 
 def test_what_cannot_be_tested_says_so():
     for claim in ("resnet-early-only", "lr-drop-jump"):
-        assert verdict(f"flow-fig2-{claim}", made_up()) == "not tested here"
-    assert verdict("flow-t1-rigl-vs-small-dense", made_up(network="mlp")) == "not tested here"
+        assert judged(f"flow-fig2-{claim}", made_up()) == "not tested here"
+    assert judged("flow-t1-rigl-vs-small-dense", made_up(network="mlp")) == "not tested here"
     awake = made_up(rigl_masked=(0.8, 1.0, 0, 80))
-    assert verdict("flow-fig8-original-delay", awake) == "not tested here"
+    assert judged("flow-fig8-original-delay", awake) == "not tested here"
     few = awake[(awake["step"] == 0) | (awake["step"] > 1000)]
     with pytest.raises(NotHere, match="give a smaller flow_every"):
         gradients.level(("scratch", "neuron"), gradients.FIRST_500)(few)
@@ -165,9 +161,9 @@ def test_what_cannot_be_tested_says_so():
 def test_elsewhere_the_start_needs_no_number():
     """A stall of 4,000 steps refutes LeNet-5's number, and supports the direction elsewhere."""
     late = {"scratch_masked": (0.3, 0.5, 4000, 60)}
-    assert verdict("flow-fig2-scratch-stalls", made_up(**late)) == "refuted"
+    assert judged("flow-fig2-scratch-stalls", made_up(**late)) == "refuted"
     assert (
-        verdict("flow-fig2-scratch-stalls", made_up(network="lenet-300-100", **late)) == "supported"
+        judged("flow-fig2-scratch-stalls", made_up(network="lenet-300-100", **late)) == "supported"
     )
 
 

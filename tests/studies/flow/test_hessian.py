@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from support import judged
 
 from studies import ledger, rules
 from studies.decide import NotHere, decide
@@ -67,10 +68,6 @@ def made_up(along=None, updates=None, spread=0.05, network="lenet-5"):
     return pd.DataFrame(rows)
 
 
-def verdict(claim, table):
-    return ledger.verdicts(FIGURE, table, preset="quick").set_index("claim").loc[claim, "verdict"]
-
-
 def test_the_studys_story_is_supported():
     found = ledger.verdicts(FIGURE, made_up(), preset="quick")
     assert len(found) == 6
@@ -107,7 +104,7 @@ REFUTED = [  # claim, what refutes it along training, or at updates
 )
 def test_what_refutes_it(claim, along, updates):
     """One change to the story refutes this claim."""
-    assert verdict(claim, made_up(along, updates)) == "refuted"
+    assert judged(claim, made_up(along, updates)) == "refuted"
 
 
 @pytest.mark.parametrize("claim", [c for c in ledger.of_figure(FIGURE)])
@@ -115,18 +112,16 @@ def test_noise_leaves_it_undecided(claim):
     """Where seeds differ by far more than methods do, nothing is decided."""
     alike = {row: (10.0, 1.0, 0.25) for row in ALONG}
     assert (
-        verdict(
-            claim, made_up(alike, {row: (1.1, 1.1, 1.0, 0.2) for row in AT_UPDATES}, spread=3.0)
-        )
+        judged(claim, made_up(alike, {row: (1.1, 1.1, 1.0, 0.2) for row in AT_UPDATES}, spread=3.0))
         == "undecided"
     )
 
 
 def test_what_is_not_there_is_not_tested():
     table = made_up()
-    assert verdict("flow-hessian-set-limited", table.drop(columns="change")) == "not tested here"
+    assert judged("flow-hessian-set-limited", table.drop(columns="change")) == "not tested here"
     assert (
-        verdict("flow-hessian-small-dense-conditioning", table[table["row"] != "small dense"])
+        judged("flow-hessian-small-dense-conditioning", table[table["row"] != "small dense"])
         == "not tested here"
     )
     rule = ledger.RULES["flow-hessian-rigl-positive-transient"]

@@ -2,6 +2,7 @@
 
 import pandas as pd
 import pytest
+from support import judged
 
 from studies import ledger, rules
 from studies.decide import NOT_TESTED, REFUTED, SUPPORTED, UNDECIDED, NotHere, decide
@@ -37,11 +38,6 @@ def made_up(where, changes=None):
         for epoch in (1, 0)
     ]
     return pd.DataFrame(rows).assign(**WHERE[where])
-
-
-def verdict(claim, table):
-    found = ledger.verdicts("flow_table1_methods", table, preset="quick")
-    return found.set_index("claim").loc[claim, "verdict"]
 
 
 def test_the_tables_hold_against_themselves():
@@ -91,7 +87,7 @@ OTHERWISE = [  # claim, where, the accuracies that refute it
 
 @pytest.mark.parametrize(("claim", "where", "changes"), OTHERWISE)
 def test_another_number_refutes(claim, where, changes):
-    assert verdict(claim, made_up(where, changes)) == REFUTED
+    assert judged(claim, made_up(where, changes)) == REFUTED
 
 
 def test_liu_is_not_compared_where_the_study_prints_a_difference():
@@ -99,7 +95,7 @@ def test_liu_is_not_compared_where_the_study_prints_a_difference():
     rule = ledger.RULES["flow-t1-liu-matches-ours"]
     assert [len(rules.rows(rule, made_up(where))) for where in ("table 1", "table 5")] == [2, 3]
     far = made_up("table 1", {("scratch", "layer"): 50.0, ("set", "layer"): 98.1})
-    assert verdict("flow-t1-liu-matches-ours", far) == SUPPORTED
+    assert judged("flow-t1-liu-matches-ours", far) == SUPPORTED
 
 
 def test_runs_that_fail_are_counted():
@@ -112,14 +108,14 @@ def test_runs_that_fail_are_counted():
 
 def test_two_seeds_decide_no_equality():
     table = made_up("table 1")
-    assert verdict("flow-t1-lottery-near-baseline", table[table["seed"] < 2]) == UNDECIDED
+    assert judged("flow-t1-lottery-near-baseline", table[table["seed"] < 2]) == UNDECIDED
 
 
 def test_what_is_missing_is_named():
     table = made_up("table 1")
     with pytest.raises(NotHere, match=r"the table has no row set liu"):
         methods.accuracy("set", "layer")(table[table["form"] != "layer"])
-    assert verdict("flow-inverted-accuracy", table[table["row"] != "rigl-inverted"]) == NOT_TESTED
+    assert judged("flow-inverted-accuracy", table[table["row"] != "rigl-inverted"]) == NOT_TESTED
 
 
 def test_claims_of_imagenet_need_imagenet():
