@@ -12,9 +12,10 @@ DataFrames one of ``Numbers``. To have the values themselves, call them on a tab
 {7: 25.0}
 
 ``pick`` selects a cell and reduces its epochs to one number; ``course`` keeps the places;
-``first last highest lowest mean peak since between trend agreement`` reduce a course; ``ln known
-at_least`` change values; ``average`` is over seeds; ``needed`` refuses an empty cell. A study's own
-quantity is a function ``(table, ...)`` under ``@numbers``, or ``(table)`` under ``@Numbers``.
+``first last highest lowest mean peak place since between trend agreement`` reduce a course,
+``average median spread factor`` the seeds; ``ln known at_least`` change values; ``needed`` refuses
+an empty cell. A study's own quantity is a function ``(table, ...)`` under ``@numbers``, or
+``(table)`` under ``@Numbers``.
 """
 
 import functools
@@ -41,11 +42,12 @@ def of(thing, table: pd.DataFrame):
 def part(table: pd.DataFrame, **cell) -> pd.DataFrame:
     """The rows with these values (a value may be a function of the table).
 
-    Dense runs stay where a column says nothing of them: they belong to every sparsity.
+    Dense runs stay where a column says nothing of them: they belong to every sparsity. A column
+    that the table lacks says nothing.
     """
     rows = table
     for column, wanted in cell.items():
-        value, has = of(wanted, table), rows[column]
+        value, has = of(wanted, table), rows.get(column, pd.Series(np.nan, rows.index))
         if isinstance(value, float):
             chosen = np.isclose(pd.to_numeric(has, errors="coerce"), value)
         else:
@@ -145,19 +147,20 @@ def pick(table, measure: str, how: str = "final", **cell) -> pd.Series:
 def course(table, measure: str, along: str = "epoch", **cell) -> pd.DataFrame:
     """``measure`` of a cell: a row per seed, a column per place, rising.
 
-    Along anything but epochs it is that of the runs' last epoch.
+    Along anything but time (epochs, steps) it is that of the runs' last epoch.
     """
     rows = part(table, **cell)
-    if along != "epoch" and "epoch" in rows:
+    if along not in ("epoch", "step") and "epoch" in rows:
         rows = rows[rows["epoch"] == rows.groupby("key")["epoch"].transform("max")]
-    return rows.pivot_table(index="seed", columns=along, values=measure)
+    measured = rows.reindex(columns=["seed", along, measure])
+    return measured.pivot_table(index="seed", columns=along, values=measure)
 
 
 @lift
 def needed(found: pd.Series | pd.DataFrame, otherwise: str):
     """The numbers; raises ``NotHere`` with ``otherwise`` where there are none."""
     if found.empty:
-        raise NotHere(otherwise)
+        raise NotHere(of(otherwise, table))
     return found
 
 
@@ -166,6 +169,9 @@ known = lift(lambda values: values.dropna())
 at_least = lift(np.maximum)
 
 average = lift(lambda values: values.mean())  # over seeds
+median = lift(lambda values: values.median())
+spread = lift(lambda values: values.std())
+factor = lift(lambda logs: np.exp(logs.mean(axis=None)))  # that logarithms mean
 
 
 def reduction(function: Callable[[pd.DataFrame], pd.Series]) -> Callable[..., Numbers]:
@@ -185,6 +191,7 @@ highest = reduction(lambda course: course.max(axis=1))
 lowest = reduction(lambda course: course.min(axis=1))
 mean = reduction(lambda course: course.mean(axis=1))
 peak = reduction(lambda course: course.idxmax(axis=1))
+place = lift(lambda course, number: course.columns[number])
 
 
 @lift

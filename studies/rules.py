@@ -80,6 +80,11 @@ def more(what: Words, numbers: Numbers, unit: str = "", claim="positive", **how)
     return rule
 
 
+def beyond(what: Words, one: Numbers, other, unit: str = "", note: str = "", **how) -> Rule:
+    """The claim that ``one`` lies above ``other``; ``note`` is a template for both, in means."""
+    return more(what, one - other, unit, note=says(note, one, other), **how)
+
+
 def equal(what: Words, numbers: Numbers, unit: str = "", *, margin, **how) -> Rule:
     """The claim that the numbers' mean lies within ``margin`` of 0."""
     return more(what, numbers, unit, "equal", margin=margin, **how)
@@ -137,6 +142,16 @@ def each(column: str, rule: Rule, places=sparsities, label=" at {:g}") -> Rule:
                 yield replace(effect, what=words.replace(blank, here))
 
     return along
+
+
+def along(course: Numbers, rule: Callable[[float, Numbers], Rule]) -> Rule:
+    """A rule for each place of a course: ``rule(place, numbers there)``."""
+
+    def at_each(table):
+        for place, found in course(table).items():
+            yield rule(place, Numbers(lambda _, found=found: found))
+
+    return at_each
 
 
 def needs(check: Callable[[pd.DataFrame], bool], otherwise: Words) -> Condition:

@@ -22,7 +22,8 @@ from lib.specs.run import Run, finetune, scratch
 from lib.training import loop, schedules
 from lib.training.cohort import Layout, build
 from lib.training.loop import network_of
-from studies import presets
+from studies import ledger, presets, rules
+from studies.decide import NOT_TESTED, NotHere, combine, decide
 from studies.presets import setup_of
 
 SMALL = {
@@ -204,6 +205,15 @@ def usual_loop(run: Run, weights, buffers, mask, *, rate=None, velocity=None) ->
 
 
 # -- data files --------------------------------------------------------------------------------------------------------
+
+
+def judged(claim: str, table: pd.DataFrame) -> str:
+    """The verdict on one claim, without those on the others of its figure."""
+    try:
+        effects = rules.rows(ledger.RULES[claim], table)
+    except NotHere:
+        return NOT_TESTED
+    return combine([decide(effect)["verdict"] for effect in effects])
 
 
 def random_arrays(shape=(16, 16, 3), classes=4, train=48, test=24, seed=0) -> dict[str, np.ndarray]:

@@ -1,5 +1,6 @@
 """The decision rules of the gradient-flow study: claim -> rule."""
 
-from studies.flow import methods
+from studies.flow import functions, gradients, hessian, init, lottery, methods, settings
 
-RULES = methods.RULES
+MODULES = (methods, gradients, hessian, init, lottery, functions, settings)
+RULES = {claim: rule for module in MODULES for claim, rule in module.RULES.items()}
