@@ -76,16 +76,18 @@ class Registry(Mapping[str, Any]):
         importlib.import_module(self.home)
 
 
-def source_hash(entry: Callable, kind: str = "function") -> str:
+def source_hash(entry: Callable, kind: str = "function", lenient: bool = False) -> str:
     """16 hex digits from the source of ``entry`` and of all of its own that it uses.
 
     That is what it closes over and what it names of its module: functions and classes by their
     source, values by their content. What other packages hold counts by its name. Raises
-    ``ValueError`` where a source cannot be read, or a value has no content that could be hashed.
+    ``ValueError`` where a source cannot be read, or a value has no content that could be hashed;
+    ``lenient`` such a value counts by its type, and a function without source by its code.
     """
     digest, seen = hashlib.blake2b(digest_size=8), set()
 
     def take(value, what):
+        value = getattr(value, "__func__", value)  # of a method
         if isinstance(value, types.ModuleType):
             digest.update(value.__name__.encode())
         elif isinstance(value, (types.FunctionType, type)):
@@ -95,7 +97,7 @@ def source_hash(entry: Callable, kind: str = "function") -> str:
             digest.update(f"{value.__module__}.{value.__qualname__}".encode())
             if value.__module__ == entry.__module__:
                 for function in _functions(value):
-                    digest.update(_source(function, kind, entry).encode())
+                    digest.update(_source(function, kind, entry, lenient).encode())
                     used = inspect.getclosurevars(function)
                     for name, of in sorted({**used.nonlocals, **used.globals}.items()):
                         digest.update(name.encode())
@@ -112,13 +114,15 @@ def source_hash(entry: Callable, kind: str = "function") -> str:
             digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
         elif value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
             digest.update(repr(value).encode())
+        elif lenient:
+            take(type(value), what)
         else:
             raise ValueError(
                 f"{kind} {entry.__name__!r} uses {what}, a {type(value).__name__} that cannot be "
                 "hashed: give a version, such as version='1', and change it with the function"
             )
 
-    take(entry, entry.__name__)
+    take(entry, getattr(entry, "__name__", kind))
     return digest.hexdigest()
 
 
@@ -132,10 +136,14 @@ def _functions(value):
     return [member for member in members if isinstance(member, types.FunctionType)]
 
 
-def _source(function, kind, entry):
+def _source(function, kind, entry, lenient):
     try:
         return inspect.getsource(function)
     except (OSError, TypeError) as error:
+        if lenient:
+            code = function.__code__
+            constants = [c for c in code.co_consts if not isinstance(c, types.CodeType)]
+            return f"{code.co_code.hex()} {code.co_names} {constants}"
         raise ValueError(
             f"the source of {kind} {entry.__name__!r} cannot be read: give a version, such as "
             "version='1', and change it with the function"

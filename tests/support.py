@@ -243,7 +243,7 @@ CONTEXT.set_forkserver_preload(
         "sklearn.model_selection",
         "safetensors.torch",
         "filelock",
-        "lib.sweep",
+        "lib.runs.sweep",
     ]
 )
 

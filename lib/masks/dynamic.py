@@ -44,7 +44,7 @@ def check(
         return
     if not any(
         due(method, step, every=every, start=start, end=end, steps=steps)
-        for step in range(start, start + every + 1)
+        for step in (start, start + every)
     ):
         raise ValueError(
             f"the update frequency is {every} steps from {start} to {end}: in a run of {steps} steps no update would come"

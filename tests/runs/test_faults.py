@@ -71,12 +71,12 @@ def assert_same(result, store, expected):
     runs, table, reference = expected
     same_table(result, table)
     same_results(runs, store, reference)
-    assert not list((store.root / "interrupted").glob("*.safetensors"))
+    assert not list((store.root / "interrupted").rglob("*.safetensors"))
 
 
 # Before and after each kind of call that changes the store. A put's fsync and replace lie inside write_atomic, so that a
 # death there leaves a file half-written; the numbers choose checkpoints and runs, early and late, of both generations.
-STORE, TRAINING = "lib.store.Store", "lib.training.loop.Training"
+STORE, TRAINING = "lib.runs.store.Store", "lib.training.loop.Training"
 POINTS = [
     *(
         (f"{STORE}.save_checkpoint", number, after)

@@ -31,10 +31,11 @@ from lib import files
 from lib.runs import store as stores
 from lib.runs import sweep
 from lib.runs.store import Finished, Store
-from lib.specs.run import Run, finetune
+from lib.specs.run import Run, finetune, key_of
 from lib.training import loop
 
-KEY = "ab" + 38 * "0"
+SPECIFICATION = {"seed": 1, "lr": 0.1}
+KEY = key_of(SPECIFICATION)
 
 
 def finished(key=KEY, **tensors):
