@@ -32,7 +32,7 @@ from lib.specs.run import key_of
 
 FORMAT = 2  # of these files: raised when one means something else than before
 DAYS = {".*.partial": 1, "*.damaged-*": 30}  # how old leftovers become
-UNUSABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError)
+UNUSABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError)
 PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # what ails this process, and no file
 
 

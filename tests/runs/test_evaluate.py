@@ -39,7 +39,7 @@ def loss(module, mask, run, images):
 
 
 def test_the_network_of_a_run_is_the_one_that_was_trained(runs):
-    """At the end and at a kept epoch, its loss is that of the run's history; pruned weights are 0."""
+    """At the end and at a kept epoch, its loss is that of its history; pruned weights are 0."""
     store, dense, sparse, table = runs
     ours = measure([dense, sparse], "loss", loss, store=store, device="cpu", progress=False)
     last = table.groupby("key").tail(1).set_index("key")["train_loss"]
