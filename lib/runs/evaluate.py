@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterable
 
 import torch
+from tqdm import tqdm
 
 from lib.data import sets
 from lib.metrics.layers import MeasureError
@@ -40,9 +41,8 @@ def module_of(
             f"at is {at!r}: {run.solution}, seed {run.seed}, kept the weights of "
             f"{', '.join(kept) or 'its end alone'}"
         )
-    network, tensors = loop.network_of(run, images), finished.tensors
-    rows = tensors[f"weights{suffix}"], tensors[f"buffers{suffix}"]
-    return filled(network, *rows, device=images.x_train.device)
+    weights, buffers = (finished.tensors[f"{name}{suffix}"] for name in ("weights", "buffers"))
+    return filled(loop.network_of(run, images), weights, buffers, images.x_train.device)
 
 
 def mask_of(
@@ -79,30 +79,30 @@ def measure(
     store lacks, and ``DamageError`` for one that was found to be damaged.
     """
     import pandas as pd
-    from tqdm import tqdm
 
     source = version or source_hash(getattr(function, "func", function), lenient=True)
     asked = {"name": name, "settings": settings or {}, "source": source, "format": FORMAT}
     asked, at, rows = json.loads(json.dumps(asked, allow_nan=False)), list(at), []
-    plan = [(run, epoch) for run in dict.fromkeys(runs) for epoch in at]
     bar = tqdm(
-        plan, desc=name, disable=not progress, leave=False, mininterval=2.0, ncols=100,
-        file=sys.stdout,
+        dict.fromkeys(runs), desc=name, disable=not progress, leave=False, mininterval=2.0,
+        ncols=100, file=sys.stdout,
     )  # fmt: skip
-    found = None
-    for run, epoch in bar:
-        if found is None or found.key != run.key:
-            found = store.finished(run.key)
-        end = run.recipe.epochs if epoch is None else epoch
-        row = {**results.columns_of(run, found.info), "epoch": end}
-        if found.info["diverged"] is None:
+    for run in bar:
+        found = store.finished(run.key)
+        for epoch in at:
+            rows.append(
+                {
+                    **results.columns_of(run, found.info),
+                    "epoch": run.recipe.epochs if epoch is None else epoch,
+                }
+            )
+            if found.info["diverged"] is not None:
+                continue
             what = {**asked, "run": run.key, "at": epoch}
             values = store.measured(what)
             if values is None:
-                images = images_of(run.data, device)
-                state = run, found, images, epoch
-                values = function(module_of(*state), mask_of(*state), run, images)
+                state = run, found, images_of(run.data, device), epoch
+                values = function(module_of(*state), mask_of(*state), run, state[2])
                 store.keep_measured(what, values)
-            row |= values
-        rows.append(row)
+            rows[-1].update(values)
     return pd.DataFrame(rows)

@@ -1,6 +1,6 @@
 """Tables of runs: what finished ones measured, by epoch or step; what missing ones would cost."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 
 from lib.data import sets
@@ -8,9 +8,12 @@ from lib.runs.store import Finished, Store
 from lib.specs.run import Run
 
 
-def tabulate(runs: list[Run], store: Store):
-    """The table of finished ``runs`` (see ``carry_out``); raises ``KeyError`` for a missing one."""
-    return _table(runs, store, lambda found: found.history)
+def tabulate(runs: list[Run], store: Store, held: Mapping[str, Finished | None] | None = None):
+    """The table of finished ``runs`` (see ``carry_out``); raises ``KeyError`` for a missing one.
+
+    What is ``held`` by its key is not read again.
+    """
+    return _table(runs, store, lambda found: found.history, held)
 
 
 def flows(runs: list[Run], store: Store):
@@ -44,12 +47,20 @@ def mask_updates(runs: list[Run], store: Store):
     )
 
 
-def _table(runs, store, rows_of: Callable[[Finished], list[dict]]):
+def with_parents(runs: Iterable[Run]) -> list[Run]:
+    """``runs`` and all that they are made from, each once, parents before their children."""
+    line: list[Run] = []
+    for run in runs:
+        line += [*with_parents([run.parent] if run.parent else []), run]
+    return list(dict.fromkeys(line))
+
+
+def _table(runs, store, rows_of: Callable[[Finished], list[dict]], held=None):
     import pandas as pd
 
     rows = []
     for run in runs:
-        found = store.finished(run.key)
+        found = (held or {}).get(run.key) or store.finished(run.key)
         common = columns_of(run, found.info)
         rows += [{**common, **row} for row in rows_of(found)]
     return pd.DataFrame(rows)
@@ -74,11 +85,14 @@ def with_settings(table, runs: list[Run], *names: str):
     side tells them apart by these.
     """
 
-    def settings(run):
-        own = run.recipe.model_dump() | (run.pruning.model_dump() if run.pruning else {})
-        return own | {"rate_floor": run.continuation.floor if run.continuation else None}
-
-    found = {run.key: settings(run) for run in runs}
+    found = {
+        run.key: {
+            **run.recipe.model_dump(),
+            **(run.pruning.model_dump() if run.pruning else {}),
+            "rate_floor": run.continuation and run.continuation.floor,
+        }
+        for run in runs
+    }
     columns = {name: {key: own.get(name) for key, own in found.items()} for name in names}
     return table.assign(**{name: table["key"].map(values) for name, values in columns.items()})
 
@@ -91,8 +105,8 @@ def final(table):
     """
     ordered = table.sort_values(["key", "epoch"], kind="stable")
     last = ordered.groupby("key", sort=False).tail(1).set_index("key")
-    ranked = ordered.assign(rank=ordered["test_accuracy"].fillna(-1.0)).groupby("key", sort=False)
-    best = ordered.loc[ranked["rank"].idxmax()].set_index("key")
+    ranked = ordered["test_accuracy"].fillna(-1.0).groupby(ordered["key"], sort=False)
+    best = ordered.loc[ranked.idxmax()].set_index("key")
     measures = ("train_", "test_", "clean_", "flipped_")
     for column in ("epoch", *(name for name in table if name.startswith(measures))):
         last[f"best_{column}"] = best[column]
@@ -104,20 +118,25 @@ def cost(runs: list[Run], store: Store):
     import pandas as pd
 
     solutions: dict[str, list[Run]] = {}
-    for run in dict.fromkeys(parent for r in runs for parent in (r.parent, r) if parent):
+    for run in with_parents(runs):
         solutions.setdefault(run.solution, []).append(run)
     rows = []
     for alike in solutions.values():
         missing = [run for run in alike if not store.has(run.key)]
         sizes = [run.data.train or sets.size(run.data.name, run.data.folder) for run in missing]
         lengths = sorted({run.length for run in alike})
-        row = {
-            "networks": len(alike),
-            "to train": len(missing),
-            "epochs each": lengths[0] if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]}",
-            "image passes to go": sum(r.length * n for r, n in zip(missing, sizes, strict=True)),
-        }
-        rows.append(row)
+        rows.append(
+            {
+                "networks": len(alike),
+                "to train": len(missing),
+                "epochs each": lengths[0]
+                if len(lengths) == 1
+                else f"{lengths[0]} to {lengths[-1]}",
+                "image passes to go": sum(
+                    r.length * n for r, n in zip(missing, sizes, strict=True)
+                ),
+            }
+        )
     return pd.DataFrame(rows, index=list(solutions))
 
 
@@ -125,8 +144,8 @@ def nested(runs: list[Run], store: Store) -> bool:
     """Whether, in each seed and solution, masks of higher sparsity lie inside those of lower."""
     groups: dict[tuple, list] = {}
     for run in sorted((r for r in runs if r.pruning), key=lambda r: r.sparsity):
-        mask = store.finished(run.key).tensors["mask"]
-        groups.setdefault((run.seed, run.solution), []).append(mask)
+        group = groups.setdefault((run.seed, run.solution), [])
+        group.append(store.finished(run.key).tensors["mask"])
     return all(
         bool((inner <= outer).all())
         for masks in groups.values()

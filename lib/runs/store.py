@@ -24,15 +24,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
-from safetensors import SafetensorError
+from filelock import FileLock, Timeout
 
 from lib import files
 from lib.specs.run import key_of
 
 FORMAT = 2  # of these files: raised when one means something else than before
 DAYS = {".*.partial": 1, "*.damaged-*": 30}  # how old leftovers become
-UNUSABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError)
+UNUSABLE = (
+    OSError, ValueError, LookupError, TypeError, AttributeError, safetensors.SafetensorError,
+)  # fmt: skip
 PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # what ails this process, and no file
 
 
@@ -71,22 +74,26 @@ def _read(path: Path) -> tuple[dict, Callable[[], dict[str, torch.Tensor]]]:
     held = header.pop("__metadata__")
     if held.get("format") != str(FORMAT):
         raise DamageError(f"its format is {held.get('format')}, and not {FORMAT}")
-    if hashlib.sha256(held["text"].encode()).hexdigest() != held["sha256"]:
+    if _sha(held["text"]) != held["sha256"]:
         raise DamageError("the checksum of its text does not match")
     if size != 8 + length + max((row["data_offsets"][1] for row in header.values()), default=0):
         raise DamageError("it has another length than it was written with")
     content = json.loads(held["text"])
+    if "specification" in content and key_of(content["specification"]) != path.stem:
+        raise DamageError("it is something else than its name says")
     checksum = content.pop("tensors")
 
     def load():
-        from safetensors.torch import load as parse
-
-        tensors = parse(path.read_bytes())
+        tensors = safetensors.torch.load(path.read_bytes())
         if _checksum(tensors) != checksum:
             raise DamageError("the checksum of its tensors does not match")
         return tensors
 
     return content, load
+
+
+def _sha(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _checksum(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -98,12 +105,9 @@ def _checksum(tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 def _write(path: Path, content: dict, tensors: Mapping[str, torch.Tensor]) -> None:
-    import safetensors.torch
-
     rows = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     text = json.dumps({**content, "tensors": _checksum(rows)})
-    checksum = hashlib.sha256(text.encode()).hexdigest()
-    held = {"format": str(FORMAT), "text": text, "sha256": checksum}
+    held = {"format": str(FORMAT), "text": text, "sha256": _sha(text)}
     files.write_atomic(path, safetensors.torch.save(rows, metadata=held))
 
 
@@ -125,23 +129,18 @@ class Store:
 
     def path(self, name: str, kind: str = "finished") -> Path:
         """Where the run ``name`` lies, or would lie; and so for what is "measured", ..."""
-        return self.root / kind / name[:2] / f"{name}.safetensors"
+        return Path(self.root, kind, name[:2], f"{name}.safetensors")
 
     def get(self, key: str) -> Finished | None:
         """The finished run, or None; its tensors are read when they are first used."""
+        load = functools.partial(self._tensors, key)
+        return self._take(self.path(key), lambda content, _: Finished(key, load=load, **content))
 
-        def load():
-            tensors = self._take(self.path(key), lambda _, load: load())
-            if tensors is None:
-                raise DamageError(f"the tensors of run {key} are lost: carry it out again")
-            return tensors
-
-        def finished(content, _):
-            if key_of(content["specification"]) != key:
-                raise DamageError("it is another run than its name says")
-            return Finished(key, load=load, **content)
-
-        return self._take(self.path(key), finished)
+    def _tensors(self, key):
+        tensors = self._take(self.path(key), lambda _, load: load())
+        if tensors is None:
+            raise DamageError(f"the tensors of run {key} are lost: carry it out again")
+        return tensors
 
     def finished(self, key: str) -> Finished:
         """The finished run; raises ``KeyError`` if the store lacks it."""
@@ -164,18 +163,14 @@ class Store:
         return os.path.exists(self.path(key))
 
     def measured(self, what: dict) -> dict | None:
-        """The values kept for ``what`` was measured (plain JSON values), or None."""
-
-        def values(content, _):
-            if content["what"] != what:
-                raise DamageError("it is another measurement than its name says")
-            return content["values"]
-
-        return self._take(self.path(key_of(what), "measured"), values)
+        """The values kept for the measurement that ``what`` specifies (in JSON values), or None."""
+        path = self.path(key_of(what), "measured")
+        return self._take(path, lambda content, _: content["values"])
 
     def keep_measured(self, what: dict, values: dict) -> None:
         """Keep the ``values`` of a measurement. Raises ``StorageError``."""
-        _write(self.path(key_of(what), "measured"), {"what": what, "values": values}, {})
+        path = self.path(key_of(what), "measured")
+        _write(path, {"specification": what, "values": values}, {})
 
     # -- interrupted cohorts -----------------------------------------------------------------------
 
@@ -183,17 +178,10 @@ class Store:
         """Replace the state of the cohort ``cohort`` by this one."""
         _write(self.path(cohort, "interrupted"), content, tensors)
 
-    def checkpoint(
-        self, cohort: str, check: Callable[[dict, dict], None] = lambda tensors, content: None
-    ) -> tuple[dict, dict] | None:
-        """(tensors, content) of the last state saved, or None; also where ``check`` refuses it."""
-
-        def state(content, load):
-            tensors = load()
-            check(tensors, content)
-            return tensors, content
-
-        return self._take(self.path(cohort, "interrupted"), state)
+    def checkpoint(self, cohort: str, check: Callable = lambda *state: state) -> tuple | None:
+        """The last state saved as ``check(tensors, content)`` returns it; None where it raises."""
+        path = self.path(cohort, "interrupted")
+        return self._take(path, lambda content, load: check(load(), content))
 
     def drop_checkpoint(self, cohort: str) -> None:
         """Forget the state: its runs are finished."""
@@ -204,8 +192,6 @@ class Store:
 
         The kernel frees it when a process dies.
         """
-        from filelock import FileLock, Timeout
-
         folder = self.root / "locks"
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / f"{cohort}.lock")
@@ -256,11 +242,14 @@ class Store:
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            text = f"the run store {self.root} cannot be made: {error.strerror}"
-            raise files.StorageError(error.errno, text) from error
+            raise files.StorageError(
+                error.errno, f"the run store {self.root} cannot be made: {error.strerror}"
+            ) from error
         if not os.access(self.root, os.W_OK):
-            text = f"the run store {self.root} is not writable; set SPARSITY_RUNS to another folder"
-            raise files.StorageError(errno.EACCES, text)
+            raise files.StorageError(
+                errno.EACCES,
+                f"the run store {self.root} is not writable; set SPARSITY_RUNS to another folder",
+            )
         free = shutil.disk_usage(self.root).free
         if free < need:
             raise files.StorageError(

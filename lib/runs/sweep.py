@@ -7,11 +7,12 @@ import time
 from functools import partial
 
 import torch
+from tqdm import tqdm
 
 from lib.data import sets
 from lib.masks import masks
 from lib.models import networks
-from lib.runs.results import final, tabulate
+from lib.runs.results import final, tabulate, with_parents
 from lib.runs.store import DamageError, Finished, Store
 from lib.specs.parts import Data
 from lib.specs.run import Run
@@ -74,70 +75,58 @@ def carry_out(
     specified for; ``StorageError`` for a disk that cannot be written to or has no room.
     """
     begin, store, place = time.perf_counter(), store or Store(), choose_device(device)
-    wanted = list(dict.fromkeys(runs))
-    stages = _stages(wanted)
-    specified = dict.fromkeys(run.data for stage in stages for run in stage)
-    images = {data: images_of(data, place) for data in specified}
+    wanted, every = list(dict.fromkeys(runs)), with_parents(runs)
+    images = {data: images_of(data, place) for data in dict.fromkeys(run.data for run in every)}
     store.clear()
-    missing = _missing(stages, store)
+    held = {run.key: store.get(run.key) for run in every}
+    missing = [run for run in every if held[run.key] is None]
     for run in missing:
         mask_updates.check(run, len(images[run.data].y_train))
     _due(missing, images)
     if missing:
         store.prepare(_room(missing, images))
     trained = set(missing)
-    with _bar(missing, images, progress) as bar:
+    bar = tqdm(
+        total=sum(run.length * len(images[run.data].y_train) for run in missing),
+        disable=not (progress and missing), unit=" images", unit_scale=True, mininterval=2.0,
+        smoothing=0.1, leave=False, desc=f"training {len(missing)} networks", file=sys.stdout,
+        ncols=100,
+    )  # fmt: skip
+    with bar:
         while missing:
             try:
-                for cohort in (cohort for stage in stages for cohort in _cohorts(stage)):
+                for cohort in _cohorts(every):
                     if not trained.isdisjoint(cohort):
                         _train(cohort, images[cohort[0].data], store, bar)
                 break
             except DamageError:  # in a parent's weights: it is missing now
-                missing = _missing(stages, store)
+                missing = [run for run in every if store.get(run.key) is None]
                 if trained.issuperset(missing):
                     raise
                 trained.update(missing)
-    table = tabulate(wanted, store)
+    table = tabulate(wanted, store, held)
     if progress and wanted:
-        seconds = time.perf_counter() - begin
-        print(_summary(table, wanted, images, len(trained), seconds), flush=True)
+        print(_summary(table, wanted, images, len(trained), begin), flush=True)
     return table
 
 
-def _stages(runs):
-    """Runs by generation, parents included: each stage needs only the ones before it."""
-    stages: dict[int, dict[Run, None]] = {}
-    for run in runs:
-        line = [run]
-        while line[0].parent:
-            line.insert(0, line[0].parent)
-        for generation, member in enumerate(line):
-            stages.setdefault(generation, {})[member] = None
-    return [list(stage) for stage in stages.values()]
-
-
-def _missing(stages, store):
-    return [run for stage in stages for run in stage if store.get(run.key) is None]
-
-
-def _cohorts(stage):
-    """Runs that can train in lock-step, in the order given.
+def _cohorts(runs):
+    """Runs that can train in lock-step, parents before their children, in the order given.
 
     They are fixed by the list alone, so that resuming finds them.
     """
     groups: dict[tuple, list[Run]] = {}
-    for run in stage:
+    for run in runs:
         r = run.recipe
         shared = (
-            run.data, run.network, run.measure_every, r.batch_size, r.momentum, r.nesterov,
-            r.precision, r.label_smoothing, r.micro_batch,
+            len(with_parents([run])), run.data, run.network, run.measure_every, r.batch_size,
+            r.momentum, r.nesterov, r.precision, r.label_smoothing, r.micro_batch,
         )  # fmt: skip
         groups.setdefault(shared, []).append(run)
     return [
-        group[i : i + MAX_MEMBERS]
-        for group in groups.values()
-        for i in range(0, len(group), MAX_MEMBERS)
+        groups[shared][i : i + MAX_MEMBERS]
+        for shared in sorted(groups, key=lambda shared: shared[0])
+        for i in range(0, len(groups[shared]), MAX_MEMBERS)
     ]
 
 
@@ -162,28 +151,33 @@ def _train(runs, images, store, bar):
     name = hashlib.sha256("".join(run.key for run in runs).encode()).hexdigest()[:40]
     network, by_key = loop.network_of(runs[0], images), {run.key: run for run in runs}
     with store.lock(name):
-        saved = store.checkpoint(name, partial(_check_state, by_key, loop.Layout(network)))
+        saved = store.checkpoint(name, partial(_state, by_key, loop.Layout(network)))
         if saved:
             interrupted = [by_key[member["key"]] for member in saved[1]["members"]]
             _go_on(interrupted, saved, network, images, store, name, bar)
-        lacking = [run for run in runs if store.get(run.key) is None]
-        lacking = [run for run in lacking if not _has_diverged_parent(run, store)]
+        lacking = [
+            run
+            for run in runs
+            if store.get(run.key) is None and not _has_diverged_parent(run, store)
+        ]
         if lacking:
             _go_on(lacking, None, network, images, store, name, bar)
 
 
-def _check_state(runs, layout, tensors, content):
-    """Raise ``DamageError`` unless this is a state of some of ``runs``, networks of ``layout``."""
+def _state(runs, layout, tensors, content):
+    """A checkpoint as it is; raises ``DamageError`` unless it is of ``runs``, by ``layout``."""
     members = [member["key"] for member in content["members"]]
-    if not members or not runs.keys() >= set(members):
-        raise DamageError("it holds other runs than its name says")
-    kinds = {name: (torch.float32, layout.size) for name in ("weights", "velocity")}
-    kinds |= {"buffers": (torch.float32, layout.buffer_size), "mask": (torch.bool, layout.size)}
-    for name in kinds.keys() | tensors.keys():
-        dtype, size = kinds[name.split("/")[-1].split("@")[0]]  # "2/weights@best" is kept by one
-        shape = (size,) if "/" in name else (len(members), size)
-        if (tensors[name].dtype, tensors[name].shape) != (dtype, shape):
-            raise DamageError(f"its {name} is none of this network")
+    rows = dict.fromkeys(("weights", "velocity", "mask"), layout.size)
+    rows["buffers"] = layout.buffer_size
+    kinds = {name: name.split("/")[-1].split("@")[0] for name in rows.keys() | tensors.keys()}
+    due = {
+        name: (rows[kind],) if "/" in name else (len(members), rows[kind])  # "2/weights@best"
+        for name, kind in kinds.items()
+    }
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if not members or not runs.keys() >= set(members) or shapes != due:
+        raise DamageError("it holds other runs or other networks than its name says")
+    return tensors, content
 
 
 def _go_on(runs, saved, network, images, store, name, bar):
@@ -208,8 +202,7 @@ def _go_on(runs, saved, network, images, store, name, bar):
             last = time.monotonic()
         for member, tensors in task.retire():
             store.put(_finished(member, tensors, task))
-            spared = member.run.length - task.epoch  # of a diverged one
-            bar.update(spared * len(images.y_train))
+            bar.update((member.run.length - task.epoch) * len(images.y_train))  # of a diverged one
         if task.members:
             task.run_epoch(bar.update)
     task.close()
@@ -217,13 +210,13 @@ def _go_on(runs, saved, network, images, store, name, bar):
 
 
 def _finished(member, tensors, task):
-    run, facts = member.run, member.facts
-    machine = platform.processor() or platform.machine()
+    run, facts, on_gpu = member.run, member.facts, task.device.type == "cuda"
+    machine = torch.cuda.get_device_name() if on_gpu else platform.processor() or platform.machine()
     info = {
         **facts,
         "diverged": member.diverged,
         "density": 1 - facts["pruned"] / max(facts["prunable"], 1),
-        "device": torch.cuda.get_device_name() if task.device.type == "cuda" else machine,
+        "device": machine,
         "python": sys.version.split()[0],
         "torch": torch.__version__,
     }
@@ -243,8 +236,10 @@ def _pruned(run, images):
     if not run.pruning:
         return 0
     network = loop.network_of(run, images)
-    names = networks.prunable(network, run.pruning.keep_dense)
-    shapes = {name: network.get_parameter(name).shape for name in names}
+    shapes = {
+        name: network.get_parameter(name).shape
+        for name in networks.prunable(network, run.pruning.keep_dense)
+    }
     size = sum(shape.numel() for shape in shapes.values())
     if run.pruning.scope == "global":
         return masks.pruned_count(run.sparsity, size)
@@ -266,24 +261,13 @@ def _room(runs, images):
     return need
 
 
-def _bar(missing, images, progress):
-    from tqdm import tqdm
-
-    total = sum(run.length * len(images[run.data].y_train) for run in missing)
-    return tqdm(
-        total=total, disable=not (progress and missing), unit=" images", unit_scale=True,
-        mininterval=2.0, smoothing=0.1, leave=False, desc=f"training {len(missing)} networks",
-        file=sys.stdout, ncols=100,
-    )  # fmt: skip
-
-
-def _summary(table, wanted, images, trained, seconds):
+def _summary(table, wanted, images, trained, begin):
     """One line that says whether a failed run hides among the results."""
     last, due = final(table).set_index("key"), _due(wanted, images)
     pruned = last["pruned"].to_dict()
     exact = all(pruned[run.key] == due[run.data, run.network, run.pruning] for run in wanted)
     return (
-        f"{len(wanted)} runs, {trained} networks trained in {seconds:.0f} s, the rest from the "
-        f"store; {int(last['diverged'].sum())} diverged; lowest final training accuracy "
-        f"{last['train_accuracy'].min():.3f}; densities exact: {exact}"
+        f"{len(wanted)} runs, {trained} networks trained in {time.perf_counter() - begin:.0f} s, "
+        f"the rest from the store; {int(last['diverged'].sum())} diverged; lowest final training "
+        f"accuracy {last['train_accuracy'].min():.3f}; densities exact: {exact}"
     )

@@ -185,7 +185,7 @@ def test_a_damaged_measurement_is_noticed_and_made_again(runs, damage):
     with pytest.warns(UserWarning, match="cannot be used"):
         table = measure([dense], "v", value, store=store, device="cpu", progress=False)
     assert table["value"].tolist() == [1.5]
-    assert store.measured(store_content(path)["what"]) == {"value": 1.5}
+    assert store.measured(store_content(path)["specification"]) == {"value": 1.5}
 
 
 def store_content(path):
@@ -211,7 +211,7 @@ def test_swapped_measurements_are_noticed(runs):
     contents = two.read_bytes(), one.read_bytes()
     for path, content in zip((one, two), contents, strict=True):
         path.write_bytes(content)
-    with pytest.warns(UserWarning, match="another measurement than its name says"):
+    with pytest.warns(UserWarning, match="something else than its name says"):
         assert go() == found
     assert go() == found
 

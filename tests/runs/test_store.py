@@ -213,7 +213,7 @@ FOREIGN = {
     "a list": (lambda path: path.write_bytes(b"\2" + bytes(7) + b"[]"), "cannot be read"),
     "a huge header": (lambda path: path.write_bytes(b"\xff" * 7 + b"\0{}"), "cannot be read"),
     "a folder": (in_the_place_of_a_file, "IsADirectoryError"),
-    "another run": (rewritten(text={"specification": {"seed": 2}}), "another run than its name"),
+    "another run": (rewritten(text={"specification": {"seed": 2}}), "something else than its name"),
     "more fields": (rewritten(text={"weights": "x"}), "unexpected keyword argument 'weights'"),
 }
 
@@ -257,7 +257,7 @@ def test_swapped_files_are_trained_again(store):
     contents = two.read_bytes(), one.read_bytes()
     for path, content in zip((one, two), contents, strict=True):
         path.write_bytes(content)
-    with pytest.warns(UserWarning, match="another run than its name says") as said:
+    with pytest.warns(UserWarning, match="something else than its name says") as said:
         same_table(carry_out(runs, store), table)
     assert sorted(str(w.message).split(".")[0] for w in said) == sorted(r.key for r in runs[1:])
     assert len(leftovers(store.root)) == 2
