@@ -76,7 +76,7 @@ def measure(
     measured anew. Objects that it finds outside itself count by their type alone, so name in the
     settings what it takes from them. A row has the run's columns as in ``carry_out``, the epoch,
     and the values; those of a diverged run are missing. Raises ``KeyError`` for a run that the
-    store lacks, and ``DamageError`` for one that was found to be damaged.
+    store lacks, and ``DamageError`` for one that is found to be damaged. Example: ``lib.runs``.
     """
     import pandas as pd
 

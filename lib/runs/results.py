@@ -20,8 +20,7 @@ def flows(runs: list[Run], store: Store):
     """The gradient flow of finished ``runs`` while they trained, a row per run and recorded step.
 
     ``flow`` is that of the network as its optimiser steps left it; ``flow_after`` is another where
-    the mask changed at that very step (see ``lib.training.mask_updates``). Raises ``KeyError`` for
-    a run that the store lacks.
+    the mask changed at that very step. Raises ``KeyError`` for a run that the store lacks.
     """
 
     def recorded(found):
@@ -39,11 +38,12 @@ def mask_updates(runs: list[Run], store: Store):
 
     Raises ``KeyError`` for a run that the store lacks.
     """
-    names = ("step", "before", "after")
     return _table(
         runs,
         store,
-        lambda found: [dict(zip(names, u, strict=True)) for u in found.info.get("updates", [])],
+        lambda found: [
+            {"step": s, "before": b, "after": a} for s, b, a in found.info.get("updates", [])
+        ],
     )
 
 
@@ -107,8 +107,8 @@ def final(table):
     last = ordered.groupby("key", sort=False).tail(1).set_index("key")
     ranked = ordered["test_accuracy"].fillna(-1.0).groupby(ordered["key"], sort=False)
     best = ordered.loc[ranked.idxmax()].set_index("key")
-    measures = ("train_", "test_", "clean_", "flipped_")
-    for column in ("epoch", *(name for name in table if name.startswith(measures))):
+    of_parts = ("train_", "test_", "clean_", "flipped_")
+    for column in ("epoch", *(name for name in table if name.startswith(of_parts))):
         last[f"best_{column}"] = best[column]
     return last.reset_index().sort_values(["solution", "sparsity", "seed"]).reset_index(drop=True)
 

@@ -201,8 +201,6 @@ class Store:
             print("another process is training these runs: waiting for it ...", flush=True)
         return lock
 
-    # ----------------------------------------------------------------------------------------------
-
     def _take(self, path: Path, of: Callable[[dict, Callable], Any]) -> Any:
         """``of(content, load)`` of a file, or None; one that cannot be used is set aside."""
         try:
@@ -255,6 +253,5 @@ class Store:
             raise files.StorageError(
                 errno.ENOSPC,
                 f"the run store {self.root} has {free / 2**20:.0f} MiB free and these runs need "
-                f"about {need / 2**20:.0f} MiB; free some space or set SPARSITY_RUNS to another "
-                "disk",
+                f"about {need / 2**20:.0f} MiB; free some space or point SPARSITY_RUNS elsewhere",
             )

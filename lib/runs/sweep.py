@@ -23,13 +23,9 @@ MAX_MEMBERS = 256
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
-    """``"auto"``: CUDA if there is any, else the CPU. Raises ``ValueError`` for any other kind.
-
-    >>> choose_device("cpu")
-    device(type='cpu')
-    """
+    """``"auto"``: CUDA if there is any, else the CPU. Raises ``ValueError`` for any other kind."""
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         if torch.device(device).type not in ("cpu", "cuda"):
             raise RuntimeError("networks are not trained there")
@@ -64,11 +60,10 @@ def carry_out(
 ):
     """Train every run (and every parent) that the store lacks; return the table of ``runs``.
 
-    The DataFrame has a row per run and measured epoch: key, solution, sparsity, seed, set, network,
-    noise, epoch, the measures of ``lib.metrics.predictions``, and per run its density, divergence,
-    mask and epochs. It is read back from the store, so that it does not depend on who trained
+    The DataFrame has a row per run and measured epoch: what the run is (``results.columns_of``),
+    the epoch, and the measures of ``lib.metrics.predictions``. It does not depend on who trained
     what, or when. Interrupt it as you like: called again, it goes on from the last checkpoint and
-    ends with the same table. Where nothing is missing, nothing is written.
+    ends with the same table. Where nothing is missing, nothing is written. Example: ``lib.runs``.
 
     Raises before any training: ``ValueError`` for a device that is not there, a network that does
     not fit the data, or a plan that cannot be; ``DataError`` for other data than the runs were
@@ -86,13 +81,12 @@ def carry_out(
     if missing:
         store.prepare(_room(missing, images))
     trained = set(missing)
-    bar = tqdm(
+    with tqdm(
         total=sum(run.length * len(images[run.data].y_train) for run in missing),
         disable=not (progress and missing), unit=" images", unit_scale=True, mininterval=2.0,
         smoothing=0.1, leave=False, desc=f"training {len(missing)} networks", file=sys.stdout,
         ncols=100,
-    )  # fmt: skip
-    with bar:
+    ) as bar:  # fmt: skip
         while missing:
             try:
                 for cohort in _cohorts(every):
@@ -111,10 +105,7 @@ def carry_out(
 
 
 def _cohorts(runs):
-    """Runs that can train in lock-step, parents before their children, in the order given.
-
-    They are fixed by the list alone, so that resuming finds them.
-    """
+    """Runs that can train in lock-step, parents first; the list alone fixes them, to be resumed."""
     groups: dict[tuple, list[Run]] = {}
     for run in runs:
         r = run.recipe
@@ -167,8 +158,10 @@ def _train(runs, images, store, bar):
 def _state(runs, layout, tensors, content):
     """A checkpoint as it is; raises ``DamageError`` unless it is of ``runs``, by ``layout``."""
     members = [member["key"] for member in content["members"]]
-    rows = dict.fromkeys(("weights", "velocity", "mask"), layout.size)
-    rows["buffers"] = layout.buffer_size
+    rows = {
+        "weights": layout.size, "velocity": layout.size, "mask": layout.size,
+        "buffers": layout.buffer_size,
+    }  # fmt: skip
     kinds = {name: name.split("/")[-1].split("@")[0] for name in rows.keys() | tensors.keys()}
     due = {
         name: (rows[kind],) if "/" in name else (len(members), rows[kind])  # "2/weights@best"
@@ -213,21 +206,15 @@ def _finished(member, tensors, task):
     run, facts, on_gpu = member.run, member.facts, task.device.type == "cuda"
     machine = torch.cuda.get_device_name() if on_gpu else platform.processor() or platform.machine()
     info = {
-        **facts,
-        "diverged": member.diverged,
+        **facts, "diverged": member.diverged, "device": machine,
         "density": 1 - facts["pruned"] / max(facts["prunable"], 1),
-        "device": machine,
-        "python": sys.version.split()[0],
-        "torch": torch.__version__,
-    }
+        "python": sys.version.split()[0], "torch": torch.__version__,
+    }  # fmt: skip
     return Finished(run.key, run.specification, member.history, info, lambda: tensors)
 
 
 def _due(runs, images):
-    """How many weights each run is to have pruned, by what settles that: data, network, pruning.
-
-    Raises ``ValueError`` where that empties a layer; under the global scope only weights tell.
-    """
+    """How many weights each run is to have pruned; ``ValueError`` where that empties a layer."""
     alike = {(run.data, run.network, run.pruning): run for run in runs}
     return {shared: _pruned(run, images[run.data]) for shared, run in alike.items()}
 

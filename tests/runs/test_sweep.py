@@ -1,14 +1,18 @@
 """Carrying runs out: what is missing is trained, once, and the table says what was asked for."""
 
 import math
+import re
+import time
 
 import pandas as pd
 import pytest
+import torch
 from support import carry_out, family, same_table, small
 
 from lib.data import sets
 from lib.runs import results, sweep
 from lib.runs.store import Store
+from lib.specs.parts import MaskUpdate
 from lib.specs.run import Run, finetune, scratch
 
 
@@ -150,12 +154,24 @@ def test_final_rows():
 
 
 def test_devices():
-    """auto takes what there is; a device that is not there is named, with what is allowed."""
+    """auto takes what there is; one that is not there, or no place for training, is refused."""
     assert sweep.choose_device("cpu").type == "cpu"
     assert sweep.choose_device("auto").type in ("cpu", "cuda")
-    for device in ("gpu", "cuda:99"):
-        with pytest.raises(ValueError, match=rf"device is '{device}'.*allowed are auto, cpu"):
+    assert sweep.choose_device(torch.device("cpu")) == torch.device("cpu")
+    for device in ("gpu", "cuda:99", "meta", "hpu", "mps", ["cpu"], None):
+        with pytest.raises(ValueError, match=rf"device is {re.escape(repr(device))}.*auto, cpu"):
             sweep.choose_device(device)
+
+
+def test_a_huge_update_interval_is_refused_at_once(store, trained):
+    """Whether an update would ever come needs no look at every step."""
+    dense = Run.dense(small(), seed=0)
+    update = MaskUpdate(method="set", every=10**9, end=5, fraction=0.3)
+    begin = time.perf_counter()
+    with pytest.raises(ValueError, match="update frequency is 1000000000 .* no update would come"):
+        carry_out([scratch(dense, sparsity=0.5, mask_update=update)], store)
+    assert time.perf_counter() - begin < 20
+    assert trained == []
 
 
 def test_data_that_changed_is_refused(store, trained):
