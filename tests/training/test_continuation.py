@@ -584,7 +584,7 @@ def test_killed_on_the_way(kill, undisturbed, store):
     """Killed while the dense ones train or while the pruned ones do, and carried out again: the same table, weights and signals."""
     runs, table, reference = undisturbed
     name, number, after = kill
-    kill_at(runs, store.root, f"lib.store.Store.{name}", number, after)
+    kill_at(runs, store.root, f"lib.runs.store.Store.{name}", number, after)
     same_table(carry_out(runs, store), table)
     same_results(runs, store, reference)
 
@@ -733,7 +733,7 @@ def test_another_number_of_epochs_takes_the_grid_along(epochs):
 def test_kept_velocities_need_room(store, monkeypatch):
     """The room asked for beforehand is enough for what is kept: weights, statistics and velocities."""
     asked = []
-    monkeypatch.setattr(Store, "ensure_room", lambda self, need: asked.append(need))
+    monkeypatch.setattr(Store, "prepare", lambda self, need: asked.append(need))
     for momentum in ("zero", "kept"):
         carry_out(
             [Run.dense(small(momentum_after=momentum, widths=[200]), seed=0, keep=(0, 1, 2, 3))],

@@ -212,7 +212,7 @@ def family(seed):
 
 @pytest.mark.parametrize(
     ("point", "count"),
-    [("lib.training.mask_updates.Updates.after", 15 + 8), ("lib.store.Store.save_checkpoint", 7)],
+    [("lib.training.mask_updates.Updates.after", 15 + 8), ("lib.runs.store.Store.save_checkpoint", 7)],
 )
 def test_a_resumed_run_has_the_same_snapshots(point, count, tmp_path, store):
     """Killed in the middle of the second generation's second epoch, and at a checkpoint that holds snapshots."""
@@ -220,7 +220,7 @@ def test_a_resumed_run_has_the_same_snapshots(point, count, tmp_path, store):
     reference = Store(tmp_path / "undisturbed")
     table = carry_out(runs, reference)
     kill_at(runs, store.root, point, count, True)
-    [path] = (store.root / "interrupted").glob("*.safetensors")
+    [path] = (store.root / "interrupted").rglob("*.safetensors")
     held = {name.split("/")[1] for name in store.checkpoint(path.stem)[0] if "/" in name}
     assert "mask@step3" in held
     assert carry_out(runs, store).equals(table)
@@ -318,7 +318,7 @@ def test_room_for_snapshots(store, monkeypatch):
         asked.append(need)
         raise StorageError(28, "full")
 
-    monkeypatch.setattr(store, "ensure_room", full)
+    monkeypatch.setattr(store, "prepare", full)
     for steps in ((), (3, 6)):
         with pytest.raises(StorageError):
             sweep.carry_out(
