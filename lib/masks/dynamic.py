@@ -11,6 +11,7 @@ import math
 
 import torch
 
+from lib import registry
 from lib.masks import masks
 
 METHODS = ("gradual", "set", "rigl", "rigl-inverted")
@@ -236,3 +237,6 @@ def _uniform(weights, generator):
         [torch.rand(weights.shape[-1], generator=rng, dtype=torch.float64) for rng in generators]
     )
     return drawn.view(weights.shape).to(weights.device)
+
+
+registry.mask_update._entries.update(dict.fromkeys(METHODS))
