@@ -12,6 +12,8 @@ True
 >>> criterion.forget("smallest_first")
 """
 
+import dis
+import functools
 import hashlib
 import importlib
 import inspect
@@ -24,12 +26,14 @@ class Registry(Mapping[str, Any]):
     """What is registered as a ``kind``; ``home`` is the module that registers what stands inside.
 
     That module is imported when a name is first looked up, so that a registry costs nothing before.
+    Entries that are known by what they make, as data sets are by their fingerprint, have no
+    version: ``hashed=False``.
     """
 
-    def __init__(self, kind: str, home: str):
-        self.kind, self.home = kind, home
+    def __init__(self, kind: str, home: str, hashed: bool = True):
+        self.kind, self.home, self.hashed = kind, home, hashed
         self._entries: dict[str, Any] = {}
-        self._versions: dict[str, str] = {}
+        self._stated: dict[str, str | None] = {}  # of a user's entries: the version that they state
 
     def __call__(self, entry=None, *, name: str | None = None, version: str | None = None):
         """Register ``entry`` under its own name, or under ``name``; used as ``@criterion``.
@@ -42,9 +46,11 @@ class Registry(Mapping[str, Any]):
         name = name or entry.__name__
         if entry.__module__.split(".")[0] != "lib":
             self._load()
-            if name in self._entries and name not in self._versions:
+            if name in self._entries and name not in self._stated:
                 raise ValueError(f"{self.kind} {name!r} is the project's own: choose another name")
-            self._versions[name] = version or source_hash(entry, self.kind)
+            if self.hashed and not version:
+                source_hash(entry, self.kind)
+            self._stated[name] = version
         self._entries[name] = entry
         return entry
 
@@ -62,15 +68,21 @@ class Registry(Mapping[str, Any]):
         return len(list(iter(self)))
 
     def __contains__(self, name: object) -> bool:
-        return name in list(self)
+        self._load()
+        return name in self._entries
 
     def version(self, name: str) -> str | None:
-        """The hash by which a user's entry is known beside its name; None for the project's own."""
-        return self._versions.get(name)
+        """By what a user's entry is known beside its name, as it is now; None for the project's.
+
+        It is taken anew each time, because what an entry uses may be edited behind its back.
+        """
+        if not self.hashed or name not in self._stated:
+            return None
+        return self._stated[name] or source_hash(self._entries[name], self.kind)
 
     def forget(self, name: str) -> None:
         """Take a user's entry out again."""
-        del self._entries[name], self._versions[name]
+        del self._entries[name], self._stated[name]
 
     def _load(self):
         importlib.import_module(self.home)
@@ -79,39 +91,35 @@ class Registry(Mapping[str, Any]):
 def source_hash(entry: Callable, kind: str = "function") -> str:
     """16 hex digits from the source of ``entry`` and of all of its own that it uses.
 
-    That is what it closes over and what it names of its module: functions and classes by their
-    source, values by their content. What other packages hold counts by its name. Raises
-    ``ValueError`` where a source cannot be read, or a value has no content that could be hashed.
+    That is what it closes over, its defaults, and what it names of its module: functions and
+    classes by their source, values by their content. What other packages hold counts by its name.
+    Raises ``ValueError`` where a source cannot be read, or a value has no content to be hashed.
     """
     digest, seen = hashlib.blake2b(digest_size=8), set()
 
     def take(value, what):
-        if isinstance(value, types.ModuleType):
-            digest.update(value.__name__.encode())
-        elif isinstance(value, (types.FunctionType, type)):
-            if id(value) in seen:
-                return
-            seen.add(id(value))
-            digest.update(f"{value.__module__}.{value.__qualname__}".encode())
-            if value.__module__ == entry.__module__:
-                for function in _functions(value):
-                    digest.update(_source(function, kind, entry).encode())
-                    used = inspect.getclosurevars(function)
-                    for name, of in sorted({**used.nonlocals, **used.globals}.items()):
-                        digest.update(name.encode())
-                        take(of, name)
+        if isinstance(value, (types.FunctionType, type)) and value.__module__ == entry.__module__:
+            if id(value) not in seen:
+                seen.add(id(value))
+                take(_parts(value, kind, entry.__name__), what)
         elif isinstance(value, (list, tuple)):
             for number, part in enumerate(value):
                 take(part, f"{what}[{number}]")
         elif isinstance(value, dict):
             for name in sorted(value, key=str):
                 digest.update(str(name).encode())
-                take(value[name], f"{what}[{name!r}]")
+                take(value[name], name if what == entry.__name__ else f"{what}[{name!r}]")
         elif hasattr(value, "detach") or hasattr(value, "tobytes"):
             array = value.detach().cpu().numpy() if hasattr(value, "detach") else value
             digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
-        elif value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
+        elif (
+            value is None
+            or isinstance(value, (bool, int, float, complex, str, bytes))
+            or (type(value).__name__ in ("dtype", "device"))
+        ):
             digest.update(repr(value).encode())
+        elif isinstance(value, types.ModuleType) or hasattr(value, "__qualname__"):
+            digest.update(f"{getattr(value, '__module__', '')} {value.__name__}".encode())
         else:
             raise ValueError(
                 f"{kind} {entry.__name__!r} uses {what}, a {type(value).__name__} that cannot be "
@@ -122,29 +130,47 @@ def source_hash(entry: Callable, kind: str = "function") -> str:
     return digest.hexdigest()
 
 
-def _functions(value):
-    """A function itself, or the functions in a class and in its own bases."""
-    if isinstance(value, types.FunctionType):
-        return [value]
-    own = [base for base in value.__mro__ if base.__module__ == value.__module__]
-    members = [member for base in own for _, member in sorted(vars(base).items())]
-    members = [getattr(member, "__func__", getattr(member, "fget", member)) for member in members]
-    return [member for member in members if isinstance(member, types.FunctionType)]
+def _parts(value, kind, who):
+    """What makes a function or a class: its name, its source, and all that it uses, by name."""
+    if isinstance(value, type):
+        own = [base for base in value.__mro__ if base.__module__ == value.__module__]
+        members = {f"{base.__qualname__}.{k}": v for base in own for k, v in vars(base).items()}
+        named = {k: getattr(v, "__func__", getattr(v, "fget", v)) for k, v in members.items()}
+        kept = {
+            name: member
+            for name, member in named.items()
+            if isinstance(member, types.FunctionType)
+            or not name.split(".")[-1].startswith(("__", "_abc_"))
+        }
+        return {**kept, "": [base.__qualname__ for base in value.__mro__]}
+    used = inspect.getclosurevars(value).nonlocals
+    used |= {k: value.__globals__[k] for k in _globals(value.__code__) if k in value.__globals__}
+    defaults = [value.__defaults__, value.__kwdefaults__]
+    return {**used, "": [value.__qualname__, _source(value.__code__, kind, who), defaults]}
 
 
-def _source(function, kind, entry):
+@functools.cache
+def _globals(code: types.CodeType) -> list[str]:
+    """The global names that ``code`` reads, in the functions within it too."""
+    names = {step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}
+    inner = [const for const in code.co_consts if isinstance(const, types.CodeType)]
+    return sorted(names.union(*map(_globals, inner)))
+
+
+@functools.cache
+def _source(code: types.CodeType, kind: str, who: str) -> str:
     try:
-        return inspect.getsource(function)
+        return inspect.getsource(code)
     except (OSError, TypeError) as error:
         raise ValueError(
-            f"the source of {kind} {entry.__name__!r} cannot be read: give a version, such as "
-            "version='1', and change it with the function"
+            f"the source of {kind} {who!r} cannot be read: give a version, such as version='1', "
+            "and change it with the function"
         ) from error
 
 
 network = Registry("network", "lib.models.networks")
 initializer = Registry("initializer", "lib.models.initializers")
-dataset = Registry("dataset", "lib.data.sets")
+dataset = Registry("dataset", "lib.data.sets", hashed=False)
 criterion = Registry("criterion", "lib.masks.criteria")
 mask_update = Registry("mask_update", "lib.masks.dynamic")
 monitor = Registry("monitor", "lib.training.monitors")

@@ -43,10 +43,8 @@ def check(
                 f"sparsity is missed; make the end the start plus a multiple of {every}"
             )
         return
-    if not any(
-        due(method, step, every=every, start=start, end=end, steps=steps)
-        for step in range(start, start + every + 1)
-    ):
+    first = start or every  # there is nothing to rank before the first step
+    if not due(method, first, every=every, start=start, end=end, steps=steps):
         raise ValueError(
             f"the update frequency is {every} steps from {start} to {end}: in a run of {steps} steps no update would come"
         )

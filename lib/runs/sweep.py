@@ -50,6 +50,8 @@ def carry_out(
     store.prepare()
     wanted = list(dict.fromkeys(runs))
     stages = _stages(wanted)
+    for run in (run for stage in stages for run in stage):
+        run.check_versions()
     images = {
         spec: images_of(spec, place)
         for spec in dict.fromkeys(run.data for stage in stages for run in stage)
@@ -273,7 +275,10 @@ def _pruned(run, images):
     }
     size = sum(shape.numel() for shape in shapes.values())
     if run.pruning.scope == "global":
-        return masks.pruned_count(run.sparsity, size)
+        pruned = masks.pruned_count(run.sparsity, size)
+        if pruned == size:
+            raise ValueError(f"sparsity is {run.sparsity}: it leaves none of {size} weights")
+        return pruned
     return size - sum(masks.allocation(shapes, run.sparsity, run.pruning.scope).values())
 
 
