@@ -17,8 +17,11 @@ import functools
 import hashlib
 import importlib
 import inspect
+import linecache
+import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 
@@ -166,6 +169,24 @@ def _source(code: types.CodeType, kind: str, who: str) -> str:
             f"the source of {kind} {who!r} cannot be read: give a version, such as version='1', "
             "and change it with the function"
         ) from error
+
+
+def load_plugin(plugin: str) -> None:
+    """Run a .py file that registers things; its path is seen from the current folder.
+
+    Raises ``ValueError`` where there is no such file, or it does not run.
+    """
+    path = Path(str(plugin)).expanduser().resolve()
+    if path.suffix != ".py" or not path.is_file():
+        raise ValueError(f"plugin is {plugin!r}: allowed is a .py file; {path} is none")
+    module = types.ModuleType(f"plugin_{path.stem}")
+    sys.modules[module.__name__] = module
+    linecache.checkcache(str(path))  # an edited file has another source
+    try:
+        exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), vars(module))
+    except Exception as error:
+        words = f"{type(error).__name__}: {error}"
+        raise ValueError(f"plugin is {plugin!r}: it does not run ({words})") from error
 
 
 network = Registry("network", "lib.models.networks")
