@@ -1,7 +1,6 @@
 """What every notebook does around its experiment: parameters, where it runs, a manifest."""
 
 import ast
-import contextlib
 import io
 import json
 import os
@@ -62,17 +61,21 @@ def _given(namespace: dict) -> dict:
 
 def _assigned(cell: str, namespace: dict) -> tuple[dict, bool]:
     """(name -> value of what a cell assigns by itself, whether it does nothing but that)."""
-    found, plain = {}, True
-    with contextlib.suppress(SyntaxError):
-        for statement in ast.parse(cell).body:
-            targets = getattr(statement, "targets", [getattr(statement, "target", None)])
-            names = [target.id for target in targets if isinstance(target, ast.Name)]
-            try:
-                values = dict.fromkeys(names, ast.literal_eval(getattr(statement, "value", "?")))
-            except (ValueError, TypeError, SyntaxError):
-                values = {name: namespace.get(name) for name in names}
-                plain = False
-            found |= values
+    try:
+        body = ast.parse(cell).body
+    except SyntaxError:
+        return {}, False
+    found, plain = {}, bool(body)
+    for statement in body:
+        stored = [n for n in ast.walk(statement) if isinstance(getattr(n, "ctx", 0), ast.Store)]
+        names = [node.id for node in stored if isinstance(node, ast.Name)]
+        found |= {name: namespace.get(name) for name in names}
+        try:  # a literal is what the cell says, whatever became of the name since
+            value = ast.literal_eval(statement.value)
+            if len(names) == len(getattr(statement, "targets", ())):  # no unpacking
+                found |= dict.fromkeys(names, value)
+        except (AttributeError, ValueError, TypeError):
+            plain = False
     return found, plain and bool(found)
 
 
@@ -228,6 +231,7 @@ def manifest(
         contents = {**saved, **(tables or {}), **(figures or {}), "manifest.json": content}
         _save(Path(settings.save_to).expanduser(), contents)
     shown = {name: value for name, value in content.items() if name not in ("keys", "verdicts")}
+    shown["parameters"] = settings.model_dump(mode="json", exclude=hidden, exclude_unset=True)
     print(json.dumps(shown))
     keys = content["keys"]
     print(f"{len(keys)} runs, keys {keys[0][:8]} to {keys[-1][:8]}; every cell ran")
