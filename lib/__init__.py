@@ -27,7 +27,7 @@ _HOMES = {
     "network": "registry", "initializer": "registry", "dataset": "registry",
     "criterion": "registry", "mask_update": "registry", "monitor": "registry",
 }  # fmt: skip
-_ROOMS = set("data files masks metrics models registry rng runs sparse specs training".split())
+_ROOMS = set(["data", "files", "masks", "metrics", "models", "registry", "rng", "runs", "sparse", "specs", "training"])
 
 __all__ = sorted(_ROOMS | set(_HOMES))
 
