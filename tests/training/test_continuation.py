@@ -691,7 +691,9 @@ REFUSED = [
 def test_settings_that_are_refused(name, value, allowed, store):
     """The message begins with the parameter, shows what is wrong with it and says what is allowed."""
     with pytest.raises(ParameterError) as caught:
-        settings("early_fig1_periods", **{name: value})
+        settings(
+            "early_fig6_schedules" if name == "schedules" else "early_fig1_periods", **{name: value}
+        )
     message = str(caught.value)
     assert message.startswith(name)
     wrong = [value] if not isinstance(value, list) else [value[-1], value]
