@@ -85,7 +85,8 @@ class Registry(Mapping[str, Any]):
 
     def forget(self, name: str) -> None:
         """Take a user's entry out again."""
-        del self._entries[name], self._stated[name]
+        del self._entries[name]
+        self._stated.pop(name, None)
 
     def _load(self):
         importlib.import_module(self.home)
@@ -101,16 +102,18 @@ def source_hash(entry: Callable, kind: str = "function") -> str:
     digest, seen = hashlib.blake2b(digest_size=8), set()
 
     def take(value, what):
+        digest.update(f"{what} {type(value).__name__}:".encode())
         if isinstance(value, (types.FunctionType, type)) and value.__module__ == entry.__module__:
             if id(value) not in seen:
                 seen.add(id(value))
                 take(_parts(value, kind, entry.__name__), what)
+        elif isinstance(value, types.ModuleType) or hasattr(value, "__qualname__"):
+            digest.update(f"{getattr(value, '__module__', '')} {value.__name__}".encode())
         elif isinstance(value, (list, tuple)):
             for number, part in enumerate(value):
                 take(part, f"{what}[{number}]")
         elif isinstance(value, dict):
             for name in sorted(value, key=str):
-                digest.update(str(name).encode())
                 take(value[name], name if what == entry.__name__ else f"{what}[{name!r}]")
         elif hasattr(value, "detach") or hasattr(value, "tobytes"):
             array = value.detach().cpu().numpy() if hasattr(value, "detach") else value
@@ -121,8 +124,6 @@ def source_hash(entry: Callable, kind: str = "function") -> str:
             or (type(value).__name__ in ("dtype", "device"))
         ):
             digest.update(repr(value).encode())
-        elif isinstance(value, types.ModuleType) or hasattr(value, "__qualname__"):
-            digest.update(f"{getattr(value, '__module__', '')} {value.__name__}".encode())
         else:
             raise ValueError(
                 f"{kind} {entry.__name__!r} uses {what}, a {type(value).__name__} that cannot be "
@@ -146,10 +147,10 @@ def _parts(value, kind, who):
             or not name.split(".")[-1].startswith(("__", "_abc_"))
         }
         return {**kept, "": [base.__qualname__ for base in value.__mro__]}
-    used = inspect.getclosurevars(value).nonlocals
+    used = dict(inspect.getclosurevars(value).nonlocals)
     used |= {k: value.__globals__[k] for k in _globals(value.__code__) if k in value.__globals__}
     defaults = [value.__defaults__, value.__kwdefaults__]
-    return {**used, "": [value.__qualname__, _source(value.__code__, kind, who), defaults]}
+    return {**used, "": [value.__qualname__, _source(value, kind, who), defaults]}
 
 
 @functools.cache
@@ -160,15 +161,21 @@ def _globals(code: types.CodeType) -> list[str]:
     return sorted(names.union(*map(_globals, inner)))
 
 
-@functools.cache
-def _source(code: types.CodeType, kind: str, who: str) -> str:
-    try:
-        return inspect.getsource(code)
-    except (OSError, TypeError) as error:
-        raise ValueError(
-            f"the source of {kind} {who!r} cannot be read: give a version, such as version='1', "
-            "and change it with the function"
-        ) from error
+_SOURCES: dict[types.CodeType, str] = {}  # as they were when first asked for: files change
+
+
+def _source(function, kind, who):
+    code = function.__code__
+    if code not in _SOURCES:
+        bare = types.FunctionType(code, function.__globals__, closure=function.__closure__)
+        try:
+            _SOURCES[code] = inspect.getsource(bare)  # its own, and not that of what it wraps
+        except (OSError, TypeError) as error:
+            raise ValueError(
+                f"the source of {kind} {who!r} cannot be read: give a version, such as "
+                "version='1', and change it with the function"
+            ) from error
+    return _SOURCES[code]
 
 
 def load_plugin(plugin: str) -> None:

@@ -65,16 +65,17 @@ def _assigned(cell: str, namespace: dict) -> tuple[dict, bool]:
         body = ast.parse(cell).body
     except SyntaxError:
         return {}, False
-    found, plain = {}, bool(body)
+    found: dict = {}
+    plain = bool(body)
     for statement in body:
         stored = [n for n in ast.walk(statement) if isinstance(getattr(n, "ctx", 0), ast.Store)]
         names = [node.id for node in stored if isinstance(node, ast.Name)]
         found |= {name: namespace.get(name) for name in names}
         try:  # a literal is what the cell says, whatever became of the name since
-            value = ast.literal_eval(statement.value)
+            value = ast.literal_eval(getattr(statement, "value", statement))
             if len(names) == len(getattr(statement, "targets", ())):  # no unpacking
                 found |= dict.fromkeys(names, value)
-        except (AttributeError, ValueError, TypeError):
+        except (ValueError, TypeError):
             plain = False
     return found, plain and bool(found)
 

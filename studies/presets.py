@@ -52,12 +52,10 @@ _NAMES: dict[type[Spec], dict[str, str | None]] = {
         "fraction": "drop_fraction", "drop": "drop_schedule", "gradient": "growth_gradient",
     },
     Flow: {"every": "flow_every", "examples": "flow_examples", "skip": None},
-    Setup: dict.fromkeys(
-        ("data", "network", "dense", "sparse", "pruning", "continuation", "flow")
-    ),
+    Setup: dict.fromkeys(("data", "network", "dense", "sparse", "pruning", "continuation", "flow")),
 }  # fmt: skip
 # Values of one field that a figure lays side by side: a list, where it has them.
-_LISTS = {
+_LISTS: dict[str, tuple[type[Spec], str]] = {
     "sparsities": (Pruning, "sparsity"), "criteria": (Pruning, "criterion"),
     "scopes": (Pruning, "scope"), "prune_epochs": (Continuation, "at"),
     "networks": (Network, "name"), "inits": (Network, "init"), "forms": (Run, "form"),
@@ -67,14 +65,12 @@ _LISTS = {
 # Settings of runs that not every figure has: the one on the left, named in its presets, brings all
 # on the right with it.
 _BRINGS = {
-    "noise": {"noise_kind"}, "folder": {"image_size"}, "watch": {"watch_examples"}, "sparsity": {},
+    "noise": {"noise_kind"}, "folder": {"image_size"}, "watch": {"watch_examples"}, "sparsity": set(),
     "sparse_epochs": {
         "sparse_lr", "sparse_milestones", "prune_from", "criterion", "score_examples",
     },
     "rate_floor": {"floor_reading", "momentum_after", "criterion", "score_examples"},
-    "update_every": {
-        "update_end", "drop_fraction", "drop_schedule", "growth_gradient", "held",
-    },
+    "update_every": {"update_end", "drop_fraction", "drop_schedule", "growth_gradient", "held"},
     "flow_every": {"flow_examples", "held"},
 }  # fmt: skip
 _COMMON = {"preset", "plugin", "seeds", "device", "runs_folder", "save_to"}
@@ -93,18 +89,19 @@ def _kind(part: type[Spec], name: str) -> Any:
 
 def _types() -> dict[str, Any]:
     """Type and default of every setting that specifications know."""
-    found = {}
+    found: dict[str, Any] = {}
     for part in _NAMES:
         for name, field in _settings(part).items():
-            default = part.model_fields[field].get_default()
-            found[name] = (_kind(part, field), default)
-            if part.model_fields[field].is_required():
-                optional = name in _BRINGS or part in (MaskUpdate, Flow)
-                found[name] = (_kind(part, field) | None, None) if optional else _kind(part, field)
+            kind, of = _kind(part, field), part.model_fields[field]
+            optional = of.is_required() and (name in _BRINGS or part in (MaskUpdate, Flow))
+            found[name] = kind if of.is_required() else (kind, of.get_default())
+            if optional:
+                found[name] = (kind | None, None)
     for field in ("epochs", "lr", "milestones"):
         found[f"sparse_{field}"] = (_kind(Recipe, field) | None, None)
-    for name, (part, field) in _LISTS.items():
-        several = Annotated[tuple[_kind(part, field), ...], Listed, Field(min_length=1), Once]
+    for name, (owner, field) in _LISTS.items():
+        checks = (Listed, Field(min_length=1), Once)
+        several: Any = Annotated[(tuple.__class_getitem__((_kind(owner, field), ...)), *checks)]
         found[name] = (several | None, None)
     return found
 
@@ -262,7 +259,7 @@ def settings(figure: str, /, preset: str = "quick", **given) -> Settings:
     given = {name: value for name, value in given.items() if value is not None}
     if "plugin" in given:
         registry.load_plugin(given["plugin"])
-    # a preset may have settings of its own for another set
+    # of its own for another set, where it has them
     values = entries.get(f"{preset}_{given.get('dataset')}") or entries[preset]
     try:
         chosen = Settings(**{**_adapted(values, given), **given, "preset": preset})

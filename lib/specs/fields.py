@@ -12,6 +12,7 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
+    ConfigDict,
     Field,
     ValidationError,
     model_validator,
@@ -27,10 +28,12 @@ class ParameterError(ValueError):
     """A parameter that cannot be used; the message names it, its value and what is allowed."""
 
 
-class Spec(
-    BaseModel, frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
-):
+class Spec(BaseModel):
     """A frozen, fully checked description. Unknown fields, NaN and infinities are refused."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     def contradictions(self) -> dict[str, bool]:
         """What would make fields contradict each other: the error's words, and whether it is so."""

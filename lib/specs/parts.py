@@ -37,15 +37,15 @@ class Data(Spec):
     """Of exactly these examples."""
 
     def contradictions(self):
-        own = {"folder": self.folder, "image_size": self.image_size}
-        wrong = {
-            f"{name} is {value!r}: it is for the dataset 'folder', and dataset is {self.name!r}": (
-                value is not None and self.name != "folder"
-            )
-            for name, value in own.items()
+        name, folder, size = self.name, self.folder, self.image_size
+        why = f"it is for the dataset 'folder', and dataset is {name!r}"
+        return {
+            f"folder is {folder!r}: {why}": folder is not None and name != "folder",
+            f"image_size is {size!r}: {why}": size is not None and name != "folder",
+            "augment is True: crops and flips are for images, and 'bits12' has none": (
+                self.augment and name == "bits12"
+            ),
         }
-        words = "augment is True: crops and flips are for images, and 'bits12' has none"
-        return {**wrong, words: self.augment and self.name == "bits12"}
 
 
 class Network(Spec):

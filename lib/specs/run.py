@@ -6,13 +6,9 @@ recipe, seed, what is measured and kept, the source of a user's functions, and t
 
 >>> from lib.specs.parts import *
 >>> recipe = Recipe(epochs=5, batch_size=32, lr=0.1)
->>> setup = Setup(
-...     data=Data(name="digits", fingerprint="0123"),
-...     network=Network(name="mlp"),
-...     dense=recipe,
-...     sparse=recipe,
-...     pruning=Pruning(sparsity=0.5),
-... )
+>>> data, mlp = Data(name="digits", fingerprint="0123"), Network(name="mlp")
+>>> half = Pruning(sparsity=0.5)
+>>> setup = Setup(data=data, network=mlp, dense=recipe, sparse=recipe, pruning=half)
 >>> dense = Run.dense(setup, seed=0, keep=(2,))
 >>> sol_f, sol_s = finetune(dense, sparsity=0.9), scratch(dense, sparsity=0.9)
 >>> sol_f.parent == sol_s.parent == dense, sol_f.sparsity, len({sol_f.key, sol_s.key})
@@ -53,8 +49,7 @@ class Run(Spec):
     its way (early-pruning study), ``sol_g`` pruned gradually while training, and ``sol_t`` a
     ticket: its mask on its own start (gradient-flow study).
 
-    The epochs of Sol-P are counted on its parent's clock: it begins at ``continuation.at`` and ends
-    with the recipe.
+    Sol-P's epochs are its parent's: it begins at ``continuation.at`` and ends with the recipe.
     """
 
     solution: Literal["sol_d", "sol_f", "sol_s", "sol_p", "sol_g", "sol_t"]
@@ -95,9 +90,9 @@ class Run(Spec):
         mine, parent, last = self.solution, self.parent, self.recipe.epochs
         method = self.mask_update and self.mask_update.method
         kept = list(parent.keep) if parent else []
-        at = self.continuation.at if self.continuation else 0
         gradual = parent is not None and parent.solution == "sol_g"
-        needs_velocity = parent is not None and parent.keep_velocity
+        of_parent = parent.sparsity if parent else 0.0
+        at, needs_velocity = self.begin, parent is not None and parent.keep_velocity
         return {
             "a dense run has neither parent nor pruning; a sparse run has both, a gradually pruned "
             "one no parent": (mine in ("sol_d", "sol_g")) != (parent is None)
@@ -108,12 +103,11 @@ class Run(Spec):
             "could change": method is not None and mine in ("sol_d", "sol_p"),
             "a run pruned on its way, and no other, has a continuation": (mine == "sol_p")
             != (self.continuation is not None),
-            f"keep is {self.keep}: the run has only {last} epochs": max(self.keep, default=0)
-            > last,
+            f"keep is {self.keep}: the run has only {last} epochs": max((0, *self.keep)) > last,
             "form is 'neuron': it has no fan for init 'he-fan-out'; allowed are masked and layer, "
             "or another init": self.form == "neuron" and self.network.init == "he-fan-out",
             f"sparsity is {self.sparsity!r}: a run on the mask of a gradually pruned one has its "
-            f"sparsity, {parent and parent.sparsity}": gradual and parent.sparsity != self.sparsity,
+            f"sparsity, {of_parent}": gradual and of_parent != self.sparsity,
             f"a ticket has the mask of a gradually pruned run, 'sol_g', and not of one that is "
             f"{parent and parent.solution!r}": mine == "sol_t" and not gradual,
             f"rewind is {self.rewind}: the pruned run keeps its weights at {kept} only; add it to "
@@ -140,18 +134,12 @@ class Run(Spec):
         and states at the optimiser steps ``snapshots`` (from 1). Raises ``ParameterError``, as do
         all that make runs, for what cannot be.
         """
-        return _made(
-            setup,
-            solution="sol_d",
-            seed=seed,
-            recipe=setup.dense,
-            keep=keep,
-            snapshots=snapshots,
-            keep_best=setup.pruning.source == "best-test",
-            keep_velocity=bool(setup.continuation and setup.continuation.momentum == "kept"),
-            watch=setup.watch,
-            watch_examples=setup.watch_examples if setup.watch else None,
-        )
+        given: dict[str, Any] = {"seed": seed, "keep": keep, "snapshots": snapshots}
+        given["keep_best"] = setup.pruning.source == "best-test"
+        given["keep_velocity"] = getattr(setup.continuation, "momentum", "") == "kept"
+        if setup.watch:
+            given |= {"watch": setup.watch, "watch_examples": setup.watch_examples}
+        return _made(setup, solution="sol_d", recipe=setup.dense, **given)
 
     @property
     def setup(self) -> Setup:
@@ -241,7 +229,10 @@ def _sparse(dense: Run, solution: str, sparsity: float, **given: Any) -> Run:
 
 
 def finetune(dense: Run, *, sparsity: float, keep: tuple[int, ...] = (), replica: int = 0) -> Run:
-    """Init-F to Sol-F: Sol-D's surviving weights, trained on (price study, Figure 2)."""
+    """Init-F to Sol-F: Sol-D's surviving weights, trained on (price study, Figure 2).
+
+    With ``replica`` 1, 2, ... the same in other data orders, all from the same start.
+    """
     return _sparse(dense, "sol_f", sparsity, keep=keep, replica=replica)
 
 
@@ -260,7 +251,8 @@ def scratch(
 
     ``form`` says how those take account of the mask (``lib.models.initializers.sparse``); with a
     ``mask_update`` the mask changes while training. Of a gradually pruned run it is that run's own
-    mask. On a step of ``snapshots`` at which the mask changes, the state is kept twice.
+    mask. On a step of ``snapshots`` at which the mask changes, the state is kept twice. A ``fresh``
+    replica draws its fresh weights for itself too; replica 0 is then another run than without.
     """
     given = {"keep": keep, "form": form, "mask_update": mask_update, "snapshots": snapshots}
     return _sparse(dense, "sol_s", sparsity, replica=replica, fresh=fresh, **given)
