@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 HOME = Path(__file__).resolve().parent.parent
+# where data/ lies: in the project's folder, or here, where the packages alone are installed
+BASE = HOME if (HOME / "pyproject.toml").exists() else Path.cwd()
 
 # Checksums of the complete sets, over the sorted hashes of their examples: no order matters.
 DIGESTS = {
@@ -24,12 +26,12 @@ class StorageError(OSError):
 
 def data_root() -> Path:
     """Folder of the image sets: ``$SPARSITY_DATA``, or ``data/`` of this repository."""
-    return Path(os.environ.get("SPARSITY_DATA") or HOME / "data").expanduser()
+    return Path(os.environ.get("SPARSITY_DATA") or BASE / "data").expanduser()
 
 
 def store_root() -> Path:
     """Folder of the run store: ``$SPARSITY_RUNS``, or ``data/runs/`` of this repository."""
-    return Path(os.environ.get("SPARSITY_RUNS") or HOME / "data" / "runs").expanduser()
+    return Path(os.environ.get("SPARSITY_RUNS") or BASE / "data" / "runs").expanduser()
 
 
 def write_atomic(path: Path, content: bytes) -> None:

@@ -80,8 +80,10 @@ def measure(
     """
     import pandas as pd
 
-    source = version or source_hash(getattr(function, "func", function), lenient=True)
-    asked = {"name": name, "settings": settings or {}, "source": source, "format": FORMAT}
+    asked = {
+        "name": name, "settings": settings or {}, "format": FORMAT,
+        "source": version or source_hash(getattr(function, "func", function), lenient=True),
+    }  # fmt: skip
     asked, at, rows = json.loads(json.dumps(asked, allow_nan=False)), list(at), []
     bar = tqdm(
         dict.fromkeys(runs), desc=name, disable=not progress, leave=False, mininterval=2.0,

@@ -107,8 +107,7 @@ def final(table):
     last = ordered.groupby("key", sort=False).tail(1).set_index("key")
     ranked = ordered["test_accuracy"].fillna(-1.0).groupby(ordered["key"], sort=False)
     best = ordered.loc[ranked.idxmax()].set_index("key")
-    of_parts = ("train_", "test_", "clean_", "flipped_")
-    for column in ("epoch", *(name for name in table if name.startswith(of_parts))):
+    for column in ("epoch", *table.filter(regex="^(train|test|clean|flipped)_")):
         last[f"best_{column}"] = best[column]
     return last.reset_index().sort_values(["solution", "sparsity", "seed"]).reset_index(drop=True)
 

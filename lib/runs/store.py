@@ -12,7 +12,6 @@ was set aside after thirty, and checkpoints whose runs are all finished.
 
 import contextlib
 import errno
-import functools
 import hashlib
 import json
 import os
@@ -21,6 +20,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ class Finished:
     info: dict
     load: Callable[[], Mapping[str, torch.Tensor]]
 
-    @functools.cached_property
+    @cached_property
     def tensors(self) -> Mapping[str, torch.Tensor]:
         """ "weights" [P], "buffers" [B] and "mask" (bool [P]) as flat rows, read when first used.
 
@@ -120,8 +120,6 @@ class Store:
     >>> store.put(run)
     >>> store.get(key).tensors["weights"]
     tensor([1., 0.])
-    >>> store.get(key_of({"seed": 1})) is None
-    True
     """
 
     def __init__(self, root: Path | str | None = None):
@@ -133,8 +131,10 @@ class Store:
 
     def get(self, key: str) -> Finished | None:
         """The finished run, or None; its tensors are read when they are first used."""
-        load = functools.partial(self._tensors, key)
-        return self._take(self.path(key), lambda content, _: Finished(key, load=load, **content))
+        return self._take(
+            self.path(key),
+            lambda content, _: Finished(key, load=partial(self._tensors, key), **content),
+        )
 
     def _tensors(self, key):
         tensors = self._take(self.path(key), lambda _, load: load())
@@ -164,15 +164,12 @@ class Store:
 
     def measured(self, what: dict) -> dict | None:
         """The values kept for the measurement that ``what`` specifies (in JSON values), or None."""
-        path = self.path(key_of(what), "measured")
-        return self._take(path, lambda content, _: content["values"])
+        return self._take(self.path(key_of(what), "measured"), lambda content, _: content["values"])
 
     def keep_measured(self, what: dict, values: dict) -> None:
         """Keep the ``values`` of a measurement. Raises ``StorageError``."""
-        path = self.path(key_of(what), "measured")
-        _write(path, {"specification": what, "values": values}, {})
-
-    # -- interrupted cohorts -----------------------------------------------------------------------
+        content = {"specification": what, "values": values}
+        _write(self.path(key_of(what), "measured"), content, {})
 
     def save_checkpoint(self, cohort: str, tensors: dict, content: dict) -> None:
         """Replace the state of the cohort ``cohort`` by this one."""

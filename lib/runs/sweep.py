@@ -39,10 +39,7 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
 
 
 def images_of(data: Data, device: str | torch.device = "auto") -> sets.ImageSet:
-    """The examples of a specification, before label noise.
-
-    Raises ``DataError`` if they are not those that it was made for.
-    """
+    """The examples, before label noise, that ``data`` specifies; ``DataError`` for others."""
     images = sets.load(
         data.name, train=data.train, test=data.test, normalise=data.normalise,
         device=choose_device(device), folder=data.folder, image_size=data.image_size,
@@ -71,6 +68,8 @@ def carry_out(
     """
     begin, store, place = time.perf_counter(), store or Store(), choose_device(device)
     wanted, every = list(dict.fromkeys(runs)), with_parents(runs)
+    for run in every:
+        run.check_versions()
     images = {data: images_of(data, place) for data in dict.fromkeys(run.data for run in every)}
     store.clear()
     held = {run.key: store.get(run.key) for run in every}
@@ -144,8 +143,8 @@ def _train(runs, images, store, bar):
     with store.lock(name):
         saved = store.checkpoint(name, partial(_state, by_key, loop.Layout(network)))
         if saved:
-            interrupted = [by_key[member["key"]] for member in saved[1]["members"]]
-            _go_on(interrupted, saved, network, images, store, name, bar)
+            begun = [by_key[member["key"]] for member in saved[1]["members"]]
+            _go_on(begun, saved, network, images, store, name, bar)
         lacking = [
             run
             for run in runs
@@ -158,13 +157,11 @@ def _train(runs, images, store, bar):
 def _state(runs, layout, tensors, content):
     """A checkpoint as it is; raises ``DamageError`` unless it is of ``runs``, by ``layout``."""
     members = [member["key"] for member in content["members"]]
-    rows = {
-        "weights": layout.size, "velocity": layout.size, "mask": layout.size,
-        "buffers": layout.buffer_size,
-    }  # fmt: skip
+    rows = dict.fromkeys(("weights", "velocity", "mask"), layout.size)
+    rows["buffers"] = layout.buffer_size
     kinds = {name: name.split("/")[-1].split("@")[0] for name in rows.keys() | tensors.keys()}
-    due = {
-        name: (rows[kind],) if "/" in name else (len(members), rows[kind])  # "2/weights@best"
+    due = {  # of "mask" and the like [K, P], of "2/weights@best" [P]
+        name: (rows[kind],) if "/" in name else (len(members), rows[kind])
         for name, kind in kinds.items()
     }
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -229,8 +226,12 @@ def _pruned(run, images):
     }
     size = sum(shape.numel() for shape in shapes.values())
     if run.pruning.scope == "global":
-        return masks.pruned_count(run.sparsity, size)
-    return size - sum(masks.allocation(shapes, run.sparsity, run.pruning.scope).values())
+        live = size - masks.pruned_count(run.sparsity, size)
+    else:
+        live = sum(masks.allocation(shapes, run.sparsity, run.pruning.scope).values())
+    if not live:
+        raise ValueError(f"sparsity is {run.sparsity}: it leaves none of {size} weights")
+    return size - live
 
 
 def _room(runs, images):
@@ -240,19 +241,20 @@ def _room(runs, images):
         shared = (run.data, run.network)
         if shared not in layouts:
             layouts[shared] = loop.Layout(loop.network_of(run, images[run.data]))
-        kept = (len(run.keep) + run.keep_best) * (1 + run.keep_velocity)
         # finished: weights and mask; checkpoint: velocity too, for a moment the old and the new;
         # a snapshot is two states where the mask changes on its step, each with its mask
-        each = 5 + 2 * 9 + 3 * (4 * kept + 2 * 5 * len(run.snapshots))
-        need += (layouts[shared].size + layouts[shared].buffer_size) * each
+        kept = 4 * (len(run.keep) + run.keep_best) * (1 + run.keep_velocity)
+        size = layouts[shared].size + layouts[shared].buffer_size
+        need += size * (5 + 2 * 9 + 3 * (kept + 2 * 5 * len(run.snapshots)))
     return need
 
 
 def _summary(table, wanted, images, trained, begin):
     """One line that says whether a failed run hides among the results."""
     last, due = final(table).set_index("key"), _due(wanted, images)
-    pruned = last["pruned"].to_dict()
-    exact = all(pruned[run.key] == due[run.data, run.network, run.pruning] for run in wanted)
+    exact = all(
+        last["pruned"][run.key] == due[run.data, run.network, run.pruning] for run in wanted
+    )
     return (
         f"{len(wanted)} runs, {trained} networks trained in {time.perf_counter() - begin:.0f} s, "
         f"the rest from the store; {int(last['diverged'].sum())} diverged; lowest final training "

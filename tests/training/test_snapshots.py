@@ -287,9 +287,9 @@ def test_a_snapshot_is_measured_with_its_own_mask(store):
         ),
         ((4, 4), r"snapshots is \(4, 4\): these optimiser steps must rise, each may stand once"),
         ((5, 4), r"snapshots is \(5, 4\): these optimiser steps must rise"),
-        ((0, 4), "snapshots.0\n.*greater than or equal to 1.*input_value=0"),
-        ((-3,), "snapshots.0\n.*greater than or equal to 1.*input_value=-3"),
-        ((2.5,), "snapshots.0\n.*valid integer.*input_value=2.5"),
+        ((0, 4), r"snapshots\[0\] is 0: .*greater than or equal to 1"),
+        ((-3,), r"snapshots\[0\] is -3: .*greater than or equal to 1"),
+        ((2.5,), r"snapshots\[0\] is 2.5: .*valid integer"),
     ],
 )
 def test_bad_steps_stop_before_any_training(steps, message, store):
