@@ -16,6 +16,7 @@ from lib.masks import masks
 from lib.metrics import fisher as fishers
 from lib.metrics import gradients, hessian
 from lib.models import networks
+from lib.registry import criterion
 
 Weights = dict[str, torch.Tensor]
 ROUNDS = 100  # of SynFlow
@@ -41,13 +42,7 @@ class Task:
         return self.build()
 
 
-CRITERIA: dict[str, Callable[[Weights, torch.Generator, Task], Weights]] = {}
-
-
-def criterion(function):
-    """Register ``function`` under its own name."""
-    CRITERIA[function.__name__] = function
-    return function
+CRITERIA = criterion
 
 
 @criterion

@@ -56,16 +56,7 @@ class Layout:
 
 def build(network_spec, shape: tuple[int, ...], classes: int) -> nn.Module:
     """The meta-device module of a ``runs.Network`` for such inputs; raises ``ValueError`` where they do not fit."""
-    s = network_spec
-    return networks.build(
-        s.name,
-        shape,
-        classes,
-        widths=s.widths,
-        width=s.width,
-        activation=s.activation,
-        pooling=s.pooling,
-    )
+    return networks.build(network_spec.name, shape, classes, **network_spec.options)
 
 
 def filled(

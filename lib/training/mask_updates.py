@@ -33,6 +33,13 @@ def check(run: Run, examples: int) -> None:
             f"gradient flow on {run.flow.examples} examples behind the first {run.flow.skip}: there are only {examples}"
         )
     pruning = run.pruning
+    looked_at = {
+        "watch_examples": run.watch_examples,
+        "score_examples": pruning and pruning.score_examples,
+    }
+    for name, count in looked_at.items():
+        if count and count > examples:
+            raise ValueError(f"{name} is {count}: there are only {examples} training examples")
     if (
         run.data.name == "folder"
         and pruning

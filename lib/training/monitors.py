@@ -4,22 +4,15 @@ A signal takes the network in eval mode, examples and a generator, and returns i
 decorate it; every figure can then watch it (setting ``watch``).
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import nn
 
 from lib.metrics import fisher as fishers
 from lib.metrics import predictions
+from lib.registry import monitor
 
 CHUNK = 500  # examples at a time in a forward pass
-MONITORS: dict[str, Callable[[nn.Module, torch.Tensor, torch.Generator], dict[str, float]]] = {}
-
-
-def monitor(function):
-    """Register ``function`` under its own name."""
-    MONITORS[function.__name__] = function
-    return function
+MONITORS = monitor
 
 
 @monitor

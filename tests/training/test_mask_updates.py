@@ -549,12 +549,12 @@ def undisturbed(tmp_path_factory):
 # Each generation trains 15 steps in one group and saves a checkpoint before each of 3 epochs and after the last; most masks change
 # after 4, 8 and 12 steps.
 KILLS = [
-    ("lib.store.Store.save_checkpoint", 2, True),
-    ("lib.store.Store.save_checkpoint", 7, True),
+    ("lib.runs.store.Store.save_checkpoint", 2, True),
+    ("lib.runs.store.Store.save_checkpoint", 7, True),
     ("lib.training.sgd_", 15 + 14, False),
     ("lib.training.mask_updates.Updates.after", 12, True),
     ("lib.training.mask_updates.Updates.after", 15 + 8, True),
-    ("lib.store.Store.put", 5, True),
+    ("lib.runs.store.Store.put", 5, True),
 ]
 
 
@@ -565,7 +565,7 @@ def test_killed_between_two_updates(kill, undisturbed, store):
     """Killed in the middle of gradual pruning or of changing masks, and carried out again: the same table, weights and masks."""
     runs, table, reference = undisturbed
     kill_at(runs, store.root, *kill)
-    assert list((store.root / "interrupted").glob("*.safetensors"))
+    assert list((store.root / "interrupted").rglob("*.safetensors"))
     same_table(carry_out(runs, store), table)
     same_results(runs, store, reference)
 
@@ -573,8 +573,8 @@ def test_killed_between_two_updates(kill, undisturbed, store):
 def test_a_resumed_cohort_goes_on_with_its_masks(undisturbed, store):
     """A checkpoint holds masks on their way: neither those of the start nor those of the end, and nothing that they have pruned."""
     runs, _, reference = undisturbed
-    kill_at(runs, store.root, "lib.store.Store.save_checkpoint", 7, True)
-    [path] = (store.root / "interrupted").glob("*.safetensors")
+    kill_at(runs, store.root, "lib.runs.store.Store.save_checkpoint", 7, True)
+    [path] = (store.root / "interrupted").rglob("*.safetensors")
     tensors, content = store.checkpoint(path.stem)
     assert content["epoch"] == 2
     by_key = {run.key: run for run in runs}
