@@ -65,13 +65,13 @@ _LISTS: dict[str, tuple[type[Spec], str]] = {
 # Settings of runs that not every figure has: the one on the left, named in its presets, brings all
 # on the right with it.
 _BRINGS = {
-    "noise": {"noise_kind"}, "folder": {"image_size"}, "watch": {"watch_examples"}, "sparsity": set(),
+    "noise": {"noise_kind"}, "folder": {"image_size"}, "watch": {"watch_examples"},
     "sparse_epochs": {
         "sparse_lr", "sparse_milestones", "prune_from", "criterion", "score_examples",
     },
     "rate_floor": {"floor_reading", "momentum_after", "criterion", "score_examples"},
     "update_every": {"update_end", "drop_fraction", "drop_schedule", "growth_gradient", "held"},
-    "flow_every": {"flow_examples", "held"},
+    "flow_every": {"flow_examples", "held"}, "sparsity": set(),
 }  # fmt: skip
 _COMMON = {"preset", "plugin", "seeds", "device", "runs_folder", "save_to"}
 
@@ -93,9 +93,8 @@ def _types() -> dict[str, Any]:
     for part in _NAMES:
         for name, field in _settings(part).items():
             kind, of = _kind(part, field), part.model_fields[field]
-            optional = of.is_required() and (name in _BRINGS or part in (MaskUpdate, Flow))
             found[name] = kind if of.is_required() else (kind, of.get_default())
-            if optional:
+            if of.is_required() and (name in _BRINGS or part in (MaskUpdate, Flow)):
                 found[name] = (kind | None, None)
     for field in ("epochs", "lr", "milestones"):
         found[f"sparse_{field}"] = (_kind(Recipe, field) | None, None)
