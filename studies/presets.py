@@ -166,9 +166,8 @@ class Settings(_Specified):
             "both": max(late, default=0) > self.epochs,
             f"rewind is {self.rewind}: a ticket cannot go back to an epoch beyond epochs, which is "
             f"{self.epochs}": self.rewind > self.epochs,
-            f"around is {around}: no mask changes at {apart[:1]}; give multiples of {every}": (
-                bool(apart)
-            ),
+            f"around is {around}: no mask changes at {min(apart, default='')}; give multiples of "
+            f"{every}": bool(apart),
             f"settle is {self.settle}: it must lie in 1 to {every - 1}, before the next mask "
             "update": bool(around and self.update_every) and not 1 <= (self.settle or 0) < every,
             f"update_intervals is {slow}: each must be less than the {steps} steps that "
