@@ -3,16 +3,14 @@
 import ast
 import io
 import json
-import os
 import platform
-import shutil
 import sys
 import tempfile
 import types
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+from lib.files import whole_folder
 from lib.specs.fields import ParameterError
 from studies import presets
 from studies.figures import save
@@ -231,7 +229,9 @@ def manifest(
         each = table.drop(columns=["mask", "pruned", "prunable"])
         saved = {"final.csv": last, "by_epoch.csv.gz": each, "verdicts.csv": verdicts}
         contents = {**saved, **(tables or {}), **(figures or {}), "manifest.json": content}
-        save(Path(settings.save_to).expanduser(), contents)
+        with whole_folder(Path(settings.save_to).expanduser(), "manifest.json") as folder:
+            for name, held in contents.items():
+                _write(folder / name, held)
     shown = {name: value for name, value in content.items() if name not in ("keys", "verdicts")}
     shown["parameters"] = settings.model_dump(mode="json", exclude=hidden, exclude_unset=True)
     print(json.dumps(shown))
@@ -240,20 +240,10 @@ def manifest(
     return content
 
 
-
 def _write(path: Path, content) -> None:
-    """Write a DataFrame, JSON, or a figure.
-
-    Figures get a palette of 256 colours: plots have few, and the file is a third as large.
-    """
     if hasattr(content, "to_csv"):
         content.to_csv(path, index=False, float_format="%.6g")
     elif isinstance(content, dict):
         path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     else:
-        from PIL import Image
-
-        drawn = io.BytesIO()
-        content.savefig(drawn, format="png", dpi=130)
-        picture = Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE)
-        picture.save(path, "PNG", optimize=True)
+        save(content, path)
