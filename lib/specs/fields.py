@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from lib import registry
 from lib.data import sets
 from lib.masks import criteria, dynamic, masks
 from lib.models import initializers, networks
@@ -85,7 +86,7 @@ def _seeds(value):
     return value
 
 
-Dataset, NetworkName = _one_of(sets.NAMES), _one_of(networks.NAMES)
+Dataset, NetworkName = _one_of(sets.NAMES), _one_of(tuple(registry.network))
 Normalisation, Noise, Activation = (
     _one_of(sets.NORMALISATIONS),
     _one_of(sets.NOISES),
@@ -95,13 +96,13 @@ Pooling = Literal["max", "avg"]
 Criterion, Scope, Scheme = (
     _one_of(criteria.CRITERIA),
     _one_of(masks.SCOPES),
-    _one_of(initializers.SCHEMES),
+    _one_of(tuple(registry.initializer)),
 )
 Signal = _one_of(monitors.MONITORS)
 MaskUpdateRule, DropSchedule = _one_of(dynamic.METHODS), _one_of(dynamic.SCHEDULES)
 Form, Perturbation, MaskKind = (
     _one_of(initializers.FORMS),
-    _one_of(initializers.PERTURBATIONS),
+    _one_of(tuple(initializers.PERTURBATIONS)),
     _one_of(masks.KINDS),
 )
 Seeds = Annotated[tuple[Epochs, ...], BeforeValidator(_seeds), Field(min_length=1)]

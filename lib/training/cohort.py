@@ -57,15 +57,11 @@ class Layout:
 def build(network_spec, shape: tuple[int, ...], classes: int) -> nn.Module:
     """The meta-device module of a ``runs.Network`` for such inputs; raises ``ValueError`` where they do not fit."""
     s = network_spec
-    return networks.build(
-        s.name,
-        shape,
-        classes,
-        widths=s.widths,
-        width=s.width,
-        activation=s.activation,
-        pooling=s.pooling,
-    )
+    taken = {"widths", "width", "activation", "pooling"} & {*networks.options(s.name)}
+    given = {option: getattr(s, option) for option in taken}
+    if s.name == "lenet-5" and len(s.widths) != 4:
+        del given["widths"]
+    return networks.build(s.name, shape, classes, **given)
 
 
 def filled(
