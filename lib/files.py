@@ -8,13 +8,6 @@ from pathlib import Path
 
 HOME = Path(__file__).resolve().parent.parent
 
-# Checksums of the complete sets, over the sorted hashes of their examples, so that no order of the examples matters.
-DIGESTS = {
-    "mnist": "df96e7b15ff0bd6094e381b6b0b60883999f6b373a0054a538ca49ccbc043f83",
-    "cifar10": "f389996f205fe2ecbaef1fb208674ae4af4b3446c8238b788ab871a6091e1920",
-    "cifar100": "00c54ec3524ee7fcda992ab6bfdf65f733c084a0c7f509cfcc00460020953cd1",
-}
-
 
 class StorageError(OSError):
     """The disk would not take a file; nothing half-written is left, and what was there before is untouched."""

@@ -90,46 +90,45 @@ class Shortcut(nn.Sequential):
         return super().forward(x[..., :: self.step, :: self.step] if self.step > 1 else x)
 
 
-class Block(nn.Module):
-    """Convolutions with BatchNorm around a shortcut (He et al. 2016).
-
-    ``layers`` has the outputs, the kernel's side and the stride of each convolution.
-    """
-
-    def __init__(self, channels: int, *layers: tuple[int, int, int]):
-        super().__init__()
-        inputs, self.depth = channels, len(layers)
-        for number, (outputs, side, stride) in enumerate(layers, 1):
-            conv = nn.Conv2d(inputs, outputs, side, stride, padding=side // 2, bias=False)
-            self.add_module(f"conv{number}", conv)
-            self.add_module(f"bn{number}", nn.BatchNorm2d(outputs))
-            inputs = outputs
-        self.shortcut = Shortcut(channels, inputs, prod(stride for *_, stride in layers))
-        self.relu = nn.ReLU()
-
-    def forward(self, x):
-        out = self.bn1(self.conv1(x))
-        for number in range(2, self.depth + 1):
-            out = getattr(self, f"bn{number}")(getattr(self, f"conv{number}")(self.relu(out)))
-        return self.relu(out + self.shortcut(x))
-
-
-class BasicBlock(Block):
-    """Two 3x3 convolutions."""
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions around a shortcut (He et al. 2016)."""
 
     expansion = 1
 
     def __init__(self, channels: int, planes: int, stride: int):
-        super().__init__(channels, (planes, 3, stride), (planes, 3, 1))
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, planes, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, 1, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.shortcut = Shortcut(channels, planes, stride)
+        self.relu = nn.ReLU()
+
+    def forward(self, x):
+        out = self.relu(self.bn1(self.conv1(x)))
+        return self.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
 
 
-class Bottleneck(Block):
-    """A 1x1, a 3x3 and a 1x1 convolution to four times the channels; the 3x3 one has the stride."""
+class Bottleneck(nn.Module):
+    """A 1x1, a 3x3 with the stride, and a 1x1 convolution to four times the channels (ibid.)."""
 
     expansion = 4
 
     def __init__(self, channels: int, planes: int, stride: int):
-        super().__init__(channels, (planes, 1, 1), (planes, 3, stride), (4 * planes, 1, 1))
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, planes, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.conv3 = nn.Conv2d(planes, 4 * planes, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(4 * planes)
+        self.shortcut = Shortcut(channels, 4 * planes, stride)
+        self.relu = nn.ReLU()
+
+    def forward(self, x):
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        return self.relu(self.bn3(self.conv3(out)) + self.shortcut(x))
 
 
 class ResNet(nn.Sequential):
@@ -150,12 +149,11 @@ class ResNet(nn.Sequential):
             nn.ReLU(),
             *([nn.MaxPool2d(3, 2, padding=1)] if large else []),
         )
-        stages, width = nn.Sequential(), planes[0]
+        stages, width = [], planes[0]
         for stage, (plane, count) in enumerate(zip(planes, blocks, strict=True)):
-            stages.append(nn.Sequential())
-            for number in range(count):
-                stages[-1].append(kind(width, plane, 2 if stage and not number else 1))
-                width = kind.expansion * plane
+            first = kind(width, plane, 2 if stage else 1)
+            width = kind.expansion * plane
+            stages.append(nn.Sequential(first, *(kind(width, plane, 1) for _ in range(count - 1))))
         super().__init__(
             stem, *stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes)
         )

@@ -142,10 +142,11 @@ def variances(
     fans, found = _fans(network, mask, scheme, form, fan), {}
     if scheme not in VARIANCES:
         raise ValueError(f"init {scheme!r} has no known variance: {', '.join(VARIANCES)} have")
-    for parameter, counted in fans.items():
+    for parameter, (counted, share) in fans.items():
         shape = network.get_parameter(parameter).shape
-        variance = torch.as_tensor(VARIANCES[scheme](shape, *counted), dtype=torch.float64)
-        found[parameter] = variance * mask.get(parameter, torch.ones(shape, dtype=torch.bool))
+        variance = VARIANCES[scheme](shape, *counted) / share
+        live = mask.get(parameter, torch.ones(shape, dtype=torch.bool))
+        found[parameter] = torch.as_tensor(variance, dtype=torch.float64) * live
     return found
 
 
@@ -177,7 +178,9 @@ def _drawn(network, mask, scheme, seed, name, form, fan):
     for parameter, meta in network.named_parameters():
         owner, _, kind = parameter.rpartition(".")
         if parameter in fans:
-            value = draw(meta.shape, *fans[parameter], rng.generator(seed, name, parameter))
+            counted, share = fans[parameter]
+            counted = (units * share for units in counted)
+            value = draw(meta.shape, *counted, rng.generator(seed, name, parameter))
             if value.shape != meta.shape or not value.isfinite().all():
                 raise ValueError(
                     f"init {scheme!r} gives {parameter!r} of shape {list(meta.shape)} values that "
@@ -192,7 +195,7 @@ def _drawn(network, mask, scheme, seed, name, form, fan):
 
 
 def _fans(network, mask, scheme, form, fan):
-    """By kernel, the (fan_in, fan_out) that count."""
+    """By kernel, (fan_in, fan_out), and the share of them that counts."""
     shapes = {parameter: meta.shape for parameter, meta in network.named_parameters()}
     strange = [repr(parameter) for parameter in mask if parameter not in shapes]
     misfits = [
@@ -224,14 +227,13 @@ def _fans(network, mask, scheme, form, fan):
             raise ValueError(says)
     fans = {}
     for kernel in networks.kernels(network):
-        shape, live = shapes[kernel], mask.get(kernel)
+        shape, live, share = shapes[kernel], mask.get(kernel), 1.0
         counted = tuple(math.prod(shape[2:]) * side for side in (shape[1], shape[0]))
         if live is not None and form == "layer":
             share = max(int(live.sum()), 1) / live.numel()
-            counted = tuple(units * share for units in counted)
         elif live is not None and form == "neuron":
             # at least 1, so that nothing is divided by zero where no live weight is to be scaled
             others = ((1, *range(2, live.dim())), (0, *range(2, live.dim())))
             counted = tuple(live.sum(d, keepdim=True).double().clamp_min(1) for d in others)
-        fans[kernel] = (FANS[fan](*counted),) * 2 if fan else counted
+        fans[kernel] = (FANS[fan](*counted),) * 2 if fan else counted, share
     return fans

@@ -47,11 +47,12 @@ def constructed(network: nn.Module, seed: int) -> dict[str, torch.Tensor]:
     None for the project's own networks, which have no numbers. The constructor draws from torch's
     global CPU generator, which is afterwards as it was.
     """
-    if not hasattr(network, "construct"):
+    construct: Any = getattr(network, "construct", None)
+    if construct is None:
         return {}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return {name: p.detach() for name, p in network.construct().named_parameters()}
+        return {name: p.detach() for name, p in construct().named_parameters()}
 
 
 def _faults(network, shape, classes):

@@ -14,8 +14,8 @@ from torchvision.transforms import functional
 from lib import rng
 from lib.claims import flow_methods
 from lib.claims.decisions import NotHere, decide
+from lib.data import decoding, sets
 from lib.data import folder as folders
-from lib.data import sets
 from lib.runs import results, sweep
 from lib.runs.store import Store
 from lib.specs.parts import MaskUpdate
@@ -97,7 +97,7 @@ SMALL = {
 def setup_of(folder, **given):
     settings = presets.Settings(**{**SMALL, "folder": str(folder), **given})
     images = load(folder, normalise=settings.normalise, train=settings.train_examples)
-    return setup_of(settings, images.fingerprint)
+    return presets.setup_of(settings, images.fingerprint)
 
 
 def methods(setup):
@@ -203,7 +203,7 @@ def test_random_crops_lie_inside_and_vary():
     found = []
     for seed in range(3000):
         image = Recorder(400, 300)
-        folders.cropped(image, 32, seed)
+        decoding.cropped(image, 32, seed)
         left, top, right, bottom = image.box
         assert 0 <= left < right <= 400
         assert 0 <= top < bottom <= 300
@@ -221,16 +221,16 @@ def test_random_crops_lie_inside_and_vary():
     assert shares.min() < 0.09
     assert shares.max() > 0.9
     thread = Recorder(1000, 10)
-    folders.cropped(thread, 32, 0)
+    decoding.cropped(thread, 32, 0)
     assert thread.box == (493, 0, 506, 10)
 
 
 def test_no_more_is_held_than_the_batches_ahead(folder, monkeypatch):
     """While a batch is at work two more are decoded, and no image beyond them; all at once are refused where they are too many."""
     x = load(folder).x_train
-    decoded, real = [], folders.Streamed.decode
+    decoded, real = [], decoding.Streamed.decode
     monkeypatch.setattr(
-        folders.Streamed,
+        decoding.Streamed,
         "decode",
         lambda self, number, seed=None: decoded.append(number) or real(self, number, seed),
     )
@@ -238,12 +238,14 @@ def test_no_more_is_held_than_the_batches_ahead(folder, monkeypatch):
     batches = x.batches((torch.tensor(order[k : k + 4]), None) for k in range(0, 24, 4))
     for number in range(1, 7):
         next(batches)
-        assert set(order[: 4 * number]) <= set(decoded) <= set(order[: 4 * (number + folders.AHEAD)])
+        assert (
+            set(order[: 4 * number]) <= set(decoded) <= set(order[: 4 * (number + decoding.AHEAD)])
+        )
     assert sorted(decoded) == list(range(24))
     decoded.clear()
     assert torch.equal(x[:5], x[:5])
     assert sorted(decoded) == [0, 1, 2, 3, 4]  # once
-    monkeypatch.setattr(folder, "LIMIT", 20 * x.bytes)
+    monkeypatch.setattr(decoding, "LIMIT", 20 * x.bytes)
     assert sum(len(part) for part in x.split(6)) == 24
     with pytest.raises(
         sets.DataError,
@@ -351,7 +353,7 @@ def test_settings_that_cannot_be_used(folder, monkeypatch):
         sets.load("folder")
     with pytest.raises(
         sets.DataError,
-        match="normalise is 'channel'; a folder, which is never held whole, has none, ",
+        match="normalise is 'channel'; a folder, which is never held whole, has none, cifar10-code, imagenet",
     ):
         load(folder, normalise="channel")
     with pytest.raises(sets.DataError, match=r"test_examples is 10; .* has 1 to 9 test examples"):
@@ -495,14 +497,14 @@ def test_an_image_that_breaks_while_training(folder, store, tmp_path, monkeypatc
 
 def test_each_epoch_and_member_has_its_own_crops(folder, store, monkeypatch):
     """The draws are those of the named generator, by seed, epoch and place in the member's order."""
-    seen, real = [], folders.Streamed.decode
+    seen, real = [], decoding.Streamed.decode
 
     def watched(self, number, seed=None):
         if seed is not None:
             seen.append((number, seed))
         return real(self, number, seed)
 
-    monkeypatch.setattr(folders.Streamed, "decode", watched)
+    monkeypatch.setattr(decoding.Streamed, "decode", watched)
     setup = setup_of(folder)
     carry_out([Run.dense(setup, seed=seed) for seed in (0, 1)], store)
     expected = []
