@@ -149,7 +149,7 @@ def _sound(name, found):
         for key, part in zip(PARTS, found, strict=True)
     }
     says = {k: f"dataset {name!r}: {k} is {a.dtype} {a.shape}; " for k, a in arrays.items()}
-    labels = np.unique(arrays["y_train"])
+    labels, sound = np.unique(arrays["y_train"]), {}
     for part in ("train", "test"):
         x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
         require(
@@ -166,13 +166,13 @@ def _sound(name, found):
             says[f"y_{part}"] + f"it must be {len(x)} labels, whole numbers known from y_train",
         )
         kind = {"f": np.float32, "b": np.uint8}.get(x.dtype.kind, x.dtype)
-        arrays[f"x_{part}"] = np.moveaxis(x, 1, -1).astype(kind) if x.ndim == 4 else x.astype(kind)
-        arrays[f"y_{part}"] = y.astype(np.int64)
+        sound[f"x_{part}"] = np.moveaxis(x, 1, -1).astype(kind) if x.ndim == 4 else x.astype(kind)
+        sound[f"y_{part}"] = y.astype(np.int64)
     require(
         labels[0] == 0 and labels[-1] == len(labels) - 1,
         says["y_train"] + f"its {len(labels)} labels must be 0 to {len(labels) - 1}, each of them",
     )
-    return arrays
+    return sound
 
 
 def _archive(name):

@@ -174,7 +174,7 @@ def perturbed(values: Named, mask: Named, kind: str, seed: int) -> Named:
 def _drawn(network, mask, scheme, seed, name, form, fan):
     """The draws of every parameter, scaled by the fans that count, and not yet masked."""
     draw, fans = initializer[scheme], _fans(network, mask, scheme, form, fan)
-    given, values = own.constructed(network, rng.derived_seed(seed, name)), {}
+    constructed, values = own.constructed(network, rng.derived_seed(seed, name)), {}
     for parameter, meta in network.named_parameters():
         owner, _, kind = parameter.rpartition(".")
         if parameter in fans:
@@ -187,10 +187,15 @@ def _drawn(network, mask, scheme, seed, name, form, fan):
                     f"are not finite or of shape {list(value.shape)}"
                 )
             values[parameter] = value.float()
-        elif given and not isinstance(network.get_submodule(owner), networks.KERNELS):
-            values[parameter] = given[parameter].clone()
-        else:
+        elif constructed and not isinstance(network.get_submodule(owner), networks.KERNELS):
+            values[parameter] = constructed[parameter]
+        elif meta.dim() < 2 and kind in ("weight", "bias"):
             values[parameter] = torch.full(meta.shape, float(kind == "weight"))
+        else:
+            raise ValueError(
+                f"{parameter!r} is no kernel, bias or scale: only its constructor knows its values; "
+                "register the network and build it by networks.build"
+            )
     return values
 
 

@@ -86,7 +86,7 @@ def _seeds(value):
     return value
 
 
-Dataset, NetworkName = _one_of(sets.NAMES), _one_of(tuple(registry.network))
+Dataset, NetworkName = _one_of(tuple(registry.dataset)), _one_of(tuple(registry.network))
 Normalisation, Noise, Activation = (
     _one_of(sets.NORMALISATIONS),
     _one_of(sets.NOISES),

@@ -12,7 +12,8 @@ from support import content_digest, forget_sets, random_arrays
 from torchvision.transforms import functional as reference
 
 from lib import files, rng
-from lib.data import archives, images, sets
+from lib.data import archives, sets
+from lib.data.images import Cropper
 
 # -- the 12-bit task ---------------------------------------------------------------------------------------------------
 
@@ -454,7 +455,7 @@ def test_cropper_agrees_with_torchvision(shape):
     stream = torch.Generator().manual_seed(0)
     images = torch.randn(20, *shape, generator=stream)
     black = torch.randn(shape[0], generator=stream)
-    crop = images.Cropper(images, black)
+    crop = Cropper(images, black)
     moves = crop.draw(64, stream)
     moves[:3] = torch.tensor([[0, 0, 0], [8, 8, 1], [4, 4, 0]])
     index = torch.randint(20, (64,), generator=stream)
@@ -469,7 +470,7 @@ def test_cropper_agrees_with_torchvision(shape):
 
 def test_crops_are_drawn_uniformly():
     """All 9 x 9 offsets and both flips come up equally often."""
-    crop = images.Cropper(torch.zeros(1, 1, 8, 8), torch.zeros(1))
+    crop = Cropper(torch.zeros(1, 1, 8, 8), torch.zeros(1))
     moves = crop.draw(81 * 2 * 100, rng.generator(0, "crop", 0))
     counts = torch.bincount(
         moves[:, 0] * 18 + moves[:, 1] * 2 + moves[:, 2], minlength=162

@@ -25,7 +25,7 @@ def expected_std(scheme, shape):
     }[scheme]
 
 
-@pytest.mark.parametrize("scheme", initializers.SCHEMES)
+@pytest.mark.parametrize("scheme", initializers.VARIANCES)
 @pytest.mark.parametrize("network", [LINEAR, CONVOLUTIONAL], ids=["linear", "convolutional"])
 def test_moments(network, scheme):
     """Mean and variance of every kernel are those of the scheme, within five standard errors."""
@@ -87,7 +87,7 @@ def test_unknown_scheme():
     """An unknown scheme is answered with the known ones."""
     with pytest.raises(
         ValueError,
-        match="'hee' is unknown; there are he, he-fan-out, glorot-normal, glorot-uniform",
+        match="'hee': allowed are he, he-fan-out, glorot-normal, glorot-uniform",
     ):
         initializers.dense(LINEAR, "hee", 0)
 
@@ -135,7 +135,7 @@ def counted_by_hand(live, o, i):
 
 
 @pytest.mark.parametrize("form", initializers.FORMS)
-@pytest.mark.parametrize("scheme", initializers.SCHEMES)
+@pytest.mark.parametrize("scheme", initializers.VARIANCES)
 @pytest.mark.parametrize("network", [LINEAR, CONVOLUTIONAL], ids=["linear", "convolutional"])
 def test_under_a_full_mask_it_is_the_dense_one(network, scheme, form):
     """Bit for bit, and no neuron is without inputs; also where the mask names some layers only."""
@@ -292,7 +292,7 @@ def test_what_does_not_fit_is_refused():
     for arguments, message in (
         (dict(form="neurone"), "'neurone' is unknown; there are masked, layer, neuron"),
         (dict(fan="inn"), "'inn' is unknown; there are in, out, average"),
-        (dict(scheme="hee"), "'hee' is unknown; there are he"),
+        (dict(scheme="hee"), "'hee': allowed are he"),
         (dict(scheme="he-fan-out", form="layer", fan="in"), "has a fan of its own, not 'in'"),
         (
             dict(mask={"2.weight": good["1.weight"]}),

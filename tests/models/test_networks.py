@@ -10,8 +10,6 @@ from support import carry_out, family, small
 from torch import nn
 
 from lib.models import initializers, networks
-from lib.specs import run
-from lib.training import cohort
 
 
 def size(network):
@@ -65,17 +63,29 @@ def test_width_multiplies_the_channels():
         assert network[-1].in_features == planes[-1]
 
 
-def test_four_widths_are_those_of_lenet():
-    """A run's widths reach LeNet-5 where there are four; any other number, such as the default of two, leaves it as it is."""
-    for widths, channels in (
-        ((3, 5, 27, 20), [3, 5, 27, 20, 10]),
-        ((100, 100), [6, 16, 120, 84, 10]),
-        ((7,), [6, 16, 120, 84, 10]),
-    ):
-        network = cohort.build(run.Network(name="lenet-5", widths=widths), (1, 28, 28), 10)
-        assert [
-            m.weight.shape[0] for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Linear))
-        ] == channels
+@pytest.mark.parametrize("widths", [(3, 5, 27, 20), [3, 5, 27, 20], None])
+def test_four_widths_are_those_of_lenet(widths):
+    """They reach its convolutions and hidden layers; None leaves it its own."""
+    network = networks.build("lenet-5", (1, 28, 28), 10, widths=widths)
+    found = [network.get_parameter(name).shape[0] for name in networks.kernels(network)]
+    assert found == [*(widths or (6, 16, 120, 84)), 10]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "says"),
+    [
+        ("resnet-20", {"widths": (8,)}, r"widths is \(8,\): network 'resnet-20' takes width"),
+        ("mlp", {"width": 2.0}, "width is 2.0: network 'mlp' takes widths, activation"),
+        ("lenet-300-100", {"widths": (8,)}, "network 'lenet-300-100' takes activation"),
+        ("vgg-11", {"colour": 1}, "colour is 1: network 'vgg-11' takes no options"),
+        ("lenet-5", {"widths": (8, 8)}, r"widths is \(8, 8\): network 'lenet-5' takes four, of"),
+    ],
+)
+def test_an_option_that_a_network_does_not_take_is_refused(name, options, says):
+    """By name and value, with what it does take; None is the same as not given."""
+    with pytest.raises(ValueError, match=says):
+        networks.build(name, (3, 32, 32), 10, **options)
+    networks.build(name, (3, 32, 32), 10, **dict.fromkeys(networks.options(name)))
 
 
 @pytest.mark.parametrize(
@@ -114,7 +124,7 @@ def test_small_dense_of_other_kinds():
         ValueError, match=r"no 'mlp' has about 500000 parameters: .* it has 807 to 266610"
     ):
         networks.small_dense("mlp", (1, 28, 28), 10, 500_000, widths=(300, 100))
-    with pytest.raises(ValueError, match="no 'lenet-5' has about 20"):
+    with pytest.raises(ValueError, match="no 'lenet-5' has about 20 parameters"):
         networks.small_dense("lenet-5", (1, 28, 28), 10, 20)
     with pytest.raises(ValueError, match="'vgg-11' has no width that could be changed"):
         networks.small_dense("vgg-11", (3, 32, 32), 10, 1000)
@@ -259,11 +269,11 @@ def test_nothing_left_to_prune_is_refused(keep_dense):
 @pytest.mark.parametrize(
     ("name", "shape", "says"),
     [
-        ("lenet-5", (1, 15, 28), "'lenet-5' needs images of at least 16x16"),
-        ("vgg-11", (3, 16, 16), "'vgg-11' needs images of at least 32x32"),
-        ("vgg-16", (3, 31, 40), "'vgg-16' needs images of at least 32x32"),
+        ("lenet-5", (1, 15, 28), "'lenet-5' needs images .* of at least 16x16"),
+        ("vgg-11", (3, 16, 16), "'vgg-11' needs images .* of at least 32x32"),
+        ("vgg-16", (3, 31, 40), "'vgg-16' needs images .* of at least 32x32"),
         ("resnet-20", (12,), "'resnet-20' needs images"),
-        ("resnet-21", (3, 32, 32), "'resnet-21' is unknown; there are mlp, lenet-300-100"),
+        ("resnet-21", (3, 32, 32), "network is 'resnet-21': allowed are mlp, lenet-300-100"),
     ],
 )
 def test_inputs_that_do_not_fit_are_refused(name, shape, says):
