@@ -1,4 +1,4 @@
-"""Data sets of one's own: tensors handed over, or a function that gives them; bad ones are refused."""
+"""Data sets of one's own: tensors, or a function that gives them; bad ones are refused."""
 
 import numpy as np
 import pytest
@@ -67,7 +67,7 @@ def test_whole_numbers_are_scaled(hand_over, kind, largest):
 
 
 def test_the_fingerprint_is_of_the_content(hand_over):
-    """Whoever hands it over and under which name; another pixel, label or treatment gives another."""
+    """Under whichever name and by whatever; another pixel, label or treatment gives another."""
     given = arrays()
     first = hand_over(given).fingerprint
 

@@ -211,7 +211,10 @@ REFUSED = [
     (lambda shape, classes: nn.Sequential(nn.Linear(8, 5)), r"must return logits \[n, 5\]"),
     (lambda shape, classes: nn.LSTM(8, 5), "cannot be made .*: ValueError: LSTM"),
     (lambda shape, classes: "an mlp", "is a str: it must be, or give, a torch.nn.Module"),
-    (lambda shape, classes: Viewing(), r"cannot be made .* two images of shape \[3, 8, 8\]: .*reshape"),
+    (
+        lambda shape, classes: Viewing(),
+        r"cannot be made .* two images of shape \[3, 8, 8\]: .*reshape",
+    ),
     (lambda shape, classes, depth: Head(), "cannot be made .*: TypeError: .*'depth'"),
     (lambda: Head(), "cannot be made for 5 classes .*: TypeError: "),
 ]
@@ -228,7 +231,10 @@ def test_what_cannot_be_trained_is_refused(register, number):
 
 
 def test_an_initializer_of_ones_own():
-    """It draws each kernel from the kernel's generator, dense and by neuron; what it cannot, it says."""
+    """It draws each kernel from the kernel's generator, dense and by neuron.
+
+    What it cannot, it says.
+    """
 
     @initializer(name="lecun", version="1")
     def lecun(shape, fan_in, fan_out, generator):
