@@ -14,7 +14,7 @@ CONSTANTS = {  # mean and standard deviation of each channel, for pixels in [0, 
     # the gradient-flow study's code, and torchvision's networks
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
-NORMALISATIONS = ("channel", *CONSTANTS)
+NORMALISATIONS = ("none", "channel", *list(CONSTANTS)[1:])
 NOISES = ("symmetric", "flip")
 
 

@@ -160,14 +160,19 @@ def _sound(name, found):
             x.shape[1:] == arrays["x_train"].shape[1:],
             says[f"x_{part}"] + f"x_train is {arrays['x_train'].shape}: all images must be alike",
         )
+        require(
+            x.ndim < 4 or x.shape[1] in (1, 3) or x.shape[3] not in (1, 3),
+            says[f"x_{part}"] + "the channels must come first: [N, C, H, W]",
+        )
+        with np.errstate(over="ignore"):
+            x = x.astype({"f": np.float32, "b": np.uint8}.get(x.dtype.kind, x.dtype))
         require(np.isfinite(x).all(), says[f"x_{part}"] + "it holds NaN or infinities")
         require(
             y.shape == (len(x),) and y.dtype.kind in "iu" and np.isin(y, labels).all(),
             says[f"y_{part}"] + f"it must be {len(x)} labels, whole numbers known from y_train",
         )
-        kind = {"f": np.float32, "b": np.uint8}.get(x.dtype.kind, x.dtype)
-        sound[f"x_{part}"] = np.moveaxis(x, 1, -1).astype(kind) if x.ndim == 4 else x.astype(kind)
-        sound[f"y_{part}"] = y.astype(np.int64)
+        sound |= {f"x_{part}": np.moveaxis(x, 1, -1) if x.ndim == 4 else x}
+        sound |= {f"y_{part}": y.astype(np.int64)}
     require(
         labels[0] == 0 and labels[-1] == len(labels) - 1,
         says["y_train"] + f"its {len(labels)} labels must be 0 to {len(labels) - 1}, each of them",

@@ -127,12 +127,7 @@ def sparse(
 
 
 def variances(
-    network: nn.Module,
-    mask: Named,
-    scheme: str,
-    *,
-    form: str = "neuron",
-    fan: str | None = None,
+    network: nn.Module, mask: Named, scheme: str, *, form: str = "neuron", fan: str | None = None
 ) -> Named:
     """The variance of each weight of each kernel as ``sparse`` draws it, float64, by name.
 
@@ -193,8 +188,8 @@ def _drawn(network, mask, scheme, seed, name, form, fan):
             values[parameter] = torch.full(meta.shape, float(kind == "weight"))
         else:
             raise ValueError(
-                f"{parameter!r} is no kernel, bias or scale: only its constructor knows its values; "
-                "register the network and build it by networks.build"
+                f"{parameter!r} is no kernel, bias or scale: only its network's constructor knows "
+                "its values; register it, and build it by networks.build"
             )
     return values
 

@@ -112,6 +112,11 @@ def spoilt(value, index, new):
 REFUSED = [
     (("x_train", lambda x: spoilt(x, (0, 0, 0, 0), np.nan)), r"x_train .*holds NaN or infinities"),
     (("x_test", lambda x: spoilt(x, (0, 0, 0, 0), np.inf)), r"x_test .*holds NaN or infinities"),
+    (("x_test", lambda x: spoilt(x, (0, 0, 0, 0), 1e300)), r"x_test .*holds NaN or infinities"),
+    (
+        ("x_train", lambda x: x.transpose(0, 2, 3, 1)),
+        r"x_train .*the channels must come first: \[N",
+    ),
     (("x_train", lambda x: x[:0]), r"x_train is float64 \(0, 3, 8, 8\); .*and some"),
     (("x_test", lambda x: x[:0]), r"x_test is float64 \(0, 3, 8, 8\); .*and some"),
     (

@@ -306,7 +306,7 @@ def test_unknown_names_are_refused():
     ):
         sets.load("minst")
     with pytest.raises(
-        sets.DataError, match="normalise is 'whiten'; it must be one of channel, none"
+        sets.DataError, match="normalise is 'whiten'; it must be one of none, channel"
     ):
         sets.load("digits", normalise="whiten")
 
