@@ -36,8 +36,8 @@ FORMS = {
 
 
 @functools.lru_cache(maxsize=4)
-def read(name: str, root: Path) -> tuple[np.ndarray, ...]:
-    """(x_train, y_train, x_test, y_test) of the file ``name``.npz in ``root``, in canonical order.
+def read(name: str, root: Path) -> dict[str, np.ndarray]:
+    """The arrays x_train, y_train, x_test, y_test of ``name``.npz in ``root``, in canonical order.
 
     ``x_*`` uint8 [N, H, W] or [N, H, W, C], ``y_*`` int64 [N]. Raises ``DataError`` for a file that
     cannot be downloaded or read, or whose content is not what its name says.
@@ -81,7 +81,7 @@ def read(name: str, root: Path) -> tuple[np.ndarray, ...]:
         f"{path}: its content has checksum {digest[:16]}..., not the {checksum[:16]}... of "
         f"{name!r}; {again}",
     )
-    return tuple(arrays.values())
+    return arrays
 
 
 def fetch(name: str, path: Path, pause: float = 2.0) -> None:

@@ -72,10 +72,11 @@ def build(name: str, shape: Shape, classes: int, **given: Any) -> nn.Module:
             raise ValueError(
                 f"{option} is {value!r}: network {name!r} takes {', '.join(taken) or 'no options'}"
             )
-    if network.version(name):
-        return copy.deepcopy(own.made(name, network[name], tuple(shape), classes, **given))
+    entry, shape = network[name], tuple(shape)
+    if not entry.__module__.startswith("lib."):
+        return copy.deepcopy(own.made(name, entry, shape, classes, **given))
     with torch.device("meta"):
-        return network[name](tuple(shape), classes, **given)
+        return entry(shape, classes, **given)
 
 
 def kernels(network: nn.Module) -> list[str]:
