@@ -149,7 +149,8 @@ def _sound(name, found):
         for key, part in zip(PARTS, found, strict=True)
     }
     says = {k: f"dataset {name!r}: {k} is {a.dtype} {a.shape}; " for k, a in arrays.items()}
-    labels, sound = np.unique(arrays["y_train"]), {}
+    labels = np.unique(arrays["y_train"])
+    sound: dict[str, np.ndarray] = {}
     for part in ("train", "test"):
         x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
         require(
