@@ -115,7 +115,7 @@ def small_dense(
     is so small or so large, or where it has neither ``widths`` nor ``width``.
     """
     whole = build(name, shape, classes, **given)
-    if isinstance(whole, MLP):
+    if type(whole) is MLP:
         name, given = "mlp", {"widths": whole.widths, "activation": whole.activation}
     of = _defaults(name) | {option: value for option, value in given.items() if value is not None}
     if "widths" not in of and "width" not in of:
