@@ -28,11 +28,12 @@ from lib.models.architectures import (
     LeNet5,
     ResNet,
     Shape,
+    Shortcut,
 )
 from lib.registry import network
 
 __all__ = [
-    "ACTIVATIONS", "MLP", "VGG", "BasicBlock", "Bottleneck", "LeNet5", "ResNet",
+    "ACTIVATIONS", "MLP", "VGG", "BasicBlock", "Bottleneck", "LeNet5", "ResNet", "Shortcut",
     "build", "kernels", "options", "prunable", "small_dense",
 ]  # fmt: skip
 
