@@ -11,7 +11,7 @@ content::
 ``x_*`` are [N, D], [N, H, W] or [N, C, H, W]; whole numbers are divided by the largest of the
 training part, so that they lie in [0, 1], and floating-point ones stay as they are. ``y_*`` are
 labels 0 to C-1. The first so many examples are those of the order in which they are given. Tensors
-or arrays; the project's own sets and the folders of ``lib.data.folder`` are among ``dataset`` too.
+or arrays will do. A function is called once, until it is registered anew.
 """
 
 import functools

@@ -9,7 +9,6 @@ module of one's own that takes images and returns logits is checked by ``lib.mod
         return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), classes))
 """
 
-import copy
 import inspect
 from bisect import bisect_left
 from itertools import pairwise
@@ -75,7 +74,7 @@ def build(name: str, shape: Shape, classes: int, **given: Any) -> nn.Module:
             )
     entry, shape = network[name], tuple(shape)
     if not entry.__module__.startswith("lib."):
-        return copy.deepcopy(own.made(name, entry, shape, classes, **given))
+        return own.build(name, entry, shape, classes, **given)
     with torch.device("meta"):
         return entry(shape, classes, **given)
 

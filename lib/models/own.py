@@ -14,11 +14,10 @@ from torch import nn
 NORMS = nn.modules.batchnorm._NormBase
 
 
-@functools.lru_cache(maxsize=16)
-def made(
+def build(
     name: str, entry: Callable, shape: tuple[int, ...], classes: int, **options: Any
 ) -> nn.Module:
-    """The module ``entry(shape, classes, **options)`` on the meta device; one for all who ask.
+    """The module ``entry(shape, classes, **options)`` on the meta device.
 
     Raises ``ValueError``, naming the network, where it does not give logits [n, classes] for images
     [n, *shape] (channels-last, as they come while training), draws random numbers on its way, or

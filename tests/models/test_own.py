@@ -146,10 +146,14 @@ def test_small_dense_of_ones_own(register):
 
 
 def test_an_edited_network_is_built_anew(register):
-    """What was built under the same name before is not taken."""
+    """What was built under the same name before is not taken, nor when what it uses has changed."""
+    sizes = [3]
     for size in (3, 4):
-        layer = register(lambda shape, classes, n=size: Head(n, classes))
-        assert layer.get_parameter("layers.1.weight").shape == (size, 192)
+        made = register(lambda shape, classes: Head(sizes[0], classes))
+        assert made.get_parameter("layers.1.weight").shape == (size, 192)
+        sizes[0] += 1
+    made = networks.build("mine", SHAPE, CLASSES)
+    assert made.get_parameter("layers.1.weight").shape == (5, 192)
 
 
 class Head(nn.Module):
