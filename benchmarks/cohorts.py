@@ -2,7 +2,7 @@
 
 from benchmarks import ours, usual
 from benchmarks.timing import Row, race
-from lib.models import networks
+from lib.registry import network
 
 MEMBERS = 32
 TASKS = {  # title: (task, target)
@@ -60,7 +60,7 @@ def _small(name: str) -> ours.Task:
 def against_one_by_one(quick: bool) -> list[Row]:
     """A cohort of 4 against the same 4 networks, trained one after the other by the same code."""
     rows = []
-    for name in networks.NAMES:
+    for name in network:
         task = _small(name)
         rates = race(
             {"cohort": ours.cohort_of(task, 4), "one by one": ours.one_by_one(task, 4)},

@@ -12,13 +12,6 @@ HOME = Path(__file__).resolve().parent.parent
 # where data/ lies: in the project's folder, or here, where the packages alone are installed
 BASE = HOME if (HOME / "pyproject.toml").exists() else Path.cwd()
 
-# Checksums of the complete sets, over the sorted hashes of their examples: no order matters.
-DIGESTS = {
-    "mnist": "df96e7b15ff0bd6094e381b6b0b60883999f6b373a0054a538ca49ccbc043f83",
-    "cifar10": "f389996f205fe2ecbaef1fb208674ae4af4b3446c8238b788ab871a6091e1920",
-    "cifar100": "00c54ec3524ee7fcda992ab6bfdf65f733c084a0c7f509cfcc00460020953cd1",
-}
-
 
 class StorageError(OSError):
     """The disk would not take a file; nothing half-written is left, and what was there stays."""

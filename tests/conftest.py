@@ -4,10 +4,9 @@ import hypothesis
 import numpy as np
 import pytest
 import torch
-from support import content_digest, random_arrays
+from support import content_digest, forget_sets, random_arrays
 
-from lib import files
-from lib.data import sets
+from lib.data import archives
 from lib.runs.store import Store
 from lib.training import loop
 
@@ -36,19 +35,17 @@ def place_set(tmp_path, monkeypatch):
         arrays = arrays or random_arrays(**form)
         classes = classes or int(arrays["y_train"].max()) + 1
         sizes = (len(arrays["x_train"]), len(arrays["x_test"]))
-        monkeypatch.setitem(sets._FORMS, name, (arrays["x_train"].shape[1:], classes, *sizes))
-        if trusted:
-            monkeypatch.setitem(files.DIGESTS, name, content_digest(arrays))
+        digest = content_digest(arrays) if trusted else archives.FORMS[name][-1]
+        form = (arrays["x_train"].shape[1:], classes, *sizes, digest)
+        monkeypatch.setitem(archives.FORMS, name, form)
         path = tmp_path / "data" / f"{name}.npz"
         path.parent.mkdir(exist_ok=True)
         np.savez(path, **arrays)
-        sets.read.cache_clear()
-        sets._tensors.cache_clear()
+        forget_sets()
         return path
 
     yield place
-    sets.read.cache_clear()
-    sets._tensors.cache_clear()
+    forget_sets()
 
 
 @pytest.fixture

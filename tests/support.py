@@ -14,7 +14,8 @@ import pandas as pd
 import torch
 
 from lib import rng
-from lib.data import sets
+from lib.data import archives, sets
+from lib.data.images import Cropper
 from lib.runs import sweep
 from lib.runs.store import Store
 from lib.specs.parts import Setup
@@ -173,7 +174,7 @@ def usual_loop(run: Run, weights, buffers, mask, *, rate=None, velocity=None) ->
     for name, p in network.named_parameters() if velocity else ():
         optimiser.state[p]["momentum_buffer"] = velocity[name] * mask[name]
     labels, count = labels_of(run), len(images.y_train)
-    crop = sets.Cropper(images.x_train, images.black) if run.data.augment else None
+    crop = Cropper(images.x_train, images.black) if run.data.augment else None
     steps = math.ceil(count / recipe.batch_size)
     stream = "sol_d" if run.solution == "sol_p" else run.solution
     network.train()
@@ -233,8 +234,14 @@ def random_arrays(shape=(16, 16, 3), classes=4, train=48, test=24, seed=0) -> di
     return arrays
 
 
+def forget_sets() -> None:
+    """Empty the caches of the sets, so that files are read anew."""
+    for function in (archives.read, sets._arrays, sets._tensors):
+        function.cache_clear()
+
+
 def content_digest(arrays: dict[str, np.ndarray]) -> str:
-    """The checksum that ``lib.files.DIGESTS`` holds: over the sorted hashes of the examples of each part."""
+    """The checksum that ``lib.data.archives`` holds: over the sorted hashes of the examples of each part."""
     parts = []
     for part in ("train", "test"):
         pairs = zip(arrays[f"x_{part}"], arrays[f"y_{part}"].tolist(), strict=True)

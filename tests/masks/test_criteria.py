@@ -129,11 +129,11 @@ def test_synflow_in_rounds(scope, activation):
 
 def test_synflow_conserves_flow_and_looks_at_no_data():
     """With BatchNorm, shortcuts and average pooling the scores of a layer still add up to the same R where every path passes it."""
-    for name, shape, layers in (
-        ("resnet-20", (3, 32, 32), ("0.0.weight", "6.weight")),
-        ("lenet-5", (1, 28, 28), None),
+    for name, shape, options, layers in (
+        ("resnet-20", (3, 32, 32), {"width": 0.25}, ("0.0.weight", "6.weight")),
+        ("lenet-5", (1, 28, 28), {"pooling": "avg"}, None),
     ):
-        network = networks.build(name, shape, 10, width=0.25, pooling="avg")
+        network = networks.build(name, shape, 10, **options)
         layout = Layout(network)
         buffers = layout.fresh_buffers() + 0.3 * torch.rand(
             layout.buffer_size, generator=rng.generator(0, "buffers")

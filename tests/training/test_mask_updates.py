@@ -22,7 +22,7 @@ from support import (
 )
 
 from lib import rng
-from lib.data import sets
+from lib.data.images import Cropper
 from lib.masks import masks
 from lib.models import initializers, networks
 from lib.runs import results
@@ -143,7 +143,7 @@ def by_hand(run, weights, buffers, mask):
         networks.prunable(network, run.pruning.keep_dense),
         dict(network.named_parameters()),
     )
-    crop = sets.Cropper(images.x_train, images.black) if run.data.augment else None
+    crop = Cropper(images.x_train, images.black) if run.data.augment else None
     velocity, mask = (
         {name: torch.zeros_like(p) for name, p in own.items()},
         {name: live.clone() for name, live in mask.items()},
