@@ -9,7 +9,7 @@ import pytest
 from lib import claims, plots
 from lib.claims import early
 from lib.claims.decisions import NotHere
-from lib.training.peaks import PeakRule, decide
+from lib.training.monitors import PeakRule, decide
 
 EPOCHS, GRID = 40, [0, 1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 36, 40]
 HERE = {

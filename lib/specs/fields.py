@@ -5,10 +5,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from lib import registry
 from lib.data import sets
-from lib.masks import criteria, dynamic, masks
+from lib.masks import dynamic, masks
 from lib.models import initializers, networks
-from lib.training import monitors
 
 
 def _number(value):
@@ -93,12 +93,12 @@ Normalisation, Noise, Activation = (
 )
 Pooling = Literal["max", "avg"]
 Criterion, Scope, Scheme = (
-    _one_of(criteria.CRITERIA),
+    _one_of(registry.criterion),
     _one_of(masks.SCOPES),
     _one_of(initializers.SCHEMES),
 )
-Signal = _one_of(monitors.MONITORS)
-MaskUpdateRule, DropSchedule = _one_of(dynamic.METHODS), _one_of(dynamic.SCHEDULES)
+Signal = _one_of(registry.monitor)
+MaskUpdateRule, DropSchedule = _one_of(registry.mask_update), _one_of(dynamic.SCHEDULES)
 Form, Perturbation, MaskKind = (
     _one_of(initializers.FORMS),
     _one_of(initializers.PERTURBATIONS),

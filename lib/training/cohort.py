@@ -1,33 +1,52 @@
 """The state of a cohort: K networks of one architecture as flat tensors of shape [K, P].
 
-Weights, velocity and mask are each one tensor; views by name feed the forward pass. An optimiser step, a mask,
-weight decay or a checkpoint is one operation over one tensor, whatever the architecture, and a member is one row.
+Weights, velocity and mask are each one tensor; views by name feed the forward pass. An optimiser
+step, a mask, weight decay or a checkpoint is one operation over one tensor, whatever the
+architecture, and a member is one row. Rows and members change their order together, or not at all.
 """
 
 import copy
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
 
+from lib import rng
+from lib.data import sets
 from lib.models import networks
+from lib.specs.parts import Network
+from lib.specs.run import Run
+
+Named = dict[str, torch.Tensor]
+STATE = ("weights", "buffers", "mask")  # of a member at any moment
 
 
 class Layout:
-    """Where each parameter and each BatchNorm statistic of an architecture lies in a flat row."""
+    """Where each parameter and each running statistic of an architecture lies in a flat row.
+
+    Raises ``ValueError`` for a parameter that two modules share, and for other buffers: a row has
+    no place for them. The count of batches is no state: with a fixed momentum BatchNorm never reads
+    it.
+    """
 
     def __init__(self, network: nn.Module):
         self.parameters = {name: p.shape for name, p in network.named_parameters()}
-        # the count of batches is no state: with a fixed momentum BatchNorm never reads it
-        self.buffers = {
-            n: b.shape for n, b in network.named_buffers() if not n.endswith("num_batches_tracked")
-        }
+        buffers = {name: b.shape for name, b in network.named_buffers()}
+        kinds = ("running_mean", "running_var", "num_batches_tracked")
+        self.buffers = {n: s for n, s in buffers.items() if n.endswith(kinds[:2])}
+        every = {name for name, _ in network.named_parameters(remove_duplicate=False)}
+        odd = [n for n in buffers if not n.endswith(kinds)] + sorted(every - set(self.parameters))
+        if odd:
+            raise ValueError(
+                f"the network has {', '.join(odd)}: buffers other than running statistics and "
+                "parameters that modules share have no place in a row"
+            )
         self.size = sum(shape.numel() for shape in self.parameters.values())
         self.buffer_size = sum(shape.numel() for shape in self.buffers.values())
 
-    def views(self, rows: torch.Tensor, buffers: bool = False) -> dict[str, torch.Tensor]:
+    def views(self, rows: torch.Tensor, buffers: bool = False) -> Named:
         """Views [..., *shape] by name into ``rows`` [..., P] (or [..., B] for ``buffers``)."""
         views, offset = {}, 0
         for name, shape in (self.buffers if buffers else self.parameters).items():
@@ -35,27 +54,28 @@ class Layout:
             offset += shape.numel()
         return views
 
-    def row(self, values: dict[str, torch.Tensor]) -> torch.Tensor:
+    def row(self, values: Named) -> torch.Tensor:
         """The flat row [P] of parameters given by name; the inverse of ``views``."""
         return torch.cat([values[name].reshape(-1) for name in self.parameters])
 
-    def mask_row(self, mask: dict[str, torch.Tensor]) -> torch.Tensor:
+    def mask_row(self, mask: Named) -> torch.Tensor:
         """The flat bool row [P] of a mask by name; parameters that it does not name live."""
-        ones = {
-            name: torch.ones(shape, dtype=torch.bool) for name, shape in self.parameters.items()
-        }
+        ones = {n: torch.ones(shape, dtype=torch.bool) for n, shape in self.parameters.items()}
         return self.row({**ones, **mask})
 
     def fresh_buffers(self) -> torch.Tensor:
-        """BatchNorm statistics [B] as they are before training: mean 0, variance 1."""
+        """Running statistics [B] as they are before training: mean 0, variance 1."""
         row = torch.zeros(self.buffer_size)
         for name, view in self.views(row, buffers=True).items():
             view.fill_(float(name.endswith("running_var")))
         return row
 
 
-def build(network_spec, shape: tuple[int, ...], classes: int) -> nn.Module:
-    """The meta-device module of a ``runs.Network`` for such inputs; raises ``ValueError`` where they do not fit."""
+def build(network_spec: Network, shape: tuple[int, ...], classes: int) -> nn.Module:
+    """The meta-device module of a specification's network for such inputs.
+
+    Raises ``ValueError`` where they do not fit.
+    """
     s = network_spec
     return networks.build(
         s.name,
@@ -68,10 +88,15 @@ def build(network_spec, shape: tuple[int, ...], classes: int) -> nn.Module:
     )
 
 
+def network_of(run: Run, images: sets.ImageSet) -> nn.Module:
+    """The meta-device module that ``run`` trains on ``images``."""
+    return build(run.network, images.shape, images.classes)
+
+
 def filled(
     network: nn.Module, weights: torch.Tensor, buffers: torch.Tensor, device="cpu"
 ) -> nn.Module:
-    """A copy of the meta-device ``network`` with these flat rows [P] and [B] as its parameters and statistics, in eval mode."""
+    """A copy of the meta-device ``network`` in eval mode, with these rows [P] and [B] as its own."""
     layout = Layout(network)
     network = copy.deepcopy(network).to_empty(device=device).eval()
     values = {**layout.views(weights), **layout.views(buffers, buffers=True)}
@@ -82,8 +107,38 @@ def filled(
 
 
 @dataclass
+class Member:
+    """One run in training: its labels ``given`` [N], those ``flipped``, and what it has gathered.
+
+    Its weights are a row of its cohort.
+    """
+
+    run: Run
+    given: torch.Tensor
+    flipped: torch.Tensor
+    facts: dict
+    history: list[dict] = field(default_factory=list)
+    kept: Named = field(default_factory=dict)
+    best: float = -1.0
+    diverged: int | None = None
+
+    def done(self, trained: int) -> bool:
+        """Whether this member has nothing left to train after ``trained`` epochs of the cohort."""
+        return trained >= self.run.length or self.diverged is not None
+
+    def draws(self, name: str, epoch: int) -> torch.Generator:
+        """Its generator for one draw of data in an epoch; who goes on has those of its parent."""
+        stream = "sol_d" if self.run.continuation else self.run.solution
+        replica = ("replica", self.run.replica) if self.run.replica else ()
+        return rng.generator(self.run.seed, stream, name, epoch, *replica)
+
+
+@dataclass
 class Cohort:
-    """K members. ``weights``, ``velocity``, ``mask`` [K, P] and ``buffers`` [K, B] float32 on one device."""
+    """K rows on one device, and whose they are (nobody's, if they are looked at alone).
+
+    ``weights``, ``velocity``, ``gradients`` float32 and ``mask`` bool [K, P], ``buffers`` [K, B].
+    """
 
     layout: Layout
     weights: torch.Tensor
@@ -91,6 +146,7 @@ class Cohort:
     mask: torch.Tensor
     velocity: torch.Tensor = None
     gradients: torch.Tensor = field(default=None, repr=False)
+    members: list[Member] = field(default_factory=list, repr=False)
 
     def __post_init__(self):
         if self.velocity is None:
@@ -100,38 +156,48 @@ class Cohort:
 
     @functools.cached_property
     def bits(self) -> torch.Tensor | None:
-        """int32 [K, P]: all bits set where a weight lives and none where it is pruned (see ``sgd_``); None if all live."""
+        """int32 [K, P]: all bits set where a weight lives, else none (see ``sgd_``).
+
+        None if all live. Forget it where a mask changes: ``remask``.
+        """
         return None if self.mask.all() else self.mask.int().neg_()
 
     def __len__(self):
         return len(self.weights)
 
-    def select(self, members: list[int]) -> "Cohort":
-        """A cohort of its own that holds copies of these members."""
-        index = torch.tensor(members, device=self.weights.device)
-        return Cohort(
-            self.layout, *(t[index] for t in (self.weights, self.buffers, self.mask, self.velocity))
-        )
+    def select(self, order: list[int]) -> "Cohort":
+        """A cohort of its own that holds copies of these rows, with their members, in this order."""
+        index = torch.tensor(order, dtype=torch.long, device=self.weights.device)
+        rows = (t[index] for t in (self.weights, self.buffers, self.mask, self.velocity))
+        return Cohort(self.layout, *rows, members=[self.members[k] for k in order if self.members])
 
     def slice(self, start: int, stop: int) -> "Cohort":
         """The members ``start`` to ``stop`` as views: training them trains this cohort."""
-        state = ("weights", "buffers", "mask", "velocity", "gradients")
+        state = (*STATE, "velocity", "gradients", "members")
         return replace(self, **{name: getattr(self, name)[start:stop] for name in state})
 
-    def modules(self, network: nn.Module) -> Iterator[nn.Module]:
-        """One module per member whose parameters, gradients and statistics are views of its rows.
+    def keep(self, k: int, suffix: str, *names: str) -> Named:
+        """Copy what row ``k`` has under ``names`` now to what its member has kept; return that."""
+        for name in names:
+            self.members[k].kept[f"{name}{suffix}"] = getattr(self, name)[k].cpu().clone()
+        return self.members[k].kept
 
-        ``network`` is a meta-device module that serves as the pattern; it is rebuilt for each member. The views are
-        taken by ``.data``: they share the memory but not autograd's version counter, so that one member's step is
-        no in-place change to another's graph when workers train both at once.
+    def remask(self, k: int, mask: torch.Tensor) -> None:
+        """Give row ``k`` this mask [P]; its weights are the caller's to change."""
+        self.mask[k] = mask
+        self.__dict__.pop("bits", None)  # made from the mask when next asked for
+
+    def modules(self, network: nn.Module) -> Iterator[nn.Module]:
+        """A module per row whose parameters, gradients and statistics are views of it.
+
+        ``network`` is a meta-device module that serves as the pattern. The views are taken by
+        ``.data``: they share the memory but not autograd's version counter, so that one member's
+        step is no in-place change to another's graph when workers train both at once.
         """
         for k in range(len(self)):
             module = copy.deepcopy(network)
-            weights, gradients = (
-                self.layout.views(self.weights.data[k]),
-                self.layout.views(self.gradients.data[k]),
-            )
-            for name, value in weights.items():
+            gradients = self.layout.views(self.gradients.data[k])
+            for name, value in self.layout.views(self.weights.data[k]).items():
                 owner, _, kind = name.rpartition(".")
                 parameter = nn.Parameter(value.data)
                 parameter.grad = gradients[name].data
@@ -147,13 +213,12 @@ class Cohort:
 def sgd_(cohort: Cohort, rate, momentum: float, nesterov: bool, decay) -> None:
     """One SGD step of every member in place: PyTorch's rule, with the gradient masked.
 
-    ``rate`` and ``decay`` are numbers or tensors [K, 1]. A pruned weight starts at zero with zero velocity, its
-    gradient is zero here, and decay adds a multiple of the weight itself: it is zero after every step.
+    ``rate`` and ``decay`` are numbers or tensors [K, 1]. A pruned weight starts at zero with zero
+    velocity, its gradient is zero here, and decay adds a multiple of the weight itself: it is zero
+    after every step.
     """
     weights, gradients, velocity = cohort.weights, cohort.gradients, cohort.velocity
-    if (
-        cohort.bits is not None
-    ):  # bitwise "and" clears a NaN too, and runs ten times as fast as masked_fill_
+    if cohort.bits is not None:  # "and" clears a NaN too, ten times as fast as masked_fill_
         gradients.view(torch.int32).bitwise_and_(cohort.bits)
     if isinstance(decay, torch.Tensor):
         gradients.addcmul_(weights, decay)
@@ -169,22 +234,26 @@ def sgd_(cohort: Cohort, rate, momentum: float, nesterov: bool, decay) -> None:
         weights.add_(step, alpha=-rate)
 
 
-def column(values: torch.Tensor, device):
-    """``step -> `` the column [c, 1] of ``values`` [c, steps], or one number where all members agree (it is faster)."""
+def column(values: torch.Tensor, device) -> Callable[[int], float | torch.Tensor]:
+    """``step -> `` the column [c, 1] of ``values`` [c, steps], or one number where all agree.
+
+    A number is faster.
+    """
     if (values == values[0]).all():
-        numbers = values[0].tolist()
-        return numbers.__getitem__
+        return values[0].tolist().__getitem__
     values = values.to(device)
     return lambda step: values[:, step : step + 1]
 
 
-def decays(recipes: list, layout: Layout, device):
-    """The ``decay`` of ``sgd_`` for members with these recipes: a number, or [c, 1], or [c, P] where some spare what is no kernel."""
+def decays(recipes: list, layout: Layout, device) -> float | torch.Tensor:
+    """The ``decay`` of ``sgd_`` for members with these recipes.
+
+    A number or [c, 1]; or [c, P] where some spare what is no kernel.
+    """
     share = torch.tensor([[recipe.weight_decay] for recipe in recipes])
     if all(recipe.decay == "all" for recipe in recipes):
         return column(share, device)(0)
-    kernels = layout.row(
-        {name: torch.full(s, float(len(s) > 1)) for name, s in layout.parameters.items()}
-    )
+    shapes = layout.parameters.items()
+    kernels = layout.row({name: torch.full(s, float(len(s) > 1)) for name, s in shapes})
     spared = torch.tensor([[recipe.decay == "kernels"] for recipe in recipes])
     return (share * torch.where(spared, kernels, torch.ones_like(kernels))).to(device)

@@ -8,7 +8,7 @@ import torch
 from support import carry_out, images_of, small
 from torch import nn
 
-from lib import rng
+from lib import registry, rng
 from lib.masks import criteria, masks
 from lib.models import initializers, networks
 from lib.specs.run import Run, continued
@@ -30,7 +30,7 @@ def by_hand(sparsity=None, scope="global", biases=(0.0, 0.0)):
 
 
 def scores(name, weights, task):
-    return criteria.CRITERIA[name](weights, rng.generator(0, "criterion"), task)
+    return registry.criterion[name](weights, rng.generator(0, "criterion"), task)
 
 
 def test_snip_by_hand():

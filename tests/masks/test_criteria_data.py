@@ -9,6 +9,7 @@ from lib import rng
 from lib.masks import criteria
 from lib.metrics import fisher
 from lib.models import networks
+from lib.registry import criterion
 from lib.specs.fields import ParameterError
 from lib.specs.run import Run, continued, finetune, scratch
 from studies.presets import settings
@@ -33,7 +34,7 @@ def tiny():
 
 
 def scores_of(name, weights, task, seed=7):
-    return criteria.CRITERIA[name](weights, rng.generator(seed), task)
+    return criterion[name](weights, rng.generator(seed), task)
 
 
 def slow_diagonal(network, x, labels):
@@ -152,7 +153,7 @@ def test_a_run_pruned_by_fisher(options, name, store, one_thread):
         names = networks.prunable(network, ("last",))
         task = criteria.Task(lambda network=network: network, images_of(dense).x_train, None)
         weights = {n: network.get_parameter(n).detach() for n in names}
-        scores = criteria.CRITERIA[name](
+        scores = criterion[name](
             weights, rng.generator(3, "criterion", name, *moment), task
         )
         live = layout.views(store.get(run.key).tensors["mask"])
@@ -161,12 +162,11 @@ def test_a_run_pruned_by_fisher(options, name, store, one_thread):
 
 
 @pytest.fixture
-def saliency(monkeypatch):
+def saliency():
     """A criterion of one's own, |w · dL/dw| on the given labels (Lee et al. 2019), and what it saw."""
-    monkeypatch.setitem(criteria.CRITERIA, "saliency", None)  # leaves with the test
     seen = []
 
-    @criteria.criterion
+    @criterion(version="1")
     def saliency(weights, generator, task):
         network = task.network
         seen.append(
@@ -180,7 +180,8 @@ def saliency(monkeypatch):
         gradients = torch.autograd.grad(loss, [network.get_parameter(name) for name in weights])
         return {name: (weights[name] * g).abs() for name, g in zip(weights, gradients, strict=True)}
 
-    return seen
+    yield seen
+    criterion.forget("saliency")
 
 
 def test_a_criterion_of_ones_own(saliency, store):

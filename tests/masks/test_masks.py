@@ -259,7 +259,7 @@ def network():
 def test_global_magnitude_agrees_with_torch(network, sparsity):
     """torch.nn.utils.prune's global L1 pruning gives the same mask on random weights."""
     weights = {n: p.detach().clone() for n, p in network.named_parameters() if n.endswith("weight")}
-    mask = masks.prune(criteria.CRITERIA["magnitude"](weights, None, None), sparsity)
+    mask = masks.prune(criteria.magnitude(weights, None, None), sparsity)
     modules = [(network[i], "weight") for i in (0, 2, 4)]
     reference.global_unstructured(modules, pruning_method=reference.L1Unstructured, amount=sparsity)
     for (module, _), ours in zip(modules, mask.values(), strict=True):
@@ -270,16 +270,15 @@ def test_global_magnitude_agrees_with_torch(network, sparsity):
 def test_layer_magnitude_agrees_with_torch(network, sparsity):
     """torch.nn.utils.prune's L1 pruning of one layer gives the same mask on random weights."""
     weights = {n: p.detach().clone() for n, p in network.named_parameters() if n.endswith("weight")}
-    mask = masks.prune(criteria.CRITERIA["magnitude"](weights, None, None), sparsity, "layer")
+    mask = masks.prune(criteria.magnitude(weights, None, None), sparsity, "layer")
     for i in (0, 2, 4):
         reference.l1_unstructured(network[i], "weight", amount=sparsity)
         assert torch.equal(network[i].weight_mask.bool(), mask[f"{i}.weight"])
 
 
-def test_density_and_empty_layers():
-    """Both tell what a mask written by hand holds."""
+def test_empty_layers():
+    """They are named."""
     mask = {"a": torch.tensor([True, False, False]), "b": torch.tensor([[False]])}
-    assert masks.density(mask) == 0.25
     assert masks.empty_layers(mask) == ["b"]
 
 
@@ -301,11 +300,11 @@ def test_bad_scores_and_scopes_are_refused():
 def test_random_scores_are_uniform_and_named():
     """The random criterion ignores the weights, follows its generator, and is uniform on [0, 1]."""
     weights = {"a": torch.zeros(200, 200), "b": torch.ones(50)}
-    scores = criteria.CRITERIA["random"](weights, rng.generator(0, "criterion", "random"), None)
-    again = criteria.CRITERIA["random"](
+    scores = criteria.random(weights, rng.generator(0, "criterion", "random"), None)
+    again = criteria.random(
         {k: w + 1 for k, w in weights.items()}, rng.generator(0, "criterion", "random"), None
     )
-    other = criteria.CRITERIA["random"](weights, rng.generator(1, "criterion", "random"), None)
+    other = criteria.random(weights, rng.generator(1, "criterion", "random"), None)
     assert {k: s.shape for k, s in scores.items()} == {k: w.shape for k, w in weights.items()}
     assert all(torch.equal(scores[k], again[k]) for k in weights)
     assert not torch.equal(scores["a"], other["a"])

@@ -584,7 +584,7 @@ def test_killed_on_the_way(kill, undisturbed, store):
     """Killed while the dense ones train or while the pruned ones do, and carried out again: the same table, weights and signals."""
     runs, table, reference = undisturbed
     name, number, after = kill
-    kill_at(runs, store.root, f"lib.store.Store.{name}", number, after)
+    kill_at(runs, store.root, f"lib.runs.store.Store.{name}", number, after)
     same_table(carry_out(runs, store), table)
     same_results(runs, store, reference)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from support import carry_out, layout_of, outcomes, small
 
-from lib import rng
+from lib import registry, rng
 from lib.masks import criteria, masks
 from lib.models import initializers, networks
 from lib.specs.run import Run, finetune, scratch
@@ -28,7 +28,7 @@ def test_starts(untrained, criterion, scope, tmp_path):
     weights = {
         n: layout.views(solution["weights"])[n] for n in ("1.weight", "3.weight")
     }  # the last layer is spared
-    scores = criteria.CRITERIA[criterion](weights, rng.generator(3, "criterion", criterion), None)
+    scores = registry.criterion[criterion](weights, rng.generator(3, "criterion", criterion), None)
     mask = layout.mask_row(masks.prune(scores, 0.7, scope))
     assert torch.equal(init_f["mask"], mask)
     assert torch.equal(init_s["mask"], mask)

@@ -29,7 +29,7 @@ from lib.runs import results
 from lib.runs.store import Store
 from lib.specs.parts import MaskUpdate
 from lib.specs.run import Run, continued, finetune, gradually_pruned, scratch, ticket
-from lib.training import loop, mask_updates
+from lib.training import mask_updates, threads
 from lib.training.cohort import build
 
 SPARSITY = 0.8
@@ -284,7 +284,7 @@ RECIPES = [
 def test_mlps_train_as_written_out(seed, drop, options, tmp_path, monkeypatch):
     """Pruned gradually, or changed by SET, RigL and its inverse, each member ends with the mask and the weights of a plain loop."""
     monkeypatch.setattr(
-        loop, "plan", lambda members, *_: ([2] * (members // 2) + [1] * (members % 2), 1, 1)
+        threads, "plan", lambda members, *_: ([2] * (members // 2) + [1] * (members % 2), 1, 1)
     )  # groups of two: one of other batches and labels, then those looked at
     assert_as_by_hand(small(**options), seed, tmp_path, 1e-4, 2e-6, drop)
 
@@ -346,7 +346,8 @@ def after_every_update(monkeypatch):
             self.rows.weights[~self.rows.mask].count_nonzero()
             + self.rows.velocity[~self.rows.mask].count_nonzero()
         )
-        seen.append((self.runs, steps, before, self.rows.mask.clone(), int(left)))
+        runs = [member.run for member in self.rows.members]
+        seen.append((runs, steps, before, self.rows.mask.clone(), int(left)))
 
     monkeypatch.setattr(mask_updates.Updates, "after", watched)
     return seen
@@ -549,12 +550,12 @@ def undisturbed(tmp_path_factory):
 # Each generation trains 15 steps in one group and saves a checkpoint before each of 3 epochs and after the last; most masks change
 # after 4, 8 and 12 steps.
 KILLS = [
-    ("lib.store.Store.save_checkpoint", 2, True),
-    ("lib.store.Store.save_checkpoint", 7, True),
-    ("lib.training.sgd_", 15 + 14, False),
+    ("lib.runs.store.Store.save_checkpoint", 2, True),
+    ("lib.runs.store.Store.save_checkpoint", 7, True),
+    ("lib.training.loop.sgd_", 15 + 14, False),
     ("lib.training.mask_updates.Updates.after", 12, True),
     ("lib.training.mask_updates.Updates.after", 15 + 8, True),
-    ("lib.store.Store.put", 5, True),
+    ("lib.runs.store.Store.put", 5, True),
 ]
 
 
@@ -573,7 +574,7 @@ def test_killed_between_two_updates(kill, undisturbed, store):
 def test_a_resumed_cohort_goes_on_with_its_masks(undisturbed, store):
     """A checkpoint holds masks on their way: neither those of the start nor those of the end, and nothing that they have pruned."""
     runs, _, reference = undisturbed
-    kill_at(runs, store.root, "lib.store.Store.save_checkpoint", 7, True)
+    kill_at(runs, store.root, "lib.runs.store.Store.save_checkpoint", 7, True)
     [path] = (store.root / "interrupted").glob("*.safetensors")
     tensors, content = store.checkpoint(path.stem)
     assert content["epoch"] == 2

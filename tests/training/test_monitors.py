@@ -20,6 +20,7 @@ from support import (
 
 from lib import rng
 from lib.metrics import fisher, predictions
+from lib.registry import monitor
 from lib.specs.run import Run, continued, finetune
 from lib.training import monitors
 from lib.training.cohort import build
@@ -80,7 +81,7 @@ def test_chunks_do_not_matter(monkeypatch):
     found = []
     for chunk in (500, 150, 40, 1):
         monkeypatch.setattr(monitors, "CHUNK", chunk)
-        found.append(monitors.MONITORS["kl_uniform"](network, x, rng.generator(0))["kl_uniform"])
+        found.append(monitors.kl_uniform(network, x, rng.generator(0))["kl_uniform"])
     assert found[1:] == pytest.approx([found[0]] * 3, rel=1e-5)
 
 
@@ -208,12 +209,11 @@ def test_the_trace_of_overflowing_logits_is_no_number():
     assert math.isnan(estimate.value)
 
 
-def test_a_signal_of_ones_own(store, monkeypatch):
+def test_a_signal_of_ones_own(store):
     """One decorated function: it can be named, sees the first examples and its own draws, and its columns reach the table."""
-    monkeypatch.setitem(monitors.MONITORS, "brightness", None)  # leaves with the test
     seen = []
 
-    @monitors.monitor
+    @monitor(version="1")
     def brightness(network, x, generator):
         seen.append((network.training, len(x), torch.rand(1, generator=generator).item()))
         return {"light": x.mean().item(), "weight": network[1].weight.norm().item()}
@@ -227,3 +227,4 @@ def test_a_signal_of_ones_own(store, monkeypatch):
     assert table["weight"].tolist() == pytest.approx(norms)
     assert [(training, count) for training, count, _ in seen] == [(False, 20)] * 4
     assert len({drawn for *_, drawn in seen}) == 4
+    monitor.forget("brightness")

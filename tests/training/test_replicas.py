@@ -146,7 +146,7 @@ def orders(runs, monkeypatch, tmp_path):
             names.append(name)
         return real(seed, *name)
 
-    monkeypatch.setattr(loop.draws, "generator", listen)
+    monkeypatch.setattr(rng, "generator", listen)
     outcomes(runs, tmp_path)
     return names
 

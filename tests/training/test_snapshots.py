@@ -22,7 +22,8 @@ from lib.runs.evaluate import mask_of, measure, module_of
 from lib.runs.store import Store
 from lib.specs.parts import MaskUpdate
 from lib.specs.run import Run, gradually_pruned, scratch
-from lib.training.loop import Layout
+from lib.training import threads
+from lib.training.cohort import Layout
 
 KINDS = ("weights", "buffers", "mask")
 SETUP = {
@@ -212,7 +213,7 @@ def family(seed):
 
 @pytest.mark.parametrize(
     ("point", "count"),
-    [("lib.training.mask_updates.Updates.after", 15 + 8), ("lib.store.Store.save_checkpoint", 7)],
+    [("lib.training.mask_updates.Updates.after", 15 + 8), ("lib.runs.store.Store.save_checkpoint", 7)],
 )
 def test_a_resumed_run_has_the_same_snapshots(point, count, tmp_path, store):
     """Killed in the middle of the second generation's second epoch, and at a checkpoint that holds snapshots."""
@@ -229,12 +230,10 @@ def test_a_resumed_run_has_the_same_snapshots(point, count, tmp_path, store):
 
 def test_snapshots_do_not_depend_on_the_company(tmp_path, monkeypatch):
     """Alone, or among others in groups of two."""
-    from lib.training import loop
-
     run = moving(parent_of(3))
     alone = outcomes([run], tmp_path / "alone")[0]
     monkeypatch.setattr(
-        loop, "plan", lambda members, *_: ([2] * (members // 2) + [1] * (members % 2), 1, 1)
+        threads, "plan", lambda members, *_: ([2] * (members // 2) + [1] * (members % 2), 1, 1)
     )
     together = outcomes([*family(1), run, *family(2)], tmp_path / "together")[5]
     same_tensors(alone.tensors, together.tensors)
