@@ -1,6 +1,5 @@
 """The early-pruning study's rules on made-up tables of which we know what must come out; and the online rule on made-up signals."""
 
-import math
 
 import numpy as np
 import pandas as pd
@@ -9,7 +8,6 @@ import pytest
 from lib import claims, plots
 from lib.claims import early
 from lib.claims.decisions import NotHere
-from lib.training.monitors import PeakRule, decide
 
 EPOCHS, GRID = 40, [0, 1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 36, 40]
 HERE = {
@@ -264,51 +262,3 @@ def test_figures_show_what_they_are_given():
     level = [line.get_ydata()[0] for line in axes[0].lines if line.get_linestyle() == "--"]
     assert level == [pytest.approx(96.0)]
     assert any("at the end: 6" in text.get_text() for text in axes[0].texts)
-
-
-# -- the online rule ----------------------------------------------------------------------------------------------------------------
-
-
-def test_the_rule_waits_for_its_patience():
-    """It speaks ``patience`` epochs after the peak, and not before; of a signal that only rises it never does."""
-    hill = [0, 1, 5, 9, 7, 6, 5, 4]
-    assert [decide(hill, PeakRule(patience=k, tolerance=0.0)) for k in (1, 2, 3)] == [4, 5, 6]
-    assert decide(range(50), PeakRule(patience=1, tolerance=0.0)) is None
-
-
-def test_the_rule_sees_no_future():
-    """What comes after its word changes nothing."""
-    past = [0, 3, 9, 8, 7]
-    assert (
-        decide(past, PeakRule(patience=2))
-        == decide([*past, 1e9, -1e9, math.nan], PeakRule(patience=2))
-        == 4
-    )
-
-
-def test_a_plateau_is_a_turn():
-    """A signal that rises by less than the tolerance has turned; one that rises faster has not."""
-    slow, fast = (np.cumsum([1.0] + [step] * 30) for step in (0.001, 0.1))
-    assert decide(slow, PeakRule(patience=3, tolerance=0.01)) is not None
-    assert decide(fast[:20], PeakRule(patience=3, tolerance=0.01)) is None
-
-
-def test_the_start_is_let_pass():
-    """A jump before training counts only with ``start=0``; NaN is no rise."""
-    signal = [100.0, 1, 2, 3, 2.5, 2.4, 2.3]
-    assert decide(signal, PeakRule(patience=2)) == 5
-    assert decide(signal, PeakRule(patience=2, start=0)) == 2
-    assert decide([0, 1, 2, math.nan, math.nan], PeakRule(patience=2)) == 4
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"patience": 0}, "patience is 0"),
-        ({"tolerance": -0.1}, "tolerance is -0.1"),
-        ({"start": -1}, "start is -1"),
-    ],
-)
-def test_wrong_rules(wrong, message):
-    with pytest.raises(ValueError, match=message):
-        PeakRule(**wrong)

@@ -4,12 +4,14 @@ A criterion takes the prunable weights (name -> tensor), a generator and the ``T
 and returns scores of the same names and shapes. To add one, write the function and decorate it;
 every figure can then name it.
 
->>> @criterion
-... def decayed(weights, generator, task):
-...     return {name: weight.abs() - 0.1 * weight.square() for name, weight in weights.items()}
->>> scores("decayed", {"a": torch.tensor([-2.0, 1.0])}, torch.Generator())["a"].tolist()
-[1.6..., 0.8...]
->>> criterion.forget("decayed")
+What each criterion would prune first of four weights, by index:
+
+>>> network, weights = nn.Linear(2, 2).eval(), {"weight": torch.tensor([[3.0, 0.1], [1.0, 2.0]])}
+>>> _ = network.load_state_dict({**weights, "bias": torch.zeros(2)})
+>>> task = Task(lambda: network, torch.tensor([[1.0, 2.0]]), torch.tensor([0]), sparsity=0.5)
+>>> score = {name: scores(name, weights, torch.Generator(), task) for name in criterion}
+>>> {name: int(found["weight"].argmin()) for name, found in score.items()}
+{'magnitude': 1, 'random': 0, 'fisher': 0, 'fisher_loss': 1, 'snip': 1, 'grasp': 0, 'synflow': 1}
 """
 
 import copy
@@ -137,15 +139,14 @@ def synflow(weights: Named, generator: torch.Generator, task: Task) -> Named:
     that a shortcut passes by may end empty.
     """
     if task.sparsity is None:
-        raise ValueError(
-            "synflow prunes in rounds, so its task must name the sparsity (and the scope) that the "
-            "scores are for"
-        )
+        raise ValueError("synflow prunes in rounds, so its task must name the sparsity and scope")
     network = _linear(task.network)
     kernels = {name: network.get_parameter(name) for name in weights}
     ones = torch.ones(1, *task.x.shape[1:], dtype=torch.float64, device=task.x.device)
-    if not torch.allclose(network(2 * ones), 2 * network(ones)):
-        raise ValueError("synflow adds up paths: this network has layers that are not linear")
+    masks.refuse(
+        not torch.allclose(network(2 * ones), 2 * network(ones)),
+        "synflow adds up paths: this network has layers that are not linear",
+    )
     found: Named = {}
     for turn in range(1, ROUNDS + 1):
         slopes = torch.autograd.grad(network(ones).sum(), list(kernels.values()))
@@ -159,14 +160,12 @@ def synflow(weights: Named, generator: torch.Generator, task: Task) -> Named:
                 kernel.mul_(mask[name])
                 if turn < ROUNDS:
                     found[name][(found[name] >= 0) & ~mask[name]] = turn - ROUNDS - 1
-            if not network(ones).sum() > 0:
-                empty = ", ".join(masks.empty_layers(mask))
-                raise ValueError(
-                    f"synflow at sparsity {task.sparsity}: round {turn} of {ROUNDS} leaves no path "
-                    "from the input to the output"
-                    f"{f' (layer collapse: no weight in {empty})' if empty else ''}; "
-                    "choose a lower one"
-                )
+            masks.refuse(
+                not network(ones).sum() > 0,
+                f"synflow at sparsity {task.sparsity}: round {turn} of {ROUNDS} leaves no path "
+                "from the input to the output (layer collapse: no weight in "
+                f"{', '.join(masks.empty_layers(mask)) or 'the way'}); choose a lower one",
+            )
     return {name: score.cpu() for name, score in found.items()}
 
 
@@ -181,6 +180,6 @@ def _linear(network: nn.Module) -> nn.Module:
         with torch.no_grad():
             for name, value in module.named_parameters(recurse=False):
                 value.abs_() if name == "weight" else value.zero_()
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if isinstance(getattr(module, "running_mean", None), torch.Tensor):
                 module.running_mean.zero_()
     return network

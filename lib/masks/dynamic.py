@@ -5,12 +5,14 @@ A rule takes the prunable weights and the mask of one member (name -> tensor), a
 function and decorate it; a run's ``mask_update`` can then name it. Nothing here trains, and nothing
 draws but from the generator given.
 
->>> @mask_update
-... def set_by_salience(weights, mask, generator, change):
+>>> def by_salience(weights, mask, generator, change):  # under ``@mask_update``
 ...     salience = {name: (w * change.gradient[name]).abs() for name, w in weights.items()}
 ...     wish = {name: torch.rand(w.shape, generator=generator) for name, w in weights.items()}
 ...     return regrown(mask, salience, wish, change.fraction)
->>> mask_update.forget("set_by_salience")
+>>> weights, mask = {"a": torch.tensor([1.0, 2, 3, 0, 0, 0])}, {"a": torch.arange(6) < 3}
+>>> change = Change(lambda: {"a": torch.tensor([9.0, 1, 9, 9, 9, 9])}, fraction=0.4)
+>>> by_salience(weights, mask, torch.Generator(), change)["a"].sum().item()
+3
 """
 
 import math
@@ -21,7 +23,7 @@ from functools import cached_property
 import torch
 
 from lib.masks import masks
-from lib.masks.masks import Named
+from lib.masks.masks import Named, refuse
 from lib.registry import mask_update
 
 SCHEDULES = ("rate", "cosine", "constant")
@@ -60,32 +62,33 @@ def check(
     See ``due`` and ``drop_fraction``.
     """
     mask_update[method]
-    gradually, moments = method == "gradual", f"from step {start} to {end} every {every} steps"
-    first = start or every  # of the updates that drop and grow
-    for wrong, message in (
-        (every < 1, f"the update frequency is {every}: it counts optimiser steps, at least 1"),
-        (
-            not 0 <= start <= end,
-            f"updates start at step {start} and end at {end}: the start may be neither below 0 "
-            "nor behind the end",
-        ),
-        (end > steps, f"updates end at step {end}: the run has only {steps} steps"),
-        (
-            gradually and (start == end or (end - start) % max(every, 1)),
+    refuse(every < 1, f"the update frequency is {every}: it counts optimiser steps, at least 1")
+    refuse(
+        not 0 <= start <= end,
+        f"updates start at step {start} and end at {end}: the start may be neither below 0 nor "
+        "behind the end",
+    )
+    refuse(end > steps, f"updates end at step {end}: the run has only {steps} steps")
+    moments = f"from step {start} to {end} every {every} steps"
+    if method == "gradual":
+        refuse(
+            start == end or (end - start) % every,
             f"gradual pruning {moments}: the last update must fall on the end, or the final "
             f"sparsity is missed; make the end the start plus a multiple of {every}",
-        ),
-        (
-            not gradually and not first <= min(end, steps - 1),
-            f"updates {moments}: in a run of {steps} steps no update would come",
-        ),
-        (
-            not gradually and (fraction is None or not 0 <= fraction <= 1),
-            f"the drop fraction is {fraction}: it must lie in [0, 1]",
-        ),
-    ):
-        if wrong:
-            raise ValueError(message)
+        )
+        return
+    refuse(
+        (start or every) > min(end, steps - 1),
+        f"updates {moments}: in a run of {steps} steps no update would come",
+    )
+    _check_share(fraction)
+
+
+def _check_share(fraction):
+    refuse(
+        fraction is None or not 0 <= fraction <= 1,
+        f"the drop fraction is {fraction}: it must lie in [0, 1]",
+    )
 
 
 def due(method: str, step: int, *, every: int, start: int, end: int, steps: int) -> bool:
@@ -125,19 +128,20 @@ def drop_fraction(
     >>> drop_fraction("cosine", 0.3, step=50, end=100)
     0.15
     """
-    if not 0 <= initial <= 1:
-        raise ValueError(f"the drop fraction is {initial}: it must lie in [0, 1]")
+    _check_share(initial)
     if schedule == "constant":
         return initial
     if schedule == "cosine":
         return initial / 2 * (1 + math.cos(math.pi * step / end)) if step < end else 0.0
-    if schedule != "rate":
-        raise ValueError(f"drop schedule {schedule!r} is unknown; there are {', '.join(SCHEDULES)}")
-    if rate is None or highest is None or not 0 <= rate <= highest or not highest:
-        raise ValueError(
-            f"the learning rate is {rate} and the highest {highest}: a drop fraction in "
-            "proportion needs 0 <= rate <= highest"
-        )
+    refuse(
+        schedule != "rate",
+        f"drop schedule {schedule!r} is unknown; there are {', '.join(SCHEDULES)}",
+    )
+    refuse(
+        rate is None or not highest or not 0 <= rate <= highest,
+        f"the learning rate is {rate} and the highest {highest}: a drop fraction in proportion "
+        "needs 0 <= rate <= highest",
+    )
     return initial * rate / highest
 
 
@@ -151,13 +155,11 @@ def gradual(step: int, *, start: int, end: int, final: float, initial: float = 0
     >>> gradual(50, start=0, end=100, final=0.8)
     0.7000000000000001
     """
-    if not 0 <= initial <= final < 1:
-        raise ValueError(
-            f"the sparsity goes from {initial} to {final}: both must lie in [0, 1), "
-            "and it cannot fall"
-        )
-    if start >= end:
-        raise ValueError(f"gradual pruning goes from step {start} to {end}: it must end later")
+    refuse(
+        not 0 <= initial <= final < 1,
+        f"the sparsity goes from {initial} to {final}: both must lie in [0, 1), and it cannot fall",
+    )
+    refuse(start >= end, f"gradual pruning goes from step {start} to {end}: it must end later")
     left = 1 - min(max((step - start) / (end - start), 0.0), 1.0)
     return final + (initial - final) * left**3
 
@@ -178,8 +180,7 @@ def regrown(mask: Named, worth: Named, wish: Named, fraction: float) -> Named:
     >>> regrown(mask, worth, wish, 0.5)["a"].tolist()
     [True, False, False, True]
     """
-    if not 0 <= fraction <= 1:
-        raise ValueError(f"the drop fraction is {fraction}: it must lie in [0, 1]")
+    _check_share(fraction)
     new = {}
     for name, live in mask.items():
         count = int(fraction * int(live.sum()) + 1e-9)  # 0.29 * 100 is a little less than 29
@@ -247,12 +248,13 @@ def updated(
     copies = [{name: value.clone() for name, value in of.items()} for of in (weights, mask)]
     what = f"mask_update {method!r} at step {change.step}"
     new = masks.checked(what, mask_update[method](*copies, generator, change), weights)
-    kinds = {live.dtype for live in new.values()}
-    if kinds != {torch.bool}:
-        raise ValueError(f"{what} gives {', '.join(map(str, kinds))}, not bool")
+    for live in new.values():
+        refuse(live.dtype != torch.bool, f"{what} gives {live.dtype}, not bool")
     before, after = (sum(int(live.sum()) for live in of.values()) for of in (mask, new))
-    if method != "gradual" and before != after:
-        raise ValueError(f"{what} leaves {after} weights alive: there were {before}")
+    refuse(
+        method != "gradual" and before != after,
+        f"{what} leaves {after} weights alive: there were {before}",
+    )
     return new
 
 

@@ -15,6 +15,12 @@ Named = dict[str, torch.Tensor]
 Shapes = dict[str, tuple[int, ...]]
 
 
+def refuse(so: object, words: str) -> None:
+    """Raise ``ValueError`` with these ``words`` where it is so."""
+    if so:
+        raise ValueError(words)
+
+
 def pruned_count(sparsity: float, size: int) -> int:
     """How many of ``size`` weights are zero at ``sparsity``: round(s * N), ties to even.
 
@@ -23,8 +29,7 @@ def pruned_count(sparsity: float, size: int) -> int:
     >>> pruned_count(0.9, 784)
     706
     """
-    if not 0 <= sparsity < 1:
-        raise ValueError(f"sparsity is {sparsity}; it must lie in [0, 1)")
+    refuse(not 0 <= sparsity < 1, f"sparsity is {sparsity}; it must lie in [0, 1)")
     return round(sparsity * size)
 
 
@@ -42,19 +47,16 @@ def prune(scores: Named, sparsity: float, scope: str = "global") -> Named:
     >>> [live.tolist() for live in prune(scores, 0.5).values()]
     [[True, False], [[False, True]]]
     """
-    if scope not in SCOPES:
-        raise ValueError(f"scope {scope!r} is unknown; there are {', '.join(SCOPES)}")
+    refuse(scope not in SCOPES, f"scope {scope!r} is unknown; there are {', '.join(SCOPES)}")
     for name, score in scores.items():
-        if torch.isnan(score).any():
-            raise ValueError(f"scores of {name!r} hold NaN: no ranking is possible")
+        refuse(score.isnan().any(), f"scores of {name!r} hold NaN: no ranking is possible")
     if scope == "global":
         flat = torch.cat([score.flatten() for score in scores.values()])
         keep = _keep(flat, pruned_count(sparsity, flat.numel()))
         parts = keep.split([score.numel() for score in scores.values()])
     else:
         live = allocation({name: score.shape for name, score in scores.items()}, sparsity, scope)
-        flats = {name: score.flatten() for name, score in scores.items()}
-        parts = [_keep(flat, len(flat) - live[name]) for name, flat in flats.items()]
+        parts = [_keep(s.flatten(), s.numel() - live[name]) for name, s in scores.items()]
     return {n: part.view(scores[n].shape) for n, part in zip(scores, parts, strict=True)}
 
 
@@ -75,20 +77,22 @@ def allocation(shapes: Shapes, sparsity: float, scope: str) -> dict[str, int]:
     >>> allocation({"a": (8, 8), "b": (2, 8)}, 0.75, "erk")
     {'a': 12, 'b': 8}
     """
+    refuse(
+        scope not in SCOPES[1:],
+        f"scope {scope!r} gives no counts to layers; {', '.join(SCOPES[1:])} do",
+    )
     sizes = [torch.Size(shape).numel() for shape in shapes.values()]
     if scope == "layer":
         live = [size - pruned_count(sparsity, size) for size in sizes]
-    elif scope in ("uniform", "erk"):
+    else:
         claims = sizes if scope == "uniform" else [sum(shape) for shape in shapes.values()]
         live = _apportioned(claims, sizes, sum(sizes) - pruned_count(sparsity, sum(sizes)))
-    else:
-        raise ValueError(f"scope {scope!r} gives no counts to layers; {', '.join(SCOPES[1:])} do")
     for name, size, count in zip(shapes, sizes, live, strict=True):
-        if not count:
-            raise ValueError(
-                f"sparsity {sparsity} with scope {scope!r} leaves no weight in {name!r} "
-                f"({size} weights); choose a lower one"
-            )
+        refuse(
+            not count,
+            f"sparsity {sparsity} with scope {scope!r} leaves no weight in {name!r} "
+            f"({size} weights); choose a lower one",
+        )
     return dict(zip(shapes, live, strict=True))
 
 
@@ -110,8 +114,7 @@ def random(shapes: Shapes, sparsity: float, kind: str, generator: torch.Generato
     >>> random({"a": (3, 8)}, 0.5, "even", torch.Generator())["a"].sum(1).tolist()
     [4, 4, 4]
     """
-    if kind not in KINDS:
-        raise ValueError(f"kind of mask {kind!r} is unknown; there are {', '.join(KINDS)}")
+    refuse(kind not in KINDS, f"kind of mask {kind!r} is unknown; there are {', '.join(KINDS)}")
 
     def draw(*shape):
         return torch.rand(shape, generator=generator, dtype=torch.float64)
@@ -139,8 +142,8 @@ def _apportioned(claims, sizes, total):
     """The first ``total`` weights in the order of claim / 1, claim / 3, ... of each, as counts."""
     layers, full = range(len(sizes)), set()
     while True:  # the exact shares are level * claim, but for the layers that are full
-        open_claims = sum(claims[i] for i in layers if i not in full)
-        level = Fraction(total - sum(sizes[i] for i in full), open_claims)
+        left = total - sum(sizes[i] for i in full)
+        level = Fraction(left, sum(claims[i] for i in layers if i not in full))
         over = {i for i in layers if i not in full and level * claims[i] > sizes[i]}
         if not over:
             break
@@ -186,13 +189,12 @@ def checked(what: str, found: Named, weights: Named) -> Named:
     Traceback (most recent call last):
     ValueError: criterion 'mine' gives for 'a' the shape (3,), not (2,)
     """
-    if not isinstance(found, dict):
-        raise ValueError(f"{what} gives a {type(found).__name__}, not a tensor by weight's name")
-    shapes = [{n: tuple(getattr(t, "shape", ())) for n, t in of.items()} for of in (found, weights)]
+    refuse(
+        not isinstance(found, dict),
+        f"{what} gives a {type(found).__name__}, not a tensor by weight's name",
+    )
     for name in {**weights, **found}:
-        given, wanted = (of.get(name, "none") for of in shapes)
-        if given != wanted:
-            raise ValueError(f"{what} gives for {name!r} the shape {given}, not {wanted}")
-        if torch.isnan(found[name]).any():
-            raise ValueError(f"{what} gives NaN for {name!r}")
+        given, wanted = (tuple(of[name].shape) if name in of else "none" for of in (found, weights))
+        refuse(given != wanted, f"{what} gives for {name!r} the shape {given}, not {wanted}")
+        refuse(found[name].isnan().any(), f"{what} gives NaN for {name!r}")
     return {name: found[name].detach().to(weight.device) for name, weight in weights.items()}

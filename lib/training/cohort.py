@@ -15,34 +15,28 @@ from torch import nn
 
 from lib import rng
 from lib.data import sets
+from lib.masks import dynamic
+from lib.masks.masks import Named
 from lib.models import networks
 from lib.specs.parts import Network
 from lib.specs.run import Run
 
-Named = dict[str, torch.Tensor]
 STATE = ("weights", "buffers", "mask")  # of a member at any moment
 
 
 class Layout:
     """Where each parameter and each running statistic of an architecture lies in a flat row.
 
-    Raises ``ValueError`` for a parameter that two modules share, and for other buffers: a row has
-    no place for them. The count of batches is no state: with a fixed momentum BatchNorm never reads
-    it.
+    The count of batches is no state: with a fixed momentum BatchNorm never reads it.
     """
 
     def __init__(self, network: nn.Module):
         self.parameters = {name: p.shape for name, p in network.named_parameters()}
-        buffers = {name: b.shape for name, b in network.named_buffers()}
-        kinds = ("running_mean", "running_var", "num_batches_tracked")
-        self.buffers = {n: s for n, s in buffers.items() if n.endswith(kinds[:2])}
-        every = {name for name, _ in network.named_parameters(remove_duplicate=False)}
-        odd = [n for n in buffers if not n.endswith(kinds)] + sorted(every - set(self.parameters))
-        if odd:
-            raise ValueError(
-                f"the network has {', '.join(odd)}: buffers other than running statistics and "
-                "parameters that modules share have no place in a row"
-            )
+        self.buffers = {
+            name: buffer.shape
+            for name, buffer in network.named_buffers()
+            if not name.endswith("num_batches_tracked")
+        }
         self.size = sum(shape.numel() for shape in self.parameters.values())
         self.buffer_size = sum(shape.numel() for shape in self.buffers.values())
 
@@ -50,8 +44,8 @@ class Layout:
         """Views [..., *shape] by name into ``rows`` [..., P] (or [..., B] for ``buffers``)."""
         views, offset = {}, 0
         for name, shape in (self.buffers if buffers else self.parameters).items():
-            views[name] = rows[..., offset : offset + shape.numel()].unflatten(-1, shape or (1,))
-            offset += shape.numel()
+            part = rows[..., offset : offset + shape.numel()]
+            views[name], offset = part.view(*rows.shape[:-1], *shape), offset + shape.numel()
         return views
 
     def row(self, values: Named) -> torch.Tensor:
@@ -65,10 +59,9 @@ class Layout:
 
     def fresh_buffers(self) -> torch.Tensor:
         """Running statistics [B] as they are before training: mean 0, variance 1."""
-        row = torch.zeros(self.buffer_size)
-        for name, view in self.views(row, buffers=True).items():
-            view.fill_(float(name.endswith("running_var")))
-        return row
+        ones = {name: float(name.endswith("running_var")) for name in self.buffers}
+        rows = [torch.full((s.numel(),), ones[name]) for name, s in self.buffers.items()]
+        return torch.cat([*rows, torch.zeros(0)])
 
 
 def build(network_spec: Network, shape: tuple[int, ...], classes: int) -> nn.Module:
@@ -76,15 +69,14 @@ def build(network_spec: Network, shape: tuple[int, ...], classes: int) -> nn.Mod
 
     Raises ``ValueError`` where they do not fit.
     """
-    s = network_spec
     return networks.build(
-        s.name,
+        network_spec.name,
         shape,
         classes,
-        widths=s.widths,
-        width=s.width,
-        activation=s.activation,
-        pooling=s.pooling,
+        widths=network_spec.widths,
+        width=network_spec.width,
+        activation=network_spec.activation,
+        pooling=network_spec.pooling,
     )
 
 
@@ -99,10 +91,9 @@ def filled(
     """A copy of the meta-device ``network`` in eval mode, with these rows [P] and [B] as its own."""
     layout = Layout(network)
     network = copy.deepcopy(network).to_empty(device=device).eval()
-    values = {**layout.views(weights), **layout.views(buffers, buffers=True)}
-    with torch.no_grad():
-        for name, tensor in (*network.named_parameters(), *network.named_buffers()):
-            tensor.copy_(values[name]) if name in values else tensor.zero_()
+    counts = {name: torch.tensor(0) for name, _ in network.named_buffers()}
+    views = {**layout.views(weights), **layout.views(buffers, buffers=True)}
+    network.load_state_dict({**counts, **views})
     return network
 
 
@@ -183,7 +174,8 @@ class Cohort:
         return self.members[k].kept
 
     def remask(self, k: int, mask: torch.Tensor) -> None:
-        """Give row ``k`` this mask [P]; its weights are the caller's to change."""
+        """Give row ``k`` this mask [P], and carry weights and momentum over (``dynamic.apply_``)."""
+        dynamic.apply_(self.weights[k], self.velocity[k], self.mask[k], mask)
         self.mask[k] = mask
         self.__dict__.pop("bits", None)  # made from the mask when next asked for
 
@@ -197,16 +189,15 @@ class Cohort:
         for k in range(len(self)):
             module = copy.deepcopy(network)
             gradients = self.layout.views(self.gradients.data[k])
-            for name, value in self.layout.views(self.weights.data[k]).items():
-                owner, _, kind = name.rpartition(".")
-                parameter = nn.Parameter(value.data)
+            views = self.layout.views(self.weights.data[k])
+            views |= self.layout.views(self.buffers[k], buffers=True)
+            own = {name: value.data for name, value in views.items()}
+            module.load_state_dict(own, strict=False, assign=True)
+            for name, parameter in module.named_parameters():
                 parameter.grad = gradients[name].data
-                setattr(module.get_submodule(owner), kind, parameter)
-            for name, value in self.layout.views(self.buffers[k], buffers=True).items():
-                owner, _, kind = name.rpartition(".")
-                norm = module.get_submodule(owner)
-                setattr(norm, kind, value.data)
-                norm.num_batches_tracked = None
+            for norm in module.modules():
+                if hasattr(norm, "num_batches_tracked"):
+                    norm.num_batches_tracked = None
             yield module
 
 

@@ -18,6 +18,8 @@ from lib.sparse import live
 from lib.specs.parts import Recipe
 from lib.training.cohort import Cohort
 
+PLAIN = Recipe(epochs=0, batch_size=1, lr=1.0)
+
 
 class Dense:
     """An engine whose passes take all weights: pruned ones are zeros like any others."""
@@ -103,24 +105,20 @@ class InTurn(Dense):
         self,
         group: Cohort,
         network: nn.Module,
-        precision: str = "float32",
-        smoothing: float = 0.0,
-        micro_batch: int | None = None,
+        recipe: Recipe = PLAIN,
     ):
-        self.group = group
-        self.device = group.weights.device.type
-        self.autocast = precision == "bfloat16"
-        self.smoothing, self.micro_batch = smoothing, micro_batch
+        self.group, self.recipe = group, recipe
         self.modules = list(group.modules(network))
 
     def _forward(self, module, x):
-        with torch.autocast(self.device, torch.bfloat16, enabled=self.autocast):
+        halved = self.recipe.precision == "bfloat16"
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=halved):
             return module(x).float()
 
     def gradients(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """See above."""
         self.group.gradients.zero_()
-        size = min(self.micro_batch or y.shape[1], y.shape[1])
+        size = self.recipe.micro_batch or y.shape[1]
         return torch.stack(
             [
                 self._backward(module.train(), inputs.split(size), labels.split(size))
@@ -135,11 +133,10 @@ class InTurn(Dense):
             loss = F.cross_entropy(
                 self._forward(module, part),
                 given,
-                label_smoothing=self.smoothing,
+                label_smoothing=self.recipe.label_smoothing,
                 reduction="mean" if len(labels) == 1 else "sum",
             )
-            if len(labels) > 1:
-                loss = loss / count
+            loss = loss / count if len(labels) > 1 else loss
             loss.backward()
             total += loss.detach()
         return total
@@ -150,27 +147,23 @@ class InTurn(Dense):
         return torch.stack([self._forward(module.eval(), x) for module in self.modules])
 
 
-def batched(network: nn.Module, precision: str) -> bool:
+def batched(network: nn.Module, recipe: Recipe) -> bool:
     """Whether the passes are batched products: an MLP in float32 (no BatchNorm, small batches)."""
-    return type(network) is MLP and precision == "float32"
+    return type(network) is MLP and recipe.precision == "float32"
 
 
 def engine(
     group: Cohort,
     network: nn.Module,
-    recipe: Recipe | None = None,
+    recipe: Recipe = PLAIN,
     live_inputs: tuple[int, ...] | None = None,
 ) -> Dense | live.LiveOnly:
-    """The passes of a group under a recipe (None: plain), in turn where nothing faster is known.
+    """The passes of a group under a recipe, in turn where nothing faster is known.
 
     At the cost of the live weights where the shape of the inputs is given for that.
     """
-    precision, smoothing, micro_batch = "float32", 0.0, None
-    if recipe:
-        precision, smoothing = recipe.precision, recipe.label_smoothing
-        micro_batch = recipe.micro_batch
     if live_inputs is not None:
         return live.LiveOnly(group, network, live_inputs)
-    if batched(network, precision):
-        return BatchedMLP(group, network, smoothing)
-    return InTurn(group, network, precision, smoothing, micro_batch)
+    if batched(network, recipe):
+        return BatchedMLP(group, network, recipe.label_smoothing)
+    return InTurn(group, network, recipe)

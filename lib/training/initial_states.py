@@ -122,11 +122,13 @@ def _mask(run, network, layout, weights, buffers, images):
         count = pruning.score_examples
         x = images.x_train if count is None else images.x_train[:count]
         y = labels_of(run, images)[0][:count]
-
-        def build():
-            return filled(network, weights, buffers, x.device)
-
-        task = criteria.Task(build, x, y, pruning.sparsity, pruning.scope)
+        task = criteria.Task(
+            lambda: filled(network, weights, buffers, x.device),
+            x,
+            y,
+            pruning.sparsity,
+            pruning.scope,
+        )
     moment = [run.begin] if run.continuation else []
     stream = rng.generator(run.seed, "criterion", pruning.criterion, *moment)
     kernels = {name: views[name] for name in networks.prunable(network, pruning.keep_dense)}

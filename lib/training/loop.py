@@ -7,6 +7,7 @@ others never notice.
 """
 
 import time
+from collections import deque
 from collections.abc import Callable
 
 import torch
@@ -15,12 +16,11 @@ from torch import nn
 from lib.data import batches, sets
 from lib.models.networks import MLP
 from lib.specs.run import Run
-from lib.training import plan, schedules
+from lib.training import mask_updates, plan, recorder, schedules
 from lib.training.cohort import STATE, Cohort, Layout, Member, Named, column, decays, sgd_
 from lib.training.cohort import network_of as network_of
 from lib.training.initial_states import InitialState, labels_of, mask_facts
 from lib.training.plan import Group
-from lib.training.recorder import Recorder
 from lib.training.threads import Workers
 
 GATHERED = ("facts", "history", "best", "diverged")  # of a member, beside its tensors
@@ -44,21 +44,19 @@ class Training:
         self.recipe = runs[0].recipe  # what members share of it: batch size, momentum, precision
         self.cores = cores or torch.get_num_threads()  # OMP_NUM_THREADS bounds it
         self.epoch = 0  # that the cohort has trained; who began later is further on its own clock
-        self.recorder = Recorder(network, images)
+        self.seen: deque[int] = deque()  # images of the steps that ``tick`` has not heard of yet
         self.feed = batches.feed(
             images, augment=runs[0].data.augment, flat=isinstance(network, MLP)
         )
         rows = [torch.stack([getattr(s, name) for s in starts]).to(self.device) for name in STATE]
+        still = torch.zeros(rows[0].shape[1])
+        moving = torch.stack([still if s.velocity is None else s.velocity for s in starts])
         members = [
             Member(run, *labels_of(run, images), start.facts)
             for run, start in zip(runs, starts, strict=True)
         ]
-        cohort = Cohort(Layout(network), *rows, members=members)
-        for k, start in enumerate(starts):
-            if start.velocity is not None:
-                cohort.velocity[k] = start.velocity.to(self.device)
-        self.workers: Workers | None = None
-        self._arrange(cohort)
+        self.workers = Workers(1, 1)
+        self._arrange(Cohort(Layout(network), *rows, moving.to(self.device), members=members))
 
     @property
     def members(self) -> list[Member]:
@@ -67,13 +65,13 @@ class Training:
 
     def _arrange(self, cohort):
         self.close()
-        found = plan.arranged(cohort, self.network, self.images, self.cores)
-        self.cohort, self.groups, self.workers = found
+        self.cohort, self.groups, self.workers = plan.arranged(
+            cohort, self.network, self.images, self.cores
+        )
 
     def close(self) -> None:
         """Let the workers' threads go; they would wait for more until this object is collected."""
-        if self.workers:
-            self.workers.close()
+        self.workers.close()
 
     # -- one epoch ---------------------------------------------------------------------------------
 
@@ -82,18 +80,14 @@ class Training:
 
         ``tick`` hears how many images were seen since it last did.
         """
-        for group in self.groups:
-            if any(now != group.live for now in plan.sparsely(group.rows, self.network, self.images)):
-                self._arrange(self.cohort)  # masks that are pruned gradually
-                break
-        for group in self.groups:
-            group.seen = 0
-        told, begin = 0, time.perf_counter()
+        sparse = [group.sparse for group in self.groups for _ in group.members]
+        if sparse != plan.sparsely(self.cohort, self.network, self.images):
+            self._arrange(self.cohort)  # for masks that are pruned gradually
 
         def tell():
-            nonlocal told
-            told, since = sum(group.seen for group in self.groups), told
-            tick(told - since)
+            tick(sum(self.seen.popleft() for _ in range(len(self.seen))))
+
+        begin = time.perf_counter()
 
         self._each(lambda group: self._group_epoch(group, tell), tell)
         tell()
@@ -124,8 +118,9 @@ class Training:
         ]
         rate = column(torch.stack(rates).float(), self.device)
         decay = decays([member.run.recipe for member in members], rows.layout, self.device)
+        watched = mask_updates.watched(group)
         if self.epoch == 0:
-            group.updates.before()
+            mask_updates.before(group)
         total = torch.zeros(len(members), device=self.device)
         for step, x in enumerate(self.feed.epoch(order, size, draws)):
             if self.workers.cancelled.is_set():
@@ -133,9 +128,9 @@ class Training:
             y = labels[:, step * size : (step + 1) * size]
             total += group.engine.gradients(x, y)
             sgd_(rows, rate(step), recipe.momentum, recipe.nesterov, decay)
-            if group.updates.any:
-                group.updates.after(self.epoch * steps + step + 1, steps, x, y)
-            group.seen += x.shape[0] * x.shape[1]
+            if watched:
+                mask_updates.after(group, self.epoch * steps + step + 1, steps, x, y)
+            self.seen.append(x.shape[0] * x.shape[1])
             if self.workers.pool is None:
                 tell()
         finite = total.isfinite() & rows.weights.isfinite().all(1)
@@ -145,7 +140,7 @@ class Training:
 
     def observe(self) -> None:
         """Measure and keep weights after an epoch (or before the first), where it is due."""
-        self._each(lambda group: self.recorder.observe(group, self.epoch))
+        self._each(lambda group: recorder.observe(group, self.epoch))
 
     # -- leaving, interrupting, resuming -----------------------------------------------------------
 
@@ -154,34 +149,31 @@ class Training:
 
         Raises ``RuntimeError`` if a pruned weight is not exactly zero: no such run may be stored.
         """
-        left, staying = [], []
-        for k, member in enumerate(self.members):
-            if not member.done(self.epoch):
-                staying.append(k)
-                continue
-            run, mask = member.run, self.cohort.mask[k]
-            if self.cohort.weights[k][~mask].count_nonzero():
-                raise RuntimeError(
-                    f"a pruned weight of {run.solution}, seed {run.seed}, is not zero"
-                )
-            if run.mask_update:
-                member.facts |= mask_facts(run, self.network, self.cohort.layout, mask.cpu())
-            left.append((member, self.cohort.keep(k, "", *STATE)))
-        if left and staying:
-            self._arrange(self.cohort.select(staying))
-        elif left:
-            self.cohort = self.cohort.select([])
+        done = [member.done(self.epoch) for member in self.members]
+        left = [self._finished(k) for k, is_done in enumerate(done) if is_done]
+        if left:
+            self._arrange(self.cohort.select([k for k, is_done in enumerate(done) if not is_done]))
         return left
+
+    def _finished(self, k):
+        member, mask = self.members[k], self.cohort.mask[k]
+        run = member.run
+        if self.cohort.weights[k][~mask].count_nonzero():
+            raise RuntimeError(f"a pruned weight of {run.solution}, seed {run.seed}, is not zero")
+        if run.mask_update:
+            member.facts |= mask_facts(run, self.network, self.cohort.layout, mask.cpu())
+        return member, self.cohort.keep(k, "", *STATE)
 
     def state(self) -> tuple[dict, dict]:
         """(tensors, content) from which ``resume`` goes on as if nothing had happened."""
         tensors = {name: getattr(self.cohort, name) for name in (*STATE, "velocity")}
-        content = {"epoch": self.epoch, "members": []}
         for k, m in enumerate(self.members):
             tensors |= {f"{k}/{name}": value for name, value in m.kept.items()}
-            gathered = {name: getattr(m, name) for name in GATHERED}
-            content["members"].append({"key": m.run.key, **gathered})
-        return tensors, content
+        gathered = [
+            {"key": m.run.key, **{name: getattr(m, name) for name in GATHERED}}
+            for m in self.members
+        ]
+        return tensors, {"epoch": self.epoch, "members": gathered}
 
     def resume(self, tensors: dict, content: dict) -> None:
         """Set the state that ``state`` gave of the same runs."""

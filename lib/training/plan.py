@@ -1,4 +1,4 @@
-"""Who trains with whom: the members of a cohort in groups, each with its passes and its updates."""
+"""Who trains with whom: the members of a cohort in groups, each with the passes that suit it."""
 
 from dataclasses import dataclass
 from itertools import accumulate
@@ -9,8 +9,7 @@ from lib.data import sets
 from lib.models import flops
 from lib.sparse import live
 from lib.training import engines, threads
-from lib.training.cohort import Cohort, Member
-from lib.training.mask_updates import Updates
+from lib.training.cohort import Cohort, Member, filled
 
 
 @dataclass
@@ -18,15 +17,20 @@ class Group:
     """Members that take each step together; ``rows`` are views of their cohort's."""
 
     rows: Cohort
-    live: bool  # whether a step costs their live weights alone
+    network: nn.Module
+    images: sets.ImageSet
+    sparse: bool  # whether a step costs their live weights alone
     engine: engines.Dense | live.LiveOnly
-    updates: Updates
-    seen: int = 0  # images in this epoch
 
     @property
     def members(self) -> list[Member]:
         """Whose rows these are, in their order."""
         return self.rows.members
+
+    def module(self, k: int) -> nn.Module:
+        """The network of member ``k`` as it is now, in eval mode."""
+        device = self.rows.weights.device
+        return filled(self.network, self.rows.weights[k], self.rows.buffers[k], device)
 
 
 def sparsely(rows: Cohort, network: nn.Module, images: sets.ImageSet) -> list[bool]:
@@ -49,6 +53,8 @@ def arranged(
 
     Groups and workers follow from the size of the work; on a GPU all are one group.
     """
+    if not cohort.members:
+        return cohort, [], threads.Workers(1, 1)
     kinds = sparsely(cohort, network, images)
     order = sorted(range(len(kinds)), key=kinds.__getitem__)
     if order != sorted(order):
@@ -57,11 +63,11 @@ def arranged(
     sizes, workers, each = [len(kinds)], 1, cores
     if cohort.weights.device.type == "cpu":
         work = flops.training(flops.forward(network, images.shape), recipe.batch_size)
-        batched = engines.batched(network, recipe.precision)
+        batched = engines.batched(network, recipe)
         sizes, workers, each = threads.plan(dense, len(kinds) - dense, work, batched, cores)
     groups = []
     for stop, size in zip(accumulate(sizes), sizes, strict=True):
-        rows, few = cohort.slice(stop - size, stop), kinds[stop - size]
-        engine = engines.engine(rows, network, recipe, images.shape if few else None)
-        groups.append(Group(rows, few, engine, Updates(rows, network, images, engine)))
+        rows, sparse = cohort.slice(stop - size, stop), kinds[stop - size]
+        engine = engines.engine(rows, network, recipe, images.shape if sparse else None)
+        groups.append(Group(rows, network, images, sparse, engine))
     return cohort, groups, threads.Workers(workers, each)

@@ -153,9 +153,7 @@ def test_a_run_pruned_by_fisher(options, name, store, one_thread):
         names = networks.prunable(network, ("last",))
         task = criteria.Task(lambda network=network: network, images_of(dense).x_train, None)
         weights = {n: network.get_parameter(n).detach() for n in names}
-        scores = criterion[name](
-            weights, rng.generator(3, "criterion", name, *moment), task
-        )
+        scores = criterion[name](weights, rng.generator(3, "criterion", name, *moment), task)
         live = layout.views(store.get(run.key).tensors["mask"])
         for n, expected in zip(names, lowest(scores, 0.7), strict=True):
             assert torch.equal(live[n].flatten(), expected)

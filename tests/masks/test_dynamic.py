@@ -158,7 +158,9 @@ def test_layers_change_by_themselves(method):
     """Layers of different density, NaN in one of them; a full one drops what it grows again."""
     weights = {name: torch.randn(5, 10, generator=stream("w", name)) for name in "abc"}
     gradient = {name: torch.randn(5, 10, generator=stream("g", name)) for name in "abc"}
-    live = torch.rand(3, 5, 10, generator=stream("m")) < torch.tensor([0.1, 0.5, 1.0])[:, None, None]
+    live = (
+        torch.rand(3, 5, 10, generator=stream("m")) < torch.tensor([0.1, 0.5, 1.0])[:, None, None]
+    )
     mask = dict(zip("abc", live, strict=True))
     weights["b"][:2] = math.nan
     new = dynamic.updated(method, weights, mask, stream("grow"), change(gradient, 0.5))
@@ -166,7 +168,9 @@ def test_layers_change_by_themselves(method):
     assert not torch.equal(new["b"], mask["b"])
     assert new["c"].all()
     if method == "set":  # layer after layer from one generator
-        assert torch.equal(new["a"], update(method, weights["a"], mask["a"], None, 0.5, stream("grow")))
+        assert torch.equal(
+            new["a"], update(method, weights["a"], mask["a"], None, 0.5, stream("grow"))
+        )
     else:
         for name in mask:
             alone = update(method, weights[name], mask[name], gradient[name], 0.5)

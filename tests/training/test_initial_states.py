@@ -5,7 +5,7 @@ import torch
 from support import carry_out, layout_of, outcomes, small
 
 from lib import registry, rng
-from lib.masks import criteria, masks
+from lib.masks import masks
 from lib.models import initializers, networks
 from lib.specs.run import Run, finetune, scratch
 

@@ -228,3 +228,51 @@ def test_a_signal_of_ones_own(store):
     assert [(training, count) for training, count, _ in seen] == [(False, 20)] * 4
     assert len({drawn for *_, drawn in seen}) == 4
     monitor.forget("brightness")
+
+
+# -- the online rule -------------------------------------------------------------------------------
+
+
+def test_the_rule_waits_for_its_patience():
+    """It speaks ``patience`` epochs after the peak, and not before; of a signal that only rises it never does."""
+    hill = [0, 1, 5, 9, 7, 6, 5, 4]
+    assert [monitors.pruning_epoch(hill, patience=k, tolerance=0.0) for k in (1, 2, 3)] == [4, 5, 6]
+    assert monitors.pruning_epoch(range(50), patience=1, tolerance=0.0) is None
+
+
+def test_the_rule_sees_no_future():
+    """What comes after its word changes nothing."""
+    past = [0, 3, 9, 8, 7]
+    assert (
+        monitors.pruning_epoch(past, patience=2)
+        == monitors.pruning_epoch([*past, 1e9, -1e9, math.nan], patience=2)
+        == 4
+    )
+
+
+def test_a_plateau_is_a_turn():
+    """A signal that rises by less than the tolerance has turned; one that rises faster has not."""
+    slow, fast = (np.cumsum([1.0] + [step] * 30) for step in (0.001, 0.1))
+    assert monitors.pruning_epoch(slow, patience=3, tolerance=0.01) is not None
+    assert monitors.pruning_epoch(fast[:20], patience=3, tolerance=0.01) is None
+
+
+def test_the_start_is_let_pass():
+    """A jump before training counts only with ``start=0``; NaN is no rise."""
+    signal = [100.0, 1, 2, 3, 2.5, 2.4, 2.3]
+    assert monitors.pruning_epoch(signal, patience=2) == 5
+    assert monitors.pruning_epoch(signal, patience=2, start=0) == 2
+    assert monitors.pruning_epoch([0, 1, 2, math.nan, math.nan], patience=2) == 4
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"patience": 0}, "patience is 0"),
+        ({"tolerance": -0.1}, "tolerance is -0.1"),
+        ({"start": -1}, "start is -1"),
+    ],
+)
+def test_wrong_rules(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        monitors.pruning_epoch([], **wrong)

@@ -213,7 +213,10 @@ def family(seed):
 
 @pytest.mark.parametrize(
     ("point", "count"),
-    [("lib.training.mask_updates.Updates.after", 15 + 8), ("lib.runs.store.Store.save_checkpoint", 7)],
+    [
+        ("lib.training.mask_updates.Updates.after", 15 + 8),
+        ("lib.runs.store.Store.save_checkpoint", 7),
+    ],
 )
 def test_a_resumed_run_has_the_same_snapshots(point, count, tmp_path, store):
     """Killed in the middle of the second generation's second epoch, and at a checkpoint that holds snapshots."""
