@@ -180,6 +180,6 @@ def _linear(network: nn.Module) -> nn.Module:
         with torch.no_grad():
             for name, value in module.named_parameters(recurse=False):
                 value.abs_() if name == "weight" else value.zero_()
-            if isinstance(getattr(module, "running_mean", None), torch.Tensor):
-                module.running_mean.zero_()
+            for name, statistic in module.named_buffers(recurse=False):
+                statistic.mul_(name != "running_mean")
     return network

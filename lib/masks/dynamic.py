@@ -69,17 +69,18 @@ def check(
         "behind the end",
     )
     refuse(end > steps, f"updates end at step {end}: the run has only {steps} steps")
-    moments = f"from step {start} to {end} every {every} steps"
     if method == "gradual":
         refuse(
             start == end or (end - start) % every,
-            f"gradual pruning {moments}: the last update must fall on the end, or the final "
-            f"sparsity is missed; make the end the start plus a multiple of {every}",
+            f"gradual pruning from step {start} to {end} every {every} steps: the last update must "
+            "fall on the end, or the final sparsity is missed; make the end the start plus a "
+            f"multiple of {every}",
         )
         return
     refuse(
         (start or every) > min(end, steps - 1),
-        f"updates {moments}: in a run of {steps} steps no update would come",
+        f"the update frequency is {every} steps from {start} to {end}: in a run of {steps} steps "
+        "no update would come",
     )
     _check_share(fraction)
 
@@ -111,8 +112,8 @@ def drop_fraction(
     *,
     step: int = 0,
     end: int = 0,
-    rate: float | None = None,
-    highest: float | None = None,
+    rate: float = math.nan,
+    highest: float = math.nan,
 ) -> float:
     """The share of each layer's live weights to drop at an update.
 
@@ -138,7 +139,7 @@ def drop_fraction(
         f"drop schedule {schedule!r} is unknown; there are {', '.join(SCHEDULES)}",
     )
     refuse(
-        rate is None or not highest or not 0 <= rate <= highest,
+        not 0 <= rate <= highest or not highest,
         f"the learning rate is {rate} and the highest {highest}: a drop fraction in proportion "
         "needs 0 <= rate <= highest",
     )

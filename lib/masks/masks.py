@@ -127,7 +127,8 @@ def random(shapes: Shapes, sparsity: float, kind: str, generator: torch.Generato
         }
         return {name: torch.stack(list(each.values())) for name, each in rows.items()}
     for score in scores.values():
-        outputs, inputs, ones = *score.shape[:2], [1] * (score.dim() - 2)
+        outputs, inputs, *sides = score.shape
+        ones = [1] * len(sides)
         if kind == "bounded":
             score *= torch.arange(1, outputs + 1).view(outputs, 1, *ones)
         if kind == "uneven":
@@ -140,7 +141,8 @@ def random(shapes: Shapes, sparsity: float, kind: str, generator: torch.Generato
 
 def _apportioned(claims, sizes, total):
     """The first ``total`` weights in the order of claim / 1, claim / 3, ... of each, as counts."""
-    layers, full = range(len(sizes)), set()
+    layers = range(len(sizes))
+    full: set[int] = set()
     while True:  # the exact shares are level * claim, but for the layers that are full
         left = total - sum(sizes[i] for i in full)
         level = Fraction(left, sum(claims[i] for i in layers if i not in full))

@@ -7,8 +7,7 @@ architecture, and a member is one row. Rows and members change their order toget
 
 import copy
 import functools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import nn
@@ -88,7 +87,7 @@ def network_of(run: Run, images: sets.ImageSet) -> nn.Module:
 def filled(
     network: nn.Module, weights: torch.Tensor, buffers: torch.Tensor, device="cpu"
 ) -> nn.Module:
-    """A copy of the meta-device ``network`` in eval mode, with these rows [P] and [B] as its own."""
+    """A copy of the meta-device ``network`` in eval mode, with these rows [P] and [B]."""
     layout = Layout(network)
     network = copy.deepcopy(network).to_empty(device=device).eval()
     counts = {name: torch.tensor(0) for name, _ in network.named_buffers()}
@@ -97,21 +96,18 @@ def filled(
     return network
 
 
-@dataclass
 class Member:
     """One run in training: its labels ``given`` [N], those ``flipped``, and what it has gathered.
 
     Its weights are a row of its cohort.
     """
 
-    run: Run
-    given: torch.Tensor
-    flipped: torch.Tensor
-    facts: dict
-    history: list[dict] = field(default_factory=list)
-    kept: Named = field(default_factory=dict)
-    best: float = -1.0
-    diverged: int | None = None
+    def __init__(self, run: Run, given: torch.Tensor, flipped: torch.Tensor, facts: dict):
+        self.run, self.given, self.flipped, self.facts = run, given, flipped, facts
+        self.history: list[dict] = []
+        self.kept: Named = {}
+        self.best = -1.0
+        self.diverged: int | None = None  # the epoch after which it was found so
 
     def done(self, trained: int) -> bool:
         """Whether this member has nothing left to train after ``trained`` epochs of the cohort."""
@@ -124,26 +120,26 @@ class Member:
         return rng.generator(self.run.seed, stream, name, epoch, *replica)
 
 
-@dataclass
 class Cohort:
     """K rows on one device, and whose they are (nobody's, if they are looked at alone).
 
     ``weights``, ``velocity``, ``gradients`` float32 and ``mask`` bool [K, P], ``buffers`` [K, B].
     """
 
-    layout: Layout
-    weights: torch.Tensor
-    buffers: torch.Tensor
-    mask: torch.Tensor
-    velocity: torch.Tensor = None
-    gradients: torch.Tensor = field(default=None, repr=False)
-    members: list[Member] = field(default_factory=list, repr=False)
-
-    def __post_init__(self):
-        if self.velocity is None:
-            self.velocity = torch.zeros_like(self.weights)
-        if self.gradients is None:
-            self.gradients = torch.zeros_like(self.weights)
+    def __init__(
+        self,
+        layout: Layout,
+        weights: torch.Tensor,
+        buffers: torch.Tensor,
+        mask: torch.Tensor,
+        velocity: torch.Tensor | None = None,
+        gradients: torch.Tensor | None = None,
+        members: Sequence[Member] = (),
+    ):
+        self.layout, self.weights, self.buffers, self.mask = layout, weights, buffers, mask
+        self.velocity = torch.zeros_like(weights) if velocity is None else velocity
+        self.gradients = torch.zeros_like(weights) if gradients is None else gradients
+        self.members = list(members)
 
     @functools.cached_property
     def bits(self) -> torch.Tensor | None:
@@ -157,15 +153,17 @@ class Cohort:
         return len(self.weights)
 
     def select(self, order: list[int]) -> "Cohort":
-        """A cohort of its own that holds copies of these rows, with their members, in this order."""
+        """A cohort of its own with copies of these rows and with their members, in this order."""
         index = torch.tensor(order, dtype=torch.long, device=self.weights.device)
-        rows = (t[index] for t in (self.weights, self.buffers, self.mask, self.velocity))
-        return Cohort(self.layout, *rows, members=[self.members[k] for k in order if self.members])
+        rows = {name: getattr(self, name)[index] for name in (*STATE, "velocity")}
+        members = [self.members[k] for k in order if self.members]
+        return Cohort(self.layout, members=members, **rows)
 
     def slice(self, start: int, stop: int) -> "Cohort":
         """The members ``start`` to ``stop`` as views: training them trains this cohort."""
-        state = (*STATE, "velocity", "gradients", "members")
-        return replace(self, **{name: getattr(self, name)[start:stop] for name in state})
+        names = (*STATE, "velocity", "gradients")
+        rows = {name: getattr(self, name)[start:stop] for name in names}
+        return Cohort(self.layout, members=self.members[start:stop], **rows)
 
     def keep(self, k: int, suffix: str, *names: str) -> Named:
         """Copy what row ``k`` has under ``names`` now to what its member has kept; return that."""
@@ -174,7 +172,7 @@ class Cohort:
         return self.members[k].kept
 
     def remask(self, k: int, mask: torch.Tensor) -> None:
-        """Give row ``k`` this mask [P], and carry weights and momentum over (``dynamic.apply_``)."""
+        """Give row ``k`` this mask [P]; weights and momentum follow (``dynamic.apply_``)."""
         dynamic.apply_(self.weights[k], self.velocity[k], self.mask[k], mask)
         self.mask[k] = mask
         self.__dict__.pop("bits", None)  # made from the mask when next asked for
@@ -197,7 +195,7 @@ class Cohort:
                 parameter.grad = gradients[name].data
             for norm in module.modules():
                 if hasattr(norm, "num_batches_tracked"):
-                    norm.num_batches_tracked = None
+                    norm.num_batches_tracked = None  # type: ignore[assignment]
             yield module
 
 

@@ -9,6 +9,8 @@ smoothing e, the cross-entropy is against 1 - e for the label and e / C for each
 (Szegedy et al. 2016, section 7).
 """
 
+from typing import TypeGuard
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -147,7 +149,10 @@ class InTurn(Dense):
         return torch.stack([self._forward(module.eval(), x) for module in self.modules])
 
 
-def batched(network: nn.Module, recipe: Recipe) -> bool:
+Engine = BatchedMLP | InTurn | live.LiveOnly
+
+
+def batched(network: nn.Module, recipe: Recipe) -> TypeGuard[MLP]:
     """Whether the passes are batched products: an MLP in float32 (no BatchNorm, small batches)."""
     return type(network) is MLP and recipe.precision == "float32"
 
@@ -157,7 +162,7 @@ def engine(
     network: nn.Module,
     recipe: Recipe = PLAIN,
     live_inputs: tuple[int, ...] | None = None,
-) -> Dense | live.LiveOnly:
+) -> Engine:
     """The passes of a group under a recipe, in turn where nothing faster is known.
 
     At the cost of the live weights where the shape of the inputs is given for that.

@@ -19,16 +19,21 @@ from lib.training.cohort import Layout, Named, filled
 
 @dataclass(frozen=True)
 class InitialState:
-    """``weights`` float32 [P], ``buffers`` float32 [B], ``mask`` bool [P], facts about the mask.
+    """``weights`` float32 [P], ``buffers`` [B], ``mask`` bool [P], facts about the mask.
 
-    And the optimiser's ``velocity`` [P]; None: zero.
+    And the ``momentum`` [P] that the optimiser begins with; None: zero.
     """
 
     weights: torch.Tensor
     buffers: torch.Tensor
     mask: torch.Tensor
     facts: dict
-    velocity: torch.Tensor | None = None
+    momentum: torch.Tensor | None = None
+
+    @property
+    def velocity(self) -> torch.Tensor:
+        """The optimiser's velocity [P]."""
+        return torch.zeros_like(self.weights) if self.momentum is None else self.momentum
 
 
 def initial_state(
@@ -50,10 +55,10 @@ def initial_state(
     its own. Raises ``ValueError`` where the sparsity empties a layer, or a criterion is at fault.
     """
     form, seed, fresh = run.network.init, run.seed, layout.fresh_buffers()
-    if parent is None:
-        weights = layout.row(initializers.dense(network, form, seed, _draw("init", run)))
-        facts = {"live": layout.size, "prunable": 0, "pruned": 0}
-        return InitialState(weights, fresh, torch.ones(layout.size, dtype=torch.bool), facts)
+    if parent is None or run.parent is None:
+        first = layout.row(initializers.dense(network, form, seed, _draw("init", run)))
+        facts: dict = {"live": layout.size, "prunable": 0, "pruned": 0}
+        return InitialState(first, fresh, torch.ones(layout.size, dtype=torch.bool), facts)
     suffix = _moment(run)
     trained, statistics = parent[f"weights{suffix}"], parent[f"buffers{suffix}"]
     if run.parent.solution == "sol_g":  # its mask is there already
@@ -61,11 +66,11 @@ def initial_state(
     else:
         row = layout.mask_row(_mask(run, network, layout, trained, statistics, images))
     facts = mask_facts(run, network, layout, row)
-    if empty := facts.get("empty layers"):
-        raise ValueError(
-            f"sparsity {run.pruning.sparsity} leaves no weight in {', '.join(empty)} "
-            f"(seed {seed}); choose a lower one"
-        )
+    empty = ", ".join(facts.get("empty layers", []))
+    masks.refuse(
+        empty,
+        f"sparsity {run.sparsity} leaves no weight in {empty} (seed {seed}); choose a lower one",
+    )
     if run.solution == "sol_s":
         mask = {name: live for name, live in layout.views(row).items() if live.dim() > 1}
         draw = _draw("scratch", run)
@@ -93,7 +98,8 @@ def _draw(name, run):
 def mask_facts(run: Run, network: nn.Module, layout: Layout, row: torch.Tensor) -> dict:
     """What is kept about a mask ``row`` (bool [P]); "empty layers" if there are any."""
     views = layout.views(row)
-    mask = {name: views[name] for name in networks.prunable(network, run.pruning.keep_dense)}
+    spared = run.pruning.keep_dense if run.pruning else ()
+    mask = {name: views[name] for name in networks.prunable(network, spared)}
     empty = masks.empty_layers(mask)
     size = sum(m.numel() for m in mask.values())
     return {

@@ -27,7 +27,7 @@ GATHERED = ("facts", "history", "best", "diverged")  # of a member, beside its t
 
 
 class Training:
-    """A cohort being trained: ``runs`` of one architecture, set, batch and optimiser, from ``starts``.
+    """A cohort being trained: ``runs`` of one architecture, set and optimiser, from ``starts``.
 
     The order of the rows, the groups and the workers are made together in ``_arrange`` alone.
     """
@@ -48,15 +48,16 @@ class Training:
         self.feed = batches.feed(
             images, augment=runs[0].data.augment, flat=isinstance(network, MLP)
         )
-        rows = [torch.stack([getattr(s, name) for s in starts]).to(self.device) for name in STATE]
-        still = torch.zeros(rows[0].shape[1])
-        moving = torch.stack([still if s.velocity is None else s.velocity for s in starts])
+        rows = {
+            name: torch.stack([getattr(start, name) for start in starts]).to(self.device)
+            for name in (*STATE, "velocity")
+        }
         members = [
             Member(run, *labels_of(run, images), start.facts)
             for run, start in zip(runs, starts, strict=True)
         ]
         self.workers = Workers(1, 1)
-        self._arrange(Cohort(Layout(network), *rows, moving.to(self.device), members=members))
+        self._arrange(Cohort(Layout(network), members=members, **rows))
 
     @property
     def members(self) -> list[Member]:

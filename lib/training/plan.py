@@ -20,7 +20,7 @@ class Group:
     network: nn.Module
     images: sets.ImageSet
     sparse: bool  # whether a step costs their live weights alone
-    engine: engines.Dense | live.LiveOnly
+    engine: engines.Engine
 
     @property
     def members(self) -> list[Member]:

@@ -10,7 +10,7 @@ import torch
 def plan(
     members: int, live: int, work: float, batched: bool, cores: int
 ) -> tuple[list[int], int, int]:
-    """(sizes of the groups, workers, threads of each) for ``members`` and ``live`` ones behind them.
+    """(sizes of the groups, workers, threads of each) for ``members``, and ``live`` ones behind.
 
     A step of one of the ``members`` costs ``work`` FLOPs. Small networks are grouped until a step
     is worth its calls (about 60 MFLOP); those whose steps cost their live weights alone

@@ -337,7 +337,7 @@ SENSELESS = [
     (dict(every=0), "update frequency is 0: it counts optimiser steps, at least 1"),
     (
         dict(every=1500),
-        "from step 0 to 1000 every 1500 steps: in a run of 1000 steps no update would come",
+        "frequency is 1500 steps from 0 to 1000: in a run of 1000 steps no update would come",
     ),
     (dict(every=1000), "in a run of 1000 steps no update would come"),
     (dict(end=1200), "end at step 1200: the run has only 1000 steps"),
@@ -370,7 +370,7 @@ def test_senseless_calls_are_refused():
             lambda: dynamic.drop_fraction("cosine", 1.5, step=0, end=1),
             r"is 1.5: it must lie in \[0, 1\]",
         ),
-        (lambda: dynamic.drop_fraction("rate", 0.3), "rate is None and the highest None"),
+        (lambda: dynamic.drop_fraction("rate", 0.3), "rate is nan and the highest nan"),
         (
             lambda: dynamic.drop_fraction("rate", 0.3, rate=0.2, highest=0.1),
             "rate is 0.2 and the highest 0.1",

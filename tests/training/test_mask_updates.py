@@ -337,19 +337,17 @@ def test_a_resnet_trains_as_written_out(tmp_path, place_set, one_thread):
 @pytest.fixture
 def after_every_update(monkeypatch):
     """What each group held before and after each of its steps' updates: (runs, step, mask before and after, what is not 0)."""
-    seen, real = [], mask_updates.Updates.after
+    seen, real = [], mask_updates.after
 
-    def watched(self, steps, *arguments):
-        before = self.rows.mask.clone()
-        real(self, steps, *arguments)
-        left = (
-            self.rows.weights[~self.rows.mask].count_nonzero()
-            + self.rows.velocity[~self.rows.mask].count_nonzero()
-        )
-        runs = [member.run for member in self.rows.members]
-        seen.append((runs, steps, before, self.rows.mask.clone(), int(left)))
+    def watched(group, steps, *arguments):
+        rows, before = group.rows, group.rows.mask.clone()
+        real(group, steps, *arguments)
+        dead = ~rows.mask
+        left = rows.weights[dead].count_nonzero() + rows.velocity[dead].count_nonzero()
+        runs = [member.run for member in group.members]
+        seen.append((runs, steps, before, rows.mask.clone(), int(left)))
 
-    monkeypatch.setattr(mask_updates.Updates, "after", watched)
+    monkeypatch.setattr(mask_updates, "after", watched)
     return seen
 
 
@@ -553,8 +551,8 @@ KILLS = [
     ("lib.runs.store.Store.save_checkpoint", 2, True),
     ("lib.runs.store.Store.save_checkpoint", 7, True),
     ("lib.training.loop.sgd_", 15 + 14, False),
-    ("lib.training.mask_updates.Updates.after", 12, True),
-    ("lib.training.mask_updates.Updates.after", 15 + 8, True),
+    ("lib.training.mask_updates.after", 12, True),
+    ("lib.training.mask_updates.after", 15 + 8, True),
     ("lib.runs.store.Store.put", 5, True),
 ]
 

@@ -214,7 +214,7 @@ def family(seed):
 @pytest.mark.parametrize(
     ("point", "count"),
     [
-        ("lib.training.mask_updates.Updates.after", 15 + 8),
+        ("lib.training.mask_updates.after", 15 + 8),
         ("lib.runs.store.Store.save_checkpoint", 7),
     ],
 )
