@@ -1,4 +1,5 @@
-"""Masks that change while training: their moments, their counts, what is dropped and what grows, by hand and against slow rules."""
+"""Masks that change while training: their moments, their counts, what is dropped and what grows, by
+hand and against slow rules."""
 
 import math
 
@@ -25,7 +26,8 @@ def stream(*name):
 
 
 def change(gradient=None, fraction=0.0, sparsity=0.0, scope="layer"):
-    """What a rule sees of an update; it fails where a rule asks for a gradient that is not given."""
+    """What a rule sees of an update; it fails where a rule asks for a gradient that is not
+    given."""
 
     def slope():
         assert gradient is not None, "nothing was to ask for the gradient"
@@ -44,9 +46,11 @@ def pruned(weights, mask, sparsity, scope="layer"):
     return dynamic.updated("gradual", weights, mask, None, change(sparsity=sparsity, scope=scope))
 
 
-# -- RigL by hand ------------------------------------------------------------------------------------------------------
-# A layer of eight weights, five of them live; 0.4 of five are two. The smallest live ones are -0.1 and 0.2, so that 0.5, -0.7
-# and 0.9 are kept. Of the three dead and the two dropped, the gradients are 3 (dead), -4 (dead), 0.5 (dead), 1 (-0.1) and -3.5 (0.2).
+# -- RigL by hand ----------------------------------------------------------------------------------
+# A layer of eight weights, five of them live; 0.4 of five are two. The smallest live ones are
+# -0.1 and 0.2, so that 0.5, -0.7
+# and 0.9 are kept. Of the three dead and the two dropped, the gradients are 3 (dead), -4 (dead),
+# 0.5 (dead), 1 (-0.1) and -3.5 (0.2).
 WEIGHTS = torch.tensor([0.5, -0.1, 0.0, 0.2, 0.0, -0.7, 0.0, 0.9])
 MASK = torch.tensor([1, 1, 0, 1, 0, 1, 0, 1]).bool()
 GRADIENT = torch.tensor([9.0, 1.0, 3.0, -3.5, -4.0, 9.0, 0.5, -9.0])
@@ -73,7 +77,8 @@ def test_an_update_by_hand(method, expected):
 
 
 def test_what_grows_starts_at_zero_without_momentum():
-    """Also where something had been left in its place; what is dropped is zero even if it was NaN."""
+    """Also where something had been left in its place; what is dropped is zero even if it was
+    NaN."""
     weights, velocity = (
         torch.tensor([1.0, math.nan, 3.0, 4.0]),
         torch.tensor([1.0, 2.0, math.nan, 4.0]),
@@ -117,7 +122,7 @@ def test_the_count_is_rounded_down(fraction, dropped):
     assert int(new.sum()) == 100
 
 
-# -- against slow rules ------------------------------------------------------------------------------------------------
+# -- against slow rules ----------------------------------------------------------------------------
 
 few = st.sampled_from([0.0, -0.0, 0.5, -0.5, 2.0])
 numbers = st.one_of(few, st.floats(width=32))
@@ -142,7 +147,8 @@ def slow_update(method, layer, fraction):
 
 @given(entries, st.floats(0, 1), st.sampled_from(DROPPING))
 def test_updates_are_those_of_the_slow_rules(layer, fraction, method):
-    """Dropped are the smallest, grown the wished for; density is the same to the weight, with NaN and infinity too."""
+    """Dropped are the smallest, grown the wished for; density is the same to the weight, with NaN
+    and infinity too."""
     weights, mask, gradient = (torch.tensor(column) for column in zip(*layer, strict=True))
     new = update(method, weights, mask, gradient, fraction, stream("grow"))
     assert int(new.sum()) == int(mask.sum())
@@ -178,7 +184,8 @@ def test_layers_change_by_themselves(method):
 
 
 def test_set_grows_each_candidate_as_often():
-    """Over many updates each of the 15 dead and 5 dropped weights is grown in 5 of 20, within five standard errors."""
+    """Over many updates each of the 15 dead and 5 dropped weights is grown in 5 of 20, within five
+    standard errors."""
     weights, mask, updates = torch.arange(1.0, 31), torch.arange(30) < 15, 2000
     generators = [rng.generator(seed, "grow") for seed in range(updates)]
     new = [update("set", weights, mask, None, 1 / 3, generator) for generator in generators]
@@ -188,7 +195,7 @@ def test_set_grows_each_candidate_as_often():
     assert (candidates - 0.25).abs().max() < 5 * math.sqrt(0.25 * 0.75 / updates)
 
 
-# -- rules of one's own --------------------------------------------------------------------------------------------
+# -- rules of one's own ----------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -252,11 +259,12 @@ def test_a_rule_that_returns_no_such_mask_is_refused(mine, result, message):
         update("mine", WEIGHTS, MASK, None, 0.4)
 
 
-# -- gradual pruning ---------------------------------------------------------------------------------------------------
+# -- gradual pruning -------------------------------------------------------------------------------
 
 
 def test_the_cubic_schedule():
-    """Values worked out by hand: at a quarter, half and three quarters, 1 - left^3 is 37/64, 7/8 and 63/64."""
+    """Values worked out by hand: at a quarter, half and three quarters, 1 - left^3 is 37/64, 7/8
+    and 63/64."""
     at = {
         step: dynamic.gradual(step, start=3000, end=7000, final=0.96)
         for step in (0, 3000, 4000, 5000, 6000, 7000, 9000)
@@ -272,7 +280,8 @@ def test_the_cubic_schedule():
 
 @pytest.mark.parametrize("scope", masks.SCOPES)
 def test_gradual_masks_nest_and_end_exactly(scope):
-    """While the weights move between updates, no pruned one comes back, and each mask has the count of its sparsity."""
+    """While the weights move between updates, no pruned one comes back, and each mask has the count
+    of its sparsity."""
     weights = {
         "a": torch.randn(20, 30, generator=stream("a")),
         "b": torch.randn(8, 3, 3, 3, generator=stream("b")),
@@ -306,7 +315,7 @@ def test_a_gradual_update_by_hand():
     assert pruned(weights, mask, 0.6)["a"].int().tolist() == [0, 1, 0, 0, 1]
 
 
-# -- when and how much -------------------------------------------------------------------------------------------------
+# -- when and how much -----------------------------------------------------------------------------
 
 
 def test_drop_fractions():
@@ -324,7 +333,8 @@ def moments(method, steps=1000, **settings):
 
 
 def test_updates_are_due_at_their_moments():
-    """DST as in the study's code: after every so many steps, not before the first and not after the last; gradual at both its ends."""
+    """DST as in the study's code: after every so many steps, not before the first and not after the
+    last; gradual at both its ends."""
     assert moments("rigl", every=300, start=0, end=1000) == [300, 600, 900]
     assert moments("set", every=250, start=0, end=1000) == [250, 500, 750]
     assert moments("rigl", every=250, start=100, end=600) == [100, 350, 600]
@@ -389,11 +399,12 @@ def test_senseless_calls_are_refused():
             call()
 
 
-# -- between the steps of a cohort -------------------------------------------------------------------------------------
+# -- between the steps of a cohort -----------------------------------------------------------------
 
 
 def trained(method, source, seeds):
-    """A sparse cohort of MLPs on digits, 40 steps of SGD with momentum and weight decay, its masks changed every 5; checked at each."""
+    """A sparse cohort of MLPs on digits, 40 steps of SGD with momentum and weight decay, its masks
+    changed every 5; checked at each."""
     run = Run.dense(small(), seed=0)
     images = images_of(run)
     network = networks.build("mlp", images.shape, images.classes, widths=(16,))
@@ -462,7 +473,8 @@ def trained(method, source, seeds):
     ],
 )
 def test_members_change_as_if_alone(method, source):
-    """Density holds and pruned weights stay zero through momentum and decay; each of three members ends as it does in another cohort."""
+    """Density holds and pruned weights stay zero through momentum and decay; each of three members
+    ends as it does in another cohort."""
     three, one = trained(method, source, (0, 1, 2)), trained(method, source, (1,))
     assert torch.equal(three.mask[1], one.mask[0])
     torch.testing.assert_close(three.weights[1], one.weights[0], rtol=1e-4, atol=1e-6)

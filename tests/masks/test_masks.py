@@ -1,4 +1,5 @@
-"""Masks have exact counts, break ties by index, and nest; criteria give the scores that they name."""
+"""Masks have exact counts, break ties by index, and nest; criteria give the scores that they
+name."""
 
 import math
 from fractions import Fraction
@@ -33,7 +34,8 @@ def lowest(values, count):
 
 @given(layers, sparsities)
 def test_global_scope_removes_exactly_the_lowest(values, sparsity):
-    """Over all layers together the round(s N) lowest scores go, ties by index, whatever the scores."""
+    """Over all layers together the round(s N) lowest scores go, ties by index, whatever the
+    scores."""
     mask = masks.prune(scores_of(values), sparsity)
     flat = [v for part in values for v in part]
     gone = {i for i, live in enumerate(torch.cat(list(mask.values())).tolist()) if not live}
@@ -68,7 +70,8 @@ allocations = st.sampled_from(["uniform", "erk"])
 
 
 def one_by_one(claims, sizes, total):
-    """Counts by layer where weights are given out one at a time, each to the first layer with the largest claim / (2 * live + 1)."""
+    """Counts by layer where weights are given out one at a time, each to the first layer with the
+    largest claim / (2 * live + 1)."""
     live = [0] * len(sizes)
     for _ in range(total):
         open_layers = [i for i in range(len(sizes)) if live[i] < sizes[i]]
@@ -86,7 +89,8 @@ def allocated(sizes, sparsity, scope):
 
 @given(shapes, sparsities, allocations)
 def test_allocations_meet_the_total_exactly(found, sparsity, scope):
-    """They are those of giving out weights one by one; none is negative or more than its layer has; an empty layer is refused."""
+    """They are those of giving out weights one by one; none is negative or more than its layer has;
+    an empty layer is refused."""
     named, sizes = (
         {f"layer{i}": shape for i, shape in enumerate(found)},
         [math.prod(shape) for shape in found],
@@ -146,7 +150,8 @@ def test_allocations_by_layer():
 
 
 def test_largest_remainders_would_not_nest():
-    """The 20th live weight of LeNet-5 would take one away from its last layer; here each layer keeps what it has."""
+    """The 20th live weight of LeNet-5 would take one away from its last layer; here each layer
+    keeps what it has."""
     sizes = [math.prod(shape) for shape in LENET.values()]
 
     def remainders(total):
@@ -166,11 +171,12 @@ def test_largest_remainders_would_not_nest():
 
 
 def test_erk_of_lenet():
-    """At 0.95 each density is level * (sum of the shape) / (its product); at 0.5 the small layers are full and the others share the rest.
+    """At 0.95 each density is level * (sum of the shape) / (its product); at 0.5 the small layers
+    are full and the others share the rest.
 
-    Claims are 17, 32, 376, 204 and 94; 0.95 leaves 2,210 of 44,190 weights, so that the level is 2210 / 723.
-    At 0.5 conv1 (150) and fc3 (840) are full, and conv2, fc1 and fc2 share 22,095 - 990 = 21,105 by 32 : 376 : 204, which is
-    1,103.53, 12,966.47 and 7,035.
+    Claims are 17, 32, 376, 204 and 94; 0.95 leaves 2,210 of 44,190 weights, so that the level is
+    2210 / 723. At 0.5 conv1 (150) and fc3 (840) are full, and conv2, fc1 and fc2 share 22,095 - 990
+    = 21,105 by 32 : 376 : 204, which is 1,103.53, 12,966.47 and 7,035.
     """
     assert masks.allocation(LENET, 0.95, "erk") == {
         "conv1": 52,
@@ -214,7 +220,8 @@ def test_allocated_scopes_remove_exactly_the_lowest_of_each(values, sparsity, sc
 
 
 def test_ties_fall_by_index():
-    """Masks written by hand for equal scores: the first of the equals go first, across and within layers."""
+    """Masks written by hand for equal scores: the first of the equals go first, across and within
+    layers."""
     scores = {"a": torch.tensor([[1.0, 0.0], [1.0, 1.0]]), "b": torch.tensor([1.0, 0.0, 2.0])}
 
     def at(sparsity, scope):
