@@ -39,7 +39,10 @@ SMALL = {
 
 def small(**overrides) -> Setup:
     """A setup of a small network on few digits, with ``overrides`` of the settings, on the data that is there."""
-    s = presets.Settings(**{**SMALL, **overrides})
+    given = {**SMALL, **overrides}
+    if given["network"] != "mlp" and "widths" not in overrides:
+        del given["widths"]  # other networks have their own
+    s = presets.Settings(**given)
     images = sets.load(
         s.dataset, train=s.train_examples, test=s.test_examples, normalise=s.normalise
     )
@@ -243,7 +246,7 @@ CONTEXT.set_forkserver_preload(
         "sklearn.model_selection",
         "safetensors.torch",
         "filelock",
-        "lib.sweep",
+        "lib.runs.sweep",
     ]
 )
 

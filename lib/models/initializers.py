@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from lib import rng
+from lib import registry, rng
 
 SCHEMES = ("he", "he-fan-out", "glorot-normal", "glorot-uniform")
 FORMS = ("masked", "layer", "neuron")
@@ -229,3 +229,6 @@ def _is_scale(network: nn.Module, parameter: str) -> bool:
     return kind == "weight" and isinstance(
         network.get_submodule(owner), nn.modules.batchnorm._BatchNorm
     )
+
+
+registry.initializer._entries.update(dict.fromkeys(SCHEMES))

@@ -11,6 +11,8 @@ from math import prod
 import torch
 from torch import nn
 
+from lib import registry
+
 NAMES = (
     "mlp", "lenet-300-100", "lenet-5",
     "resnet-18", "resnet-20", "resnet-32", "resnet-44", "resnet-56", "resnet-50", "vgg-11", "vgg-16",
@@ -324,3 +326,15 @@ def small_dense(name, shape, classes, live: int, *, widths=(100, 100)) -> tuple[
         (made(factor) for factor in factors[max(place - 1, 0) : place + 1]),
         key=lambda found: abs(found[1] - live),
     )
+
+
+OPTIONS = {"mlp": ("widths", "activation"), "lenet-300-100": ("activation",)}
+OPTIONS |= {"lenet-5": ("activation", "pooling", "widths"), "vgg-11": ()}
+
+
+def options(name: str) -> tuple[str, ...]:
+    """The options that the network ``name`` takes."""
+    return OPTIONS.get(name, ("width",))
+
+
+registry.network._entries.update(dict.fromkeys(NAMES))

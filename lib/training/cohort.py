@@ -68,15 +68,7 @@ def build(network_spec: Network, shape: tuple[int, ...], classes: int) -> nn.Mod
 
     Raises ``ValueError`` where they do not fit.
     """
-    return networks.build(
-        network_spec.name,
-        shape,
-        classes,
-        widths=network_spec.widths,
-        width=network_spec.width,
-        activation=network_spec.activation,
-        pooling=network_spec.pooling,
-    )
+    return networks.build(network_spec.name, shape, classes, **network_spec.options)
 
 
 def network_of(run: Run, images: sets.ImageSet) -> nn.Module:

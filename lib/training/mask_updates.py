@@ -42,6 +42,13 @@ def check(run: Run, examples: int) -> None:
             f"gradient flow on {flow.examples} examples behind the first {flow.skip}: there are "
             f"only {examples}",
         )
+    looked_at = {
+        "watch_examples": run.watch_examples,
+        "score_examples": pruning and pruning.score_examples,
+    }
+    for name, count in looked_at.items():
+        words = f"{name} is {count}: there are only {examples} training examples"
+        refuse(count and count > examples, words)
     if run.data.name == "folder" and pruning and pruning.criterion not in BLIND:
         refuse(
             pruning.score_examples is None,

@@ -583,7 +583,7 @@ def test_killed_between_two_updates(kill, undisturbed, store):
     table, weights and masks."""
     runs, table, reference = undisturbed
     kill_at(runs, store.root, *kill)
-    assert list((store.root / "interrupted").glob("*.safetensors"))
+    assert list((store.root / "interrupted").rglob("*.safetensors"))
     same_table(carry_out(runs, store), table)
     same_results(runs, store, reference)
 
@@ -593,7 +593,7 @@ def test_a_resumed_cohort_goes_on_with_its_masks(undisturbed, store):
     nothing that they have pruned."""
     runs, _, reference = undisturbed
     kill_at(runs, store.root, "lib.runs.store.Store.save_checkpoint", 7, True)
-    [path] = (store.root / "interrupted").glob("*.safetensors")
+    [path] = (store.root / "interrupted").rglob("*.safetensors")
     tensors, content = store.checkpoint(path.stem)
     assert content["epoch"] == 2
     by_key = {run.key: run for run in runs}

@@ -3,7 +3,6 @@ perturbed tickets."""
 
 import pytest
 import torch
-from pydantic import ValidationError
 from support import (
     carry_out,
     images_of,
@@ -188,7 +187,7 @@ def test_replicas_are_trained_once(store, tmp_path):
 @pytest.mark.parametrize("bad", [-1, 0.5, "two"])
 def test_a_bad_replica_is_refused(bad):
     """It is a number of replicas' counting, from 0."""
-    with pytest.raises(ValidationError, match="replica"):
+    with pytest.raises(ParameterError, match="replica"):
         ticket(pruned(), replica=bad)
 
 

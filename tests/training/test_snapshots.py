@@ -231,7 +231,7 @@ def test_a_resumed_run_has_the_same_snapshots(point, count, tmp_path, store):
     reference = Store(tmp_path / "undisturbed")
     table = carry_out(runs, reference)
     kill_at(runs, store.root, point, count, True)
-    [path] = (store.root / "interrupted").glob("*.safetensors")
+    [path] = (store.root / "interrupted").rglob("*.safetensors")
     held = {name.split("/")[1] for name in store.checkpoint(path.stem)[0] if "/" in name}
     assert "mask@step3" in held
     assert carry_out(runs, store).equals(table)
@@ -298,9 +298,9 @@ def test_a_snapshot_is_measured_with_its_own_mask(store):
         ),
         ((4, 4), r"snapshots is \(4, 4\): these optimiser steps must rise, each may stand once"),
         ((5, 4), r"snapshots is \(5, 4\): these optimiser steps must rise"),
-        ((0, 4), "snapshots.0\n.*greater than or equal to 1.*input_value=0"),
-        ((-3,), "snapshots.0\n.*greater than or equal to 1.*input_value=-3"),
-        ((2.5,), "snapshots.0\n.*valid integer.*input_value=2.5"),
+        ((0, 4), r"snapshots\[0\] is 0: .*greater than or equal to 1"),
+        ((-3,), r"snapshots\[0\] is -3: .*greater than or equal to 1"),
+        ((2.5,), r"snapshots\[0\] is 2.5: .*valid integer"),
     ],
 )
 def test_bad_steps_stop_before_any_training(steps, message, store):
@@ -331,7 +331,7 @@ def test_room_for_snapshots(store, monkeypatch):
         asked.append(need)
         raise StorageError(28, "full")
 
-    monkeypatch.setattr(store, "ensure_room", full)
+    monkeypatch.setattr(store, "prepare", full)
     for steps in ((), (3, 6)):
         with pytest.raises(StorageError):
             sweep.carry_out(
