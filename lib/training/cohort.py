@@ -44,7 +44,7 @@ class Layout:
         views, offset = {}, 0
         for name, shape in (self.buffers if buffers else self.parameters).items():
             part = rows[..., offset : offset + shape.numel()]
-            views[name], offset = part.view(*rows.shape[:-1], *shape), offset + shape.numel()
+            views[name], offset = part.view((*rows.shape[:-1], *shape)), offset + shape.numel()
         return views
 
     def row(self, values: Named) -> torch.Tensor:
