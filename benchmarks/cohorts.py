@@ -51,7 +51,7 @@ def _small(name: str) -> ours.Task:
         return ours.Task(name, (64,), 1024, batch=64)
     if name.startswith("lenet"):
         return ours.Task(name, (1, 28, 28), 1024, batch=64)
-    side, width = {"vgg-11": (32, 1.0), "vgg-16": (32, 0.25), "resnet-50": (32, 0.25)}.get(
+    side, width = {"vgg-11": (32, None), "vgg-16": (32, 0.25), "resnet-50": (32, 0.25)}.get(
         name, (16, 0.25)
     )
     return ours.Task(name, (3, side, side), 64, batch=32, width=width, augment=True)
@@ -67,7 +67,7 @@ def against_one_by_one(quick: bool) -> list[Row]:
             2 if quick else 5,
             0.1 if quick else 0.6,
         )
-        detail = f"batch {task.batch}" + (f", width {task.width:g}" if task.width != 1 else "")
+        detail = f"batch {task.batch}" + (f", width {task.width:g}" if task.width else "")
         rows.append(
             Row(
                 f"{name}, {detail}: cohort of 4 / one by one",

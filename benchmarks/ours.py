@@ -16,9 +16,8 @@ from lib.training.initial_states import InitialState
 from studies.presets import Settings, setup_of
 
 SPARSITY = 0.9
-ENDLESS = (
-    10**9
-)  # epochs between measurements, and epochs of a recipe: no measurement falls into what is timed
+# epochs of a recipe and between measurements: no measurement falls into what is timed
+ENDLESS = 10**6
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,8 @@ class Task:
     batch: int = 128
     momentum: float = 0.9
     augment: bool = False
-    widths: tuple[int, ...] = (100, 100)
-    width: float = 1.0
+    widths: tuple[int, ...] | None = None
+    width: float | None = None
     classes: int = 10
     lr: float = 1e-4
     precision: str = "float32"

@@ -1,9 +1,9 @@
-"""Write the Binder and Colab badges into the README and the notebooks, from the address in pyproject.toml.
+"""Write the Binder and Colab badges into README and notebooks, from the address in pyproject.toml.
 
 usage: python -m binder.badges [--check]
 
-The address stands once, as ``Repository`` in pyproject.toml, with the version as the tag. ``--check`` changes
-nothing and fails if a file is out of date.
+The address stands once, as ``Repository`` in pyproject.toml, with the version as the tag.
+``--check`` changes nothing and fails if a file is out of date.
 """
 
 import json
@@ -38,7 +38,7 @@ def badges(notebook: str) -> str:
 
 
 def stamped(path: Path) -> str:
-    """The text of a README or notebook with its badges and the address to install from brought up to date."""
+    """A README or notebook with its badges and the address to install from brought up to date."""
     text = path.read_text(encoding="utf-8")
     if path.suffix != ".ipynb":
         return MARKS.sub(

@@ -1,6 +1,7 @@
 """A laboratory for one question: what does sparsity cost a neural network, and why?
 
-This is the instrument; it knows nothing of papers. The rooms, from the notebook's side to the machine's:
+This is the instrument; it knows nothing of papers. Its rooms, from the notebook's side to the
+machine's:
 
 ``runs``      finished runs: carried out, kept, tabulated, measured
 ``training``  cohorts of networks in lock-step
@@ -11,8 +12,8 @@ This is the instrument; it knows nothing of papers. The rooms, from the notebook
 ``sparse``    passes at the cost of the live weights
 ``models``    architectures, their fresh weights, their cost
 
-``network``, ``dataset``, ``criterion`` and so on register what is your own. Names load when they are
-first used, so that ``import lib`` costs nothing.
+``network``, ``dataset``, ``criterion`` and so on register what is your own. Names load when they
+are first used, so that ``import lib`` costs nothing.
 """
 
 import importlib
@@ -27,7 +28,21 @@ _HOMES = {
     "network": "registry", "initializer": "registry", "dataset": "registry",
     "criterion": "registry", "mask_update": "registry", "monitor": "registry",
 }  # fmt: skip
-_ROOMS = set(["data", "files", "masks", "metrics", "models", "registry", "rng", "runs", "sparse", "specs", "training"])
+_ROOMS = set(
+    [
+        "data",
+        "files",
+        "masks",
+        "metrics",
+        "models",
+        "registry",
+        "rng",
+        "runs",
+        "sparse",
+        "specs",
+        "training",
+    ]
+)
 
 __all__ = sorted(_ROOMS | set(_HOMES))
 

@@ -85,7 +85,7 @@ def _check_folder(folder: str) -> None:
     try:
         path = Path(folder).expanduser().absolute()
         there = next(place for place in (path, *path.parents) if place.exists())
-        with tempfile.TemporaryDirectory(dir=there):
+        with tempfile.TemporaryDirectory(dir=there, prefix=f".{path.name}."):
             pass
     except (OSError, ValueError) as error:
         raise ParameterError(

@@ -65,13 +65,13 @@ _LISTS: dict[str, tuple[type[Spec], str]] = {
 # Settings of runs that not every figure has: the one on the left, named in its presets, brings all
 # on the right with it.
 _BRINGS = {
-    "noise": {"noise_kind"}, "folder": {"image_size"}, "watch": {"watch_examples"}, "sparsity": set(),
+    "noise": {"noise_kind"}, "folder": {"image_size"}, "watch": {"watch_examples"},
     "sparse_epochs": {
         "sparse_lr", "sparse_milestones", "prune_from", "criterion", "score_examples",
     },
     "rate_floor": {"floor_reading", "momentum_after", "criterion", "score_examples"},
     "update_every": {"update_end", "drop_fraction", "drop_schedule", "growth_gradient", "held"},
-    "flow_every": {"flow_examples", "held"},
+    "flow_every": {"flow_examples", "held"}, "sparsity": set(),
 }  # fmt: skip
 _COMMON = {"preset", "plugin", "seeds", "device", "runs_folder", "save_to"}
 
@@ -93,9 +93,8 @@ def _types() -> dict[str, Any]:
     for part in _NAMES:
         for name, field in _settings(part).items():
             kind, of = _kind(part, field), part.model_fields[field]
-            optional = of.is_required() and (name in _BRINGS or part in (MaskUpdate, Flow))
             found[name] = kind if of.is_required() else (kind, of.get_default())
-            if optional:
+            if of.is_required() and (name in _BRINGS or part in (MaskUpdate, Flow)):
                 found[name] = (kind | None, None)
     for field in ("epochs", "lr", "milestones"):
         found[f"sparse_{field}"] = (_kind(Recipe, field) | None, None)
@@ -167,9 +166,8 @@ class Settings(_Specified):
             "both": max(late, default=0) > self.epochs,
             f"rewind is {self.rewind}: a ticket cannot go back to an epoch beyond epochs, which is "
             f"{self.epochs}": self.rewind > self.epochs,
-            f"around is {around}: no mask changes at {apart[:1]}; give multiples of {every}": (
-                bool(apart)
-            ),
+            f"around is {around}: no mask changes at {min(apart, default='')}; give multiples of "
+            f"{every}": bool(apart),
             f"settle is {self.settle}: it must lie in 1 to {every - 1}, before the next mask "
             "update": bool(around and self.update_every) and not 1 <= (self.settle or 0) < every,
             f"update_intervals is {slow}: each must be less than the {steps} steps that "

@@ -181,7 +181,7 @@ def test_presets(preset):
     s = settings(FIGURE, preset)
     count, shape = sets.size(s.dataset), {"digits": (1, 8, 8), "mnist": (1, 28, 28)}[s.dataset]
     steps = s.epochs * -(-count // s.batch_size)
-    assert s.sparse_epochs == s.epochs
+    assert setup_of(s, "fingerprint").sparse.epochs == s.epochs
     assert max(*s.snapshots, *(step + s.settle for step in s.around)) <= steps
     assert s.prune_end < steps
     assert (s.prune_end - s.prune_start) % s.prune_every == 0

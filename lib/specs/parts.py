@@ -16,11 +16,10 @@ class Data(Spec):
     """Which examples: a set, its size, its treatment, its label noise, and their fingerprint."""
 
     name: Annotated[str, among(registry.dataset)]
-    """Of the set."""
     train: fields.Count | None = None
     """The first so many in the set's canonical order."""
     test: fields.Count | None = None
-    """Likewise, of the test part; None: all."""
+    """As many of the test part; None: all."""
     normalise: Annotated[str, among(sets.NORMALISATIONS)] = "none"
     """What is done to the pixels in [0, 1]."""
     augment: bool = False
@@ -28,13 +27,13 @@ class Data(Spec):
     noise: fields.Share = 0.0
     """Share of the training labels that are drawn anew."""
     noise_kind: Annotated[str, among(sets.NOISES)] = "symmetric"
-    """Over all classes, or over the others."""
+    """Symmetric: over all classes, the true one included; flip: over the others."""
     image_size: Annotated[int, fields.Number, Field(ge=8, le=4096)] | None = None
     """Sides of a folder's images; None: 224."""
     folder: str | None = Field(None, exclude=True, repr=False)
     """Where the set 'folder' lies on this machine."""
     fingerprint: str = Field(min_length=1)
-    """Of exactly these examples."""
+    """A hash of exactly these examples."""
 
     def contradictions(self):
         name, folder, size = self.name, self.folder, self.image_size
@@ -55,17 +54,13 @@ class Network(Spec):
     """
 
     name: Annotated[str, among(registry.network)]
-    """Of the architecture."""
     widths: fields.Widths | None = None
-    """Hidden layers of an mlp; lenet-5 has four."""
+    """Hidden layers of an mlp; of lenet-5, which has four layers before the last."""
     width: Annotated[float, fields.Number, Field(gt=0, le=1000)] | None = None
     """Factor to the channels of a ResNet or VGG-16."""
     activation: Annotated[str, among(networks.ACTIVATIONS)] | None = None
-    """Of an mlp or LeNet."""
     pooling: Literal["max", "avg"] | None = None
-    """Of lenet-5."""
     init: Annotated[str, among(registry.initializer)] = "he"
-    """How the dense weights are drawn."""
 
     @property
     def options(self) -> dict:
@@ -91,7 +86,7 @@ class Pruning(Spec):
     keep_dense: Annotated[tuple[Literal["first", "last"], ...], fields.Listed] = ("last",)
     """Layers that are spared."""
     source: Literal["final", "best-test"] = "final"
-    """Sol-D's pruned weights."""
+    """Which weights of Sol-D are pruned."""
     score_examples: fields.Count | None = None
     """So many training examples a criterion may look at; None: all."""
 
@@ -100,16 +95,14 @@ class Recipe(Spec):
     """Optimiser settings: SGD on cross-entropy. Milestones and warm-up are in epochs."""
 
     epochs: fields.Epochs
-    """Of training."""
     batch_size: fields.Count
-    """Examples a step."""
     lr: fields.Positive
     """The first learning rate."""
     momentum: fields.Share = 0.0
     nesterov: bool = False
     weight_decay: fields.NonNegative = 0.0
     schedule: Literal["constant", "step", "exponential", "cosine", "linear"] = "constant"
-    """See lib.training.schedules."""
+    """See ``lib.training.schedules.rates``."""
     milestones: Annotated[tuple[fields.Count, ...], fields.Listed] = ()
     """Epochs at which 'step' multiplies by gamma."""
     gamma: fields.Positive = 0.1
@@ -117,7 +110,7 @@ class Recipe(Spec):
     lr_floor: fields.NonNegative = 0.0
     """The lowest rate of a schedule."""
     warmup_epochs: fields.NonNegative = 0.0
-    """In which the rate rises linearly."""
+    """The rate rises linearly in them, to the one that the schedule has there."""
     precision: Literal["float32", "bfloat16"] = "float32"
     decay: Literal["all", "kernels"] = "all"
     """What weight decay shrinks: everything, or no biases and no BatchNorm."""
@@ -156,7 +149,6 @@ class Continuation(Spec):
     floor: fields.NonNegative = 0.0
     """The least rate with which it goes on."""
     reading: Literal["scale", "restart", "each-step"] = "scale"
-    """Of the floor."""
     momentum: Literal["zero", "kept"] = "zero"
     """That of a new optimiser, or the dense run's own."""
 
@@ -173,7 +165,7 @@ class MaskUpdate(Spec):
     """Steps between two updates."""
     start: fields.Whole = 0
     end: fields.Whole
-    """No update comes later."""
+    """The step after which no update comes."""
     fraction: fields.Share | None = None
     """Of the live weights, at the highest rate."""
     drop: Annotated[str, among(dynamic.SCHEDULES)] = "rate"
@@ -196,7 +188,7 @@ class Flow(Spec):
     examples: fields.Count = 1000
     """So many training examples, behind the held ones."""
     skip: fields.Whole = 1000
-    """Which serve the growth gradient."""
+    """So many are held for the growth gradient."""
 
 
 class Setup(Spec):
