@@ -42,7 +42,7 @@ def _line(title, task, members, quick):
         2 if quick else 3,
         0.1 if quick else 0.5,
     )
-    team, largest = planned.workers, max(len(rows) for _, rows, *_ in planned.groups)
+    team, largest = planned.workers, max(len(group.members) for group in planned.groups)
     return {
         "work": f"{title}, batch {task.batch}, {members} member{'s' * (members > 1)}",
         "chosen": f"{len(planned.groups)} group(s) of up to {largest}, {team.count} worker(s) x {team.threads} thread(s)",
