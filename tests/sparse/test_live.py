@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from support import outcomes, same_in_all, same_results, small
-from test_training import CONVOLUTIONAL, MLPS, assert_as_usual, name_of
-from test_updates import assert_as_by_hand, moving, pruned
+from training.test_loop import CONVOLUTIONAL, MLPS, assert_as_usual, name_of
+from training.test_mask_updates import assert_as_by_hand, moving, pruned
 
 from lib.models import networks
 from lib.runs import sweep
@@ -74,9 +74,10 @@ NETWORKS = [
     networks.build(
         "lenet-5", (2, 16, 16), 4, widths=(3, 4, 10, 6), activation="tanh", pooling="avg"
     ),
+    networks.build("lenet-5", (1, 16, 16), 4, widths=(3, 4, 10, 6), activation="tanh"),
 ]
-IDS = ["mlp", "mlp-tanh", "lenet-5", "lenet-5-odd", "lenet-5-avg"]
-SHAPES = [(6, 6), (20,), (1, 28, 28), (3, 19, 22), (2, 16, 16)]
+IDS = ["mlp", "mlp-tanh", "lenet-5", "lenet-5-odd", "lenet-5-avg", "lenet-5-tanh"]
+SHAPES = [(6, 6), (20,), (1, 28, 28), (3, 19, 22), (2, 16, 16), (1, 16, 16)]
 
 
 @pytest.mark.parametrize("density", [0.03, 0.3, 1.0])

@@ -6,15 +6,15 @@ import weakref
 
 import pytest
 import torch
-from test_gradients import slow, under
+from metrics.test_gradients import slow, under
 from torch.func import jacrev, vmap
 
 from lib import rng
 from lib.metrics import alignment, fisher, gradients, hessian, jacobian
-from lib.metrics.gradients import MeasureError
+from lib.metrics.estimate import MeasureError
 from lib.models import networks
-from lib.sparse import live_patterns
-from lib.sparse.live_pass import LivePass
+from lib.sparse import live, passes
+from lib.sparse.passes import LivePass
 
 pytestmark = pytest.mark.skipif(
     not torch.backends.mkl.is_available(),
@@ -56,7 +56,8 @@ def taken(monkeypatch):
         made.append(self)
         real(self, *arguments)
 
-    monkeypatch.setattr(live_patterns, "_pays", lambda *_: True)
+    monkeypatch.setattr(live, "pays", lambda *_: True)
+    monkeypatch.setattr(passes, "DENSEST", 1.0)
     monkeypatch.setattr(LivePass, "__init__", noted)
     return made
 
@@ -64,7 +65,7 @@ def taken(monkeypatch):
 @pytest.fixture
 def never(monkeypatch):
     """A function after which no pass is taken at the cost of the live weights."""
-    return lambda: monkeypatch.setattr(live_patterns, "_fits", lambda *_: False)
+    return lambda: monkeypatch.setattr(passes, "_fits", lambda *_: False)
 
 
 def made(case, kind="weights", density=0.4, dtype=torch.float64):
@@ -129,14 +130,12 @@ def test_the_exact_fisher_and_the_jacobian(case, kind, taken):
     """The expectation over all labels by example, layer and weight; and the Jacobian, which finds the live weights itself."""
     network, x, _, mask, _ = made(case, kind)
     p = torch.softmax(network(x), -1).detach()
-    trace, diagonal, layers = 0.0, {}, {}
+    trace, diagonal = 0.0, {}
     for c in range(CLASSES):
         for n, v in under(slow(network, x, torch.full((len(x),), c)), mask).items():
             squares = p[:, c].view(-1, *[1] * (v.dim() - 1)) * v.square()
             diagonal[n] = diagonal.get(n, 0.0) + squares.mean(0)
             trace = trace + squares.flatten(1).sum(1)
-            layer = n.split(".")[0]
-            layers[layer] = layers.get(layer, 0.0) + squares.flatten(1).sum(1).mean().item()
     for chunk in (None, 3):
         torch.testing.assert_close(
             fisher.exact(network, x, mask=mask, chunk=chunk), trace, rtol=1e-10, atol=1e-14
@@ -145,9 +144,6 @@ def test_the_exact_fisher_and_the_jacobian(case, kind, taken):
     assert {n for n in diagonal if mask.get(n, torch.ones(1)).any()} == set(ours)
     for n, v in ours.items():
         torch.testing.assert_close(v, diagonal[n], rtol=1e-9, atol=1e-14)
-    by_layer = fisher.by_layer(network, x, mask=mask)
-    assert list(by_layer) == list(layers)
-    assert {n: e.value for n, e in by_layer.items()} == pytest.approx(layers, rel=1e-10, abs=1e-14)
     full = (
         vmap(jacrev(lambda example: network(example[None])[0]))(x)
         .flatten(1)
@@ -159,7 +155,7 @@ def test_the_exact_fisher_and_the_jacobian(case, kind, taken):
         torch.testing.assert_close(
             jacobian.exact(network, x, chunk=chunk), full, rtol=1e-10, atol=1e-14
         )
-    assert len(taken) == 1 + 3 + 1 + 1 + 1 + 3
+    assert len(taken) == 1 + 3 + 1 + 1 + 3
 
 
 def test_a_network_of_one_layer(taken):
@@ -235,11 +231,11 @@ def test_what_is_known_of_a_network_changes_no_number(taken):
 
     network, x, _, mask, _ = made("lenet-5")
     values()
-    known = live_patterns._known[network]
+    known = passes._known[network]
     with torch.no_grad():
         network[0].weight.data.mul_(1.5)
     changed = values()
-    assert live_patterns._known[network] is known
+    assert passes._known[network] is known
     fresh = made("lenet-5")[0]
     fresh.load_state_dict(network.state_dict())
     network = fresh
@@ -247,8 +243,8 @@ def test_what_is_known_of_a_network_changes_no_number(taken):
     mask["0.weight"].data[:2] = False  # in place, and unseen by the tensor's counter of versions
     network[0].weight.data[:2] = 0
     changed = values()
-    assert live_patterns._known[network] is not known
-    live_patterns._known.clear()
+    assert passes._known[network] is not known
+    passes._known.clear()
     assert all(torch.equal(a, b) for a, b in zip(changed, values(), strict=True))
     wide = networks.build("mlp", (12,), CLASSES, widths=(5,)).to_empty(device="cpu").eval()
     for p in wide.parameters():
@@ -262,7 +258,7 @@ def test_a_network_is_not_kept_alive(taken):
     """What is known of it goes with it."""
     network, x, _, mask, _ = made("mlp")
     fisher.exact(network, x, mask=mask)
-    assert network in live_patterns._known
+    assert network in passes._known
     gone = weakref.ref(network)
     taken.clear()
     del network
@@ -315,7 +311,7 @@ def test_they_are_taken_where_they_pay(monkeypatch):
         }
         for n, p in network.named_parameters():
             p.data.copy_(mask.get(n, torch.ones(())))
-        return live_patterns.patterns_of(network, torch.zeros(2, *shape), mask, batch) is not None
+        return passes.patterns_of(network, torch.zeros(2, *shape), mask, batch) is not None
 
     assert chosen("lenet-300-100", (784,), 0.1, 128)
     assert chosen("lenet-5", (1, 28, 28), 0.1, 128)
