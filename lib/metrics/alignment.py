@@ -3,12 +3,10 @@
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from lib.metrics.contract import check, check_labels
-from lib.metrics.estimate import require
+from lib.metrics.contract import Named, check, check_labels, require
 from lib.metrics.gradients import counted_direction, norms_and_dots, passes
-from lib.sparse.patterns import Named
 
 LEVELS = 200  # quantiles kept: 0, 1/200, ..., 1
 TOP = 0.05  # the examples above the 95% quantile
@@ -16,31 +14,30 @@ TOP = 0.05  # the examples above the 95% quantile
 
 def cosines(
     network: nn.Module,
-    x: torch.Tensor,
-    labels: torch.Tensor,
+    x: Tensor,
+    labels: Tensor,
     direction: Named,
     *,
     masks: Sequence[Named | None] = (None,),
-    which: str = "all",
-    chunk: int | None = None,
-) -> list[torch.Tensor]:
+    **options,
+) -> list[Tensor]:
     """Cosines [n] between each example's negative loss gradient and ``direction``, by mask.
 
     Price study, Figures 8b and 8c; over the live weights that count. The gradient of the loss is
     1 - p of the label times that of the log-odds (all wrong classes against the label): that one is
     used, since it points the same way and does not underflow where the network is confident
     (numbers so small would also slow the processor). Several masks share the passes. An example
-    whose gradient is zero for other reasons, in a dead network, gives NaN. Arguments and errors:
-    see ``lib.metrics.contract``; a direction of zero is refused.
+    whose gradient is zero for other reasons, in a dead network, gives NaN. Arguments (``options``)
+    and errors: see ``lib.metrics.contract``; a direction of zero is refused.
 
     >>> network = nn.Linear(2, 2, bias=False).eval()
-    >>> _, ahead = nn.init.zeros_(network.weight), {"weight": torch.tensor([[0.0, 0.0], [1.0, 1.0]])}
+    >>> _, ahead = nn.init.zeros_(network.weight), {"weight": torch.tensor([[0.0, 0.0], [1, 1]])}
     >>> cosines(network, torch.tensor([[1.0, 1.0]]), torch.tensor([1]), ahead)
     [tensor([0.7071])]
     """
     ahead, lengths = [], []
     for mask in masks:
-        check(network, x, labels, mask, which, chunk=chunk)
+        _, which, chunk = check(network, x, labels, mask=mask, **options)
         ahead.append(counted_direction(network, direction, mask, which))
         norms = [torch.linalg.vector_norm(value).double() for value in ahead[-1].values()]
         lengths.append(torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(()))
@@ -62,7 +59,7 @@ def _log_odds_gradient(logits, labels):
     return others.scatter(1, labels, -1.0)
 
 
-def distribution(cosines: torch.Tensor, labels: torch.Tensor, classes: int) -> dict:
+def distribution(cosines: Tensor, labels: Tensor, classes: int) -> dict:
     """The ``cosines`` [n] of examples with ``labels`` int64 [n] as numbers to keep.
 
     ``mean``, ``std``, ``above_zero`` (a share), ``quantiles`` (201, evenly spaced levels), and of

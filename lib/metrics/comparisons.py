@@ -7,8 +7,7 @@ cannot be compared.
 
 import torch
 
-from lib.metrics.contract import check_labels
-from lib.metrics.estimate import require
+from lib.metrics.contract import check_labels, require
 
 NUMBERS = 1 << 22  # probabilities in memory at a time (32 MiB in float64)
 
@@ -61,10 +60,9 @@ def kl_matrix(logits: torch.Tensor) -> torch.Tensor:
     tensor([[0., 0.],
             [0., 0.]], dtype=torch.float64)
     """
-    cross = 0.0
-    for log_p in _log_p(logits):
-        log_p = log_p.flatten(1)
-        cross = cross + log_p.exp() @ log_p.T  # row i, column j: the sum of p_i log p_j
+    flat = (log_p.flatten(1) for log_p in _log_p(logits))
+    # row i, column j: the sum of p_i log p_j
+    cross = sum((log_p.exp() @ log_p.T for log_p in flat), torch.zeros(()))
     return ((cross.diagonal().unsqueeze(1) - cross) / logits.shape[1]).clamp(min=0)
 
 
@@ -94,10 +92,8 @@ def js_all(logits: torch.Tensor) -> float:
     >>> round(js_all(99 * torch.eye(3).unsqueeze(1)), 4)
     1.0986
     """
-    total = 0.0
-    for log_p in _log_p(logits):
-        p = log_p.exp()
-        total += (torch.special.entr(p.mean(0)).sum() - torch.special.entr(p).sum() / len(p)).item()
+    entropy, every = torch.special.entr, (log_p.exp() for log_p in _log_p(logits))
+    total = sum((entropy(p.mean(0)).sum() - entropy(p).sum() / len(p)).item() for p in every)
     return max(total / logits.shape[1], 0.0)
 
 

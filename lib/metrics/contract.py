@@ -1,6 +1,7 @@
 """What every estimator asks of its arguments, checked in one place.
 
-A network in eval mode with its pruned weights at zero, examples x [n, ...], labels int64 [n], and
+A network in eval mode with its pruned weights at zero, examples x [n, ...], labels int64 [n], and,
+as ``options``,
 
 ``mask``   parameter name -> bool, True where the weight lives; what it does not name lives wholly
 ``which``  ``"all"``: weights and biases of convolutions and linear layers, BatchNorm's scale and
@@ -10,11 +11,8 @@ A network in eval mode with its pruned weights at zero, examples x [n, ...], lab
 What cannot be measured raises ``MeasureError``.
 """
 
-from collections.abc import Mapping
-from typing import TypedDict
-
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lib.metrics.estimate import require
 from lib.metrics.layers import KINDS
@@ -25,33 +23,23 @@ KERNELS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORMS = nn.modules.batchnorm._BatchNorm
 
 
-class Options(TypedDict, total=False):
-    """The arguments above, where one estimator hands them on to another."""
-
-    mask: Named | None
-    which: str
-    chunk: int | None
-
-
 def check(
     network: nn.Module,
-    x: torch.Tensor,
-    labels: torch.Tensor | None = None,
+    x: Tensor,
+    labels: Tensor | None = None,
+    *,
     mask: Named | None = None,
     which: str = "all",
+    chunk: int | None = None,
     **counts: int | None,
-) -> None:
-    """Raise ``MeasureError`` for what no estimator can measure.
+) -> tuple[Named | None, str, int | None]:
+    """(mask, which, chunk); ``MeasureError`` for what no estimator can measure.
 
     That is: a layer with parameters that no formula covers, or that two layers share; train mode;
     weights that are not finite; a mask of unknown names or other shapes; no examples; labels of
-    another number, or negative; an unknown ``which``; one of ``counts`` (or ``chunk``) below 1.
-
-    >>> check(nn.Linear(2, 2), torch.ones(1, 2), chunk=0)
-    Traceback (most recent call last):
-    lib.metrics.estimate.MeasureError: chunk is 0; it must be at least 1
+    another number, or negative; an unknown ``which``; ``chunk`` or another of ``counts`` below 1.
     """
-    check_counts(**counts)
+    check_counts(chunk=chunk, **counts)
     mixing = [m for m in network.modules() if isinstance(m, (NORMS, nn.Dropout))]
     require(
         not any(m.training for m in (network, *mixing)),
@@ -69,16 +57,16 @@ def check(
         not shares(network),
         "two layers share a parameter: the formulas need each parameter to be used in one layer",
     )
-    for name, value in network.named_parameters():
-        value = value.detach()  # the sum is the fast question; it may also overflow
+    for name, p in network.named_parameters():  # the sum is the fast question; it may overflow
         require(
-            value.sum().isfinite() or value.isfinite().all(),
+            p.detach().sum().isfinite() or p.detach().isfinite().all(),
             f"parameter {name!r} holds values that are not finite: the run has diverged",
         )
     check_mask(network, mask, which)
     require(len(x), "x holds no examples")
     if labels is not None:
         check_labels(labels, len(x))
+    return mask, which, chunk
 
 
 def check_counts(**counts: int | None) -> None:
@@ -99,9 +87,7 @@ def check_mask(network: nn.Module, mask: Named | None, which: str = "all") -> No
     check_named(network, mask or {}, "mask", torch.bool)
 
 
-def check_named(
-    network: nn.Module, values: Mapping[str, torch.Tensor], what: str, dtype=None
-) -> None:
+def check_named(network: nn.Module, values: Named, what: str, dtype=None) -> None:
     """Raise ``MeasureError`` unless ``values`` have names and shapes of parameters."""
     shapes = {name: tuple(p.shape) for name, p in network.named_parameters()}
     for name, value in values.items():
@@ -117,7 +103,7 @@ def check_named(
         )
 
 
-def check_labels(labels: torch.Tensor, count: int, classes: int | None = None) -> None:
+def check_labels(labels: Tensor, count: int, classes: int | None = None) -> None:
     """Raise ``MeasureError`` unless there is a label for each example, in 0 to ``classes`` - 1."""
     require(
         labels.shape == (count,) and labels.dtype == torch.int64,
@@ -126,26 +112,22 @@ def check_labels(labels: torch.Tensor, count: int, classes: int | None = None) -
     )
     require(count, "no examples: the mean of an empty set is not defined")
     known = (
-        f"the network has {classes} classes, 0 to {classes - 1}" if classes else "the first is 0"
+        f"the network has {classes} classes, 0 to {classes - 1}" if classes else "0 is the first"
     )
     for end in (int(labels.min()), int(labels.max())):
         require(0 <= end < (classes or end + 1), f"labels hold {end}; {known}")
 
 
-def parameters(
-    network: nn.Module, which: str = "all", mask: Named | None = None
-) -> dict[str, nn.Parameter]:
+def parameters(network: nn.Module, which: str = "all", mask: Named | None = None) -> Named:
     """The parameters that count, by name; those in which no weight lives are left out."""
     # as bytes: ten times as fast
     dead = {name for name, live in (mask or {}).items() if not live.view(torch.uint8).any()}
-    kept, named = {}, dict(network.named_parameters())
-    for prefix, module in network.named_modules():
-        for kind in module._parameters:
-            name = joined(prefix, kind)
-            counts = which == "all" or (kind == "weight" and isinstance(module, KERNELS))
-            if name in named and counts and name not in dead:
-                kept[name] = named[name]
-    return kept
+    kept = dict(network.named_parameters())
+    if which == "weights":
+        modules = network.named_modules()
+        kernels = {joined(prefix, "weight") for prefix, m in modules if isinstance(m, KERNELS)}
+        dead |= kept.keys() - kernels
+    return {name: p for name, p in kept.items() if name not in dead}
 
 
 def leaves(network: nn.Module, which: str, mask: Named | None) -> Named:

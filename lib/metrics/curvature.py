@@ -7,31 +7,21 @@ of the cross-entropy to the network's own predictions, held fixed.
 """
 
 import torch
-import torch.nn.functional as F
-from torch import nn
-from torch.func import functional_call
+from torch import Generator, Tensor, nn
 
-from lib.metrics.contract import Options, check, check_labels, leaves
-from lib.metrics.estimate import require
-from lib.metrics.gradients import hooked
-from lib.sparse.patterns import Named
+from lib.metrics.contract import Named, check, leaves, require
+from lib.metrics.gradients import hooked, summed_loss
 
 GRAPH_BYTES = 512 << 20  # graphs of the gradient kept between products; beyond, each builds anew
-
-
-class MatrixOptions(Options, total=False):
-    """The keyword arguments of ``Curvature``, where an estimator hands them on."""
-
-    of: str
 
 
 class Curvature:
     """The Hessian of the mean cross-entropy, or the Fisher matrix, in the live weights.
 
     ``H @ v`` is the product with v [size], the live coordinates of the counted parameters one after
-    the other. ``of`` is ``"hessian"`` or ``"fisher"`` (which needs no labels). Arguments and
-    errors: see ``lib.metrics.contract``. The weights must not change while it is in use (autograd
-    says so).
+    the other. ``of`` is ``"hessian"`` or ``"fisher"`` (which needs no labels). Arguments
+    (``options``) and errors: see ``lib.metrics.contract``. The weights must not change while it is
+    in use (autograd says so).
 
     >>> network = nn.Linear(1, 2, bias=False).eval()
     >>> _ = nn.init.zeros_(network.weight)
@@ -42,18 +32,16 @@ class Curvature:
     def __init__(
         self,
         network: nn.Module,
-        x: torch.Tensor,
-        labels: torch.Tensor | None = None,
+        x: Tensor,
+        labels: Tensor | None = None,
         *,
-        mask: Named | None = None,
-        which: str = "all",
         of: str = "hessian",
-        chunk: int | None = None,
+        **options,
     ):
         require(of in ("hessian", "fisher"), f"of is {of!r}; allowed are hessian, fisher")
         require(of == "fisher" or labels is not None, "the Hessian of the loss needs labels")
         self.network, self.x, self.labels = network, x, labels if of == "hessian" else None
-        check(network, x, self.labels, mask, which, chunk=chunk)
+        mask, which, chunk = check(network, x, self.labels, **options)
         self.parameters = leaves(network, which, mask)
         require(self.parameters, "no weight that counts is live: there is nothing to measure")
         self.sizes = [p.numel() for p in self.parameters.values()]
@@ -73,7 +61,7 @@ class Curvature:
             f"statistics normalises by the examples that pass together: give chunk={len(x)}, or "
             "fewer examples",
         )
-        self._graphs: dict[int, dict[int, torch.Tensor]] = {}
+        self._graphs: dict[int, dict[int, Tensor]] = {}
         self._keep = len(x) * self.bytes_each <= GRAPH_BYTES
 
     def _graph_bytes(self):
@@ -86,9 +74,7 @@ class Curvature:
         modules = [m for m in self.network.modules() if not any(m.children())]
         x = self.x[:2]  # two examples: BatchNorm without running statistics refuses one
         with torch.no_grad():
-            logits = hooked(self.network, x, dict.fromkeys(modules, note))
-        if self.labels is not None:
-            check_labels(self.labels, len(self.x), logits.shape[1])
+            hooked(self.network, x, dict.fromkeys(modules, note))
         return 2 * sum(sizes) // len(x)
 
     def _gradient(self, start):
@@ -96,15 +82,13 @@ class Curvature:
         if start in self._graphs:
             return self._graphs[start]
         part = slice(start, start + self.chunk)
+        labels = None if self.labels is None else self.labels[part]
         with torch.enable_grad():
-            logits = functional_call(self.network, self.parameters, (self.x[part],))
-            own = self.labels is None
-            target = torch.softmax(logits.detach(), -1) if own else self.labels[part]
-            loss = F.cross_entropy(logits, target, reduction="sum") / len(self.x)
-            inputs = list(self.parameters.values())
+            loss = summed_loss(self.network, self.parameters, self.x[part], labels) / len(self.x)
             gradient = torch.autograd.grad(
-                loss, inputs, create_graph=True, allow_unused=True, materialize_grads=True
-            )
+                loss, list(self.parameters.values()),
+                create_graph=True, allow_unused=True, materialize_grads=True,
+            )  # fmt: skip
         varying = {number: g for number, g in enumerate(gradient) if g.requires_grad}
         if self._keep:
             self._graphs[start] = varying
@@ -126,7 +110,7 @@ class Curvature:
             result = flat if result is None else result.add_(flat)
         return result
 
-    def __matmul__(self, v: torch.Tensor) -> torch.Tensor:
+    def __matmul__(self, v: Tensor) -> Tensor:
         require(
             v.shape == (self.size,),
             f"the vector has shape {tuple(v.shape)}; there are {self.size} live weights",
@@ -139,19 +123,19 @@ class Curvature:
     def _scatter(self, v):
         return v if self.live is None else v.new_zeros(self.total).index_copy_(0, self.live, v)
 
-    def flat(self, named: Named) -> torch.Tensor:
+    def flat(self, named: Named) -> Tensor:
         """The live coordinates [size] of tensors by parameter name; what is not named is zero."""
         pairs = self.parameters.items()
         return self._gather(
             torch.cat([named.get(n, torch.zeros_like(p)).detach().flatten() for n, p in pairs])
         )
 
-    def named(self, v: torch.Tensor) -> Named:
+    def named(self, v: Tensor) -> Named:
         """The reverse of ``flat``: tensors by parameter name, zero where no weight lives."""
         pieces = zip(self._scatter(v).split(self.sizes), self.parameters.items(), strict=True)
         return {name: piece.view_as(p) for piece, (name, p) in pieces}
 
-    def rows(self, start: int, stop: int) -> torch.Tensor:
+    def rows(self, start: int, stop: int) -> Tensor:
         """Rows ``start`` to ``stop`` of the matrix, [rows, size], in one batched pass."""
         numbers = torch.arange(start, stop, device=self.device)
         places = numbers if self.live is None else self.live[start:stop]
@@ -159,7 +143,7 @@ class Curvature:
         units[numbers - start, places] = 1.0
         return self._gather(self._second(units, batched=True))
 
-    def signs(self, generator: torch.Generator) -> torch.Tensor:
+    def signs(self, generator: Generator) -> Tensor:
         """A Rademacher vector [size], drawn on the CPU."""
         drawn = 2 * torch.randint(0, 2, (self.size,), generator=generator) - 1
         return drawn.to(self.device, self.dtype)

@@ -2,12 +2,10 @@
 
 import copy
 from dataclasses import dataclass
-from typing import Unpack
 
 import torch
 from torch import nn
 
-from lib.metrics.contract import Options
 from lib.metrics.curvature import Curvature
 from lib.metrics.geometry import evaluate
 from lib.metrics.gradients import loss_gradient
@@ -24,7 +22,7 @@ class Step:
 
 
 def steps(
-    network: nn.Module, x: torch.Tensor, labels: torch.Tensor, sizes, **options: Unpack[Options]
+    network: nn.Module, x: torch.Tensor, labels: torch.Tensor, sizes, **options
 ) -> list[Step]:
     """L(θ - ε g) - L(θ) of the mean cross-entropy for each ε of ``sizes``, and what predicts it.
 

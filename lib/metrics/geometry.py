@@ -12,12 +12,10 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from lib.metrics.contract import NORMS, check_labels, check_mask, parameters
+from lib.metrics.contract import NORMS, Named, check_labels, check_mask, parameters
 from lib.metrics.estimate import MeasureError, require
-from lib.sparse.patterns import Named
 
 STATISTICS = ("reestimated", "interpolated")
 PIXELS = 1 << 20  # numbers of the input in a chunk that is chosen: some hundred MiB at most here
@@ -29,7 +27,7 @@ def points(
     alphas: Sequence[float],
     *,
     bn: str = "reestimated",
-    examples: torch.Tensor | None = None,
+    examples: Tensor | None = None,
     batch: int = 128,
 ) -> Iterator[tuple[float, nn.Module]]:
     """(alpha, network) for each of ``alphas``, in eval mode: (1 - alpha) a + alpha b.
@@ -61,7 +59,7 @@ def points(
         yield alpha, network
 
 
-def reestimate(network: nn.Module, x: torch.Tensor | None, batch: int = 128) -> None:
+def reestimate(network: nn.Module, x: Tensor | None, batch: int = 128) -> None:
     """Set BatchNorm's running statistics to those of ``x`` under the present weights, in place.
 
     They become the plain mean of the batches' statistics over one pass (a cumulative average: it
@@ -99,7 +97,7 @@ def reestimate(network: nn.Module, x: torch.Tensor | None, batch: int = 128) -> 
 
 
 def evaluate(
-    network: nn.Module, x: torch.Tensor, labels: torch.Tensor, *, chunk: int | None = None
+    network: nn.Module, x: Tensor, labels: Tensor, *, chunk: int | None = None
 ) -> tuple[float, float]:
     """Mean cross-entropy in nats and accuracy of ``network`` on ``x`` [n, ...], int64 ``labels``.
 
@@ -115,7 +113,7 @@ def evaluate(
         for inputs, targets in zip(x.split(chunk), labels.split(chunk), strict=True):
             logits = network(inputs)
             check_labels(targets, *logits.shape)
-            loss += F.cross_entropy(logits.double(), targets, reduction="sum").item()
+            loss += nn.functional.cross_entropy(logits.double(), targets, reduction="sum").item()
             hits += (logits.argmax(-1) == targets).sum().item()
     return loss / len(x), hits / len(x)
 
@@ -133,7 +131,7 @@ def distance(
 
 def distances(
     networks: Iterable[nn.Module], mask: Named | None = None, which: str = "all"
-) -> torch.Tensor:
+) -> Tensor:
     """All L2 distances between networks of one architecture: float64 [m, m] on the CPU.
 
     ``mask`` and ``which`` as in ``lib.metrics.contract``. BatchNorm's statistics do not count.

@@ -10,12 +10,10 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Generator, Tensor, nn
 
-from lib.metrics.contract import check, leaves
-from lib.metrics.estimate import require
+from lib.metrics.contract import check, leaves, require
 from lib.metrics.gradients import mean_gradient
-from lib.sparse.patterns import Named
 
 
 @dataclass(frozen=True)
@@ -36,14 +34,12 @@ class Signal:
 
 def by_layer(
     network: nn.Module,
-    x: torch.Tensor,
-    labels: torch.Tensor,
+    x: Tensor,
+    labels: Tensor,
     batch_size: int,
     *,
-    mask: Named | None = None,
-    which: str = "all",
-    generator: torch.Generator | None = None,
-    chunk: int | None = None,
+    generator: Generator | None = None,
+    **options,
 ) -> dict[str, Signal]:
     """The ``Signal`` of each layer, in order of depth, over minibatches of ``batch_size`` of ``x``.
 
@@ -60,7 +56,7 @@ def by_layer(
     >>> round(by_layer(network, x, labels, batch_size=1)["0"].snr, 4)
     1.4142
     """
-    check(network, x, labels, mask, which, chunk=chunk)
+    mask, which, chunk = check(network, x, labels, **options)
     count = len(x) // batch_size if isinstance(batch_size, int) and batch_size > 0 else 0
     require(
         count >= 2,

@@ -4,20 +4,18 @@ Each layer's input a and output z are kept, and one ``autograd.grad`` in the out
 without any weight gradient. ``lib.metrics.layers`` has the formulas that lead from a and δ to the
 numbers of each example. Masked MLPs and LeNet-5 on a CPU pass at the cost of their live weights
 (``lib.sparse.passes``) where that is faster; the numbers are the same but for rounding. Arguments
-and errors: see ``lib.metrics.contract``; without a ``chunk`` activations take about 256 MB.
+(``options``) and errors: see ``lib.metrics.contract``; without a ``chunk``, 256 MB of activations.
 """
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Unpack
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import nn
-from torch.func import functional_call
+from torch import Tensor, nn
 
 from lib.metrics.contract import (
-    Options,
+    Named,
     check,
     check_labels,
     check_named,
@@ -25,18 +23,17 @@ from lib.metrics.contract import (
     leaves,
     masked,
     parameters,
-)
-from lib.metrics.estimate import require
+    require,
+)  # fmt: skip
 from lib.metrics.layers import KINDS, Local
 from lib.sparse.passes import LivePass, patterns_of
-from lib.sparse.patterns import Named
 
 ACTIVATION_BYTES, CACHE_BYTES = 256 << 20, 16 << 20
 # network -> input shape -> bytes of its layers' outputs for one example
 _activations: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
-def hooked(network: nn.Module, x: torch.Tensor, hooks: Mapping[nn.Module, Callable]):
+def hooked(network: nn.Module, x: Tensor, hooks: Mapping[nn.Module, Callable]) -> Tensor:
     """The network's output for ``x``, with a forward hook on each of these modules meanwhile."""
     handles = [module.register_forward_hook(hook) for module, hook in hooks.items()]
     try:
@@ -49,29 +46,25 @@ def hooked(network: nn.Module, x: torch.Tensor, hooks: Mapping[nn.Module, Callab
 class Pass:
     """One forward pass of ``x`` that keeps what the formulas need; ``deltas`` goes back."""
 
-    def __init__(self, network: nn.Module, x: torch.Tensor):
-        self.layers: dict[str, Any] = {}
-        self.outputs: list[torch.Tensor] = []
-        versions = []
+    def __init__(self, network: nn.Module, x: Tensor):
+        self.layers, self.outputs, versions = dict[str, Any](), list[Tensor](), []
+        names = {module: name for name, module in network.named_modules() if type(module) in KINDS}
 
-        def keep(name):
-            def hook(module, inputs, output):
-                require(
-                    name not in self.layers,
-                    f"layer {name!r} is used more than once in a pass: the formulas need each "
-                    "parameter in one place",
-                )
-                if not output.requires_grad:  # the first layer of a frozen network
-                    output.requires_grad_()
-                self.layers[name] = KINDS[type(module)](module, inputs[0].detach())
-                self.outputs.append(output)
-                versions.append(output._version)
+        def keep(module, inputs, output):
+            name = names[module]
+            require(
+                name not in self.layers,
+                f"layer {name!r} is used more than once in a pass: the formulas need each "
+                "parameter in one place",
+            )
+            if not output.requires_grad:  # the first layer of a frozen network
+                output.requires_grad_()
+            self.layers[name] = KINDS[type(module)](module, inputs[0].detach())
+            self.outputs.append(output)
+            versions.append(output._version)
 
-            return hook
-
-        hooks = {m: keep(name) for name, m in network.named_modules() if type(m) in KINDS}
         with torch.enable_grad():
-            self.logits = hooked(network, x, hooks)
+            self.logits = hooked(network, x, dict.fromkeys(names, keep))
         for name, output, version in zip(self.layers, self.outputs, versions, strict=True):
             require(
                 output._version == version,
@@ -79,12 +72,10 @@ class Pass:
                 "inplace=True?)",
             )
 
-    def deltas(
-        self, cotangents: list[torch.Tensor], more: bool = False
-    ) -> Iterator[tuple[str, Any, torch.Tensor]]:
-        """(name, layer, δ [k, n, ...]) of each layer for ``cotangents``, gradients in the logits.
+    def deltas(self, cotangents: list[Tensor], more: bool = False) -> Iterator:
+        """(name, layer, δ [k, n, ...]) of each layer for k ``cotangents`` [n, C] in the logits.
 
-        k of them, [n, C] each; ``more`` if others follow.
+        ``more`` if others follow.
         """
         last = len(cotangents) - 1
         found = [
@@ -98,7 +89,7 @@ class Pass:
 
 def passes(
     network: nn.Module,
-    x: torch.Tensor,
+    x: Tensor,
     chunk: int | None,
     copies: int = 1,
     mask: Named | None = None,
@@ -131,7 +122,7 @@ def _outputs_bytes(network, x):
     return sizes[x.shape[1:]]
 
 
-def at_once(network: nn.Module, x: torch.Tensor, cotangents: int) -> int:
+def at_once(network: nn.Module, x: Tensor, cotangents: int) -> int:
     """How many of so many gradients in the logits to take back together: all, or one.
 
     All where 64 examples then still fit. Together they share what depends on the inputs of the
@@ -141,7 +132,7 @@ def at_once(network: nn.Module, x: torch.Tensor, cotangents: int) -> int:
     return cotangents if fits else 1
 
 
-def channels_last(x: torch.Tensor) -> torch.Tensor:
+def channels_last(x: Tensor) -> Tensor:
     """Images [n, C, H, W] with channels last in memory, so that patches are runs in memory.
 
     By hand: PyTorch takes one channel as already in that order, and then computes in the other.
@@ -149,22 +140,19 @@ def channels_last(x: torch.Tensor) -> torch.Tensor:
     return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2) if x.dim() == 4 else x
 
 
-def residual(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def residual(logits: Tensor, labels: Tensor) -> Tensor:
     """Gradient of each example's cross-entropy in its logits, p - y [n, C].
 
     The entry of the label is minus the sum of the others: for a confident example p - 1 would lose
     most of its digits. Entries whose squares underflow are zero: they change no sum of squares, and
     numbers so small slow the processor.
-
-    >>> residual(torch.tensor([[0.0, 0.0]]), torch.tensor([1]))
-    tensor([[ 0.5000, -0.5000]])
     """
     p = torch.softmax(logits.detach(), -1)
     rest = flushed(p.scatter(1, labels.unsqueeze(1), 0.0))
     return rest.scatter(1, labels.unsqueeze(1), -rest.sum(1, keepdim=True))
 
 
-def flushed(values: torch.Tensor) -> torch.Tensor:
+def flushed(values: Tensor) -> Tensor:
     """``values`` with zeros where the square is below the smallest normal number."""
     return values.masked_fill(values.abs() < torch.finfo(values.dtype).tiny ** 0.5, 0.0)
 
@@ -176,34 +164,34 @@ def local(values: Named | None, name: str) -> Local:
 
 def squares(
     taken: Pass | LivePass,
-    cotangents: list[torch.Tensor],
+    cotangents: list[Tensor],
     mask: Named | None,
     which: str,
     together: int | None = None,
-) -> Named:
-    """Each example's squared gradient norm over live weights, [n], by parameter name.
+) -> Tensor:
+    """Each example's squared gradient norm over live weights, [n], summed over ``cotangents``.
 
-    Summed over the ``cotangents``, of which so many go back ``together``; None: all.
+    So many of them go back ``together``; None: all.
     """
     found: Named = {}
     together = together or len(cotangents)
     for start in range(0, len(cotangents), together):
         stop = start + together
         for name, layer, delta in taken.deltas(cotangents[start:stop], more=stop < len(cotangents)):
-            own = layer.squares_and_dots(delta, local(mask, name), local(None, name), which)[0]
+            own, _ = layer.squares_and_dots(delta, local(mask, name), local(None, name), which)
             for kind, values in own.items():
                 full = joined(name, kind)
                 found[full] = found[full] + values if full in found else values
-    return found
+    return sum(found.values(), torch.zeros(()))
 
 
 def norms_and_dots(
     taken: Pass | LivePass,
-    cotangent: torch.Tensor,
+    cotangent: Tensor,
     masks: Sequence[Named | None],
     directions: Sequence[Named | None],
     which: str,
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
+) -> list[tuple[Tensor, Tensor]]:
     """(squared norms [n], dot products [n]) of each example's gradient, for each mask.
 
     Each mask has its own direction, masked already.
@@ -217,34 +205,27 @@ def norms_and_dots(
 
 
 def per_example(
-    network: nn.Module,
-    x: torch.Tensor,
-    labels: torch.Tensor,
-    *,
-    mask: Named | None = None,
-    which: str = "all",
-    direction: Named | None = None,
-    chunk: int | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    network: nn.Module, x: Tensor, labels: Tensor, *, direction: Named | None = None, **options
+) -> tuple[Tensor, Tensor | None]:
     """(squared norms [n], dot products [n]) of each example's loss gradient in the live weights.
 
     ``direction`` maps parameter names to tensors of their shapes and is masked here; what it does
-    not name counts as zero. Price study, Figure 8 (there with the sign of the negative gradient).
+    not name counts as zero. Without it the dot products are None. Price study, Figure 8 (there with
+    the sign of the negative gradient); Goodfellow 2015.
 
     >>> network = nn.Linear(2, 2, bias=False).eval()
-    >>> _, ahead = nn.init.zeros_(network.weight), {"weight": torch.tensor([[1.0, 1.0], [0.0, 0.0]])}
+    >>> _, ahead = nn.init.zeros_(network.weight), {"weight": torch.tensor([[1.0, 1.0], [0, 0]])}
     >>> per_example(network, torch.tensor([[3.0, 4.0]]), torch.tensor([1]), direction=ahead)
     (tensor([12.5000]), tensor([3.5000]))
     """
-    check(network, x, labels, mask, which, chunk=chunk)
-    ahead = counted_direction(network, direction or {}, mask, which)
-    found = []
+    mask, which, chunk = check(network, x, labels, **options)
+    ahead, found = counted_direction(network, direction or {}, mask, which), []
     for part, taken in passes(network, x, chunk, mask=mask):
         check_labels(labels[part], *taken.logits.shape)
         cotangent = residual(taken.logits, labels[part])
         found += norms_and_dots(taken, cotangent, (mask,), (ahead,), which)
-    norms, dots = zip(*found, strict=True)
-    return torch.cat(norms), torch.cat(dots)
+    norms, dots = map(torch.cat, zip(*found, strict=True))
+    return norms, None if direction is None else dots
 
 
 def counted_direction(
@@ -257,34 +238,34 @@ def counted_direction(
 
 
 def mean_gradient(
-    network: nn.Module, own: Named, x: torch.Tensor, labels: torch.Tensor, chunk: int, dtype=None
+    network: nn.Module, own: Named, x: Tensor, labels: Tensor, chunk: int, dtype=None
 ) -> Named:
     """Gradient of the mean cross-entropy in ``own`` (see ``leaves``), summed in ``dtype``."""
     total = {name: torch.zeros_like(p, dtype=dtype, requires_grad=False) for name, p in own.items()}
-    for start in range(0, len(x), chunk):
-        part = slice(start, start + chunk)
+    for inputs, targets in zip(x.split(chunk), labels.split(chunk), strict=True):
         with torch.enable_grad():
-            logits = functional_call(network, own, (x[part],))
-            check_labels(labels[part], *logits.shape)
-            loss = F.cross_entropy(logits, labels[part], reduction="sum") / len(x)
+            loss = summed_loss(network, own, inputs, targets) / len(x)
         pieces = torch.autograd.grad(loss, list(own.values()))
         for value, piece in zip(total.values(), pieces, strict=True):
             value += piece
     return total
 
 
-def loss_gradient(
-    network: nn.Module,
-    x: torch.Tensor,
-    labels: torch.Tensor,
-    *,
-    mask: Named | None = None,
-    which: str = "all",
-    chunk: int | None = None,
-) -> Named:
+def summed_loss(network: nn.Module, own: Named, x: Tensor, labels: Tensor | None) -> Tensor:
+    """Cross-entropy summed over ``x`` as a function of ``own``; None: to the predictions' own."""
+    logits = torch.func.functional_call(network, own, (x,))
+    if labels is None:
+        return nn.functional.cross_entropy(
+            logits, torch.softmax(logits.detach(), -1), reduction="sum"
+        )
+    check_labels(labels, *logits.shape)
+    return nn.functional.cross_entropy(logits, labels, reduction="sum")
+
+
+def loss_gradient(network: nn.Module, x: Tensor, labels: Tensor, **options) -> Named:
     """Gradient of the mean cross-entropy over the examples, by parameter name.
 
-    Zero where the mask has no weight; 512 examples pass at a time.
+    Zero where the mask has no weight; without a ``chunk`` 512 examples pass at a time.
 
     >>> network = nn.Linear(1, 2, bias=False).eval()
     >>> _ = nn.init.zeros_(network.weight)
@@ -292,17 +273,15 @@ def loss_gradient(
     tensor([[ 0.5000],
             [-0.5000]])
     """
-    check(network, x, labels, mask, which, chunk=chunk)
+    mask, which, chunk = check(network, x, labels, **options)
     own = leaves(network, which, mask)
     return masked(mean_gradient(network, own, x, labels, chunk or 512), mask)
 
 
-def flow(
-    network: nn.Module, x: torch.Tensor, labels: torch.Tensor, **options: Unpack[Options]
-) -> float:
+def flow(network: nn.Module, x: Tensor, labels: Tensor, **options) -> float:
     """Gradient flow: squared norm of the mean loss gradient over the live weights.
 
-    Gradient-flow study, section 3; arguments as ``loss_gradient``.
+    Gradient-flow study, section 3.
 
     >>> network = nn.Linear(1, 2, bias=False).eval()
     >>> _ = nn.init.zeros_(network.weight)

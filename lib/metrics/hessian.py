@@ -7,19 +7,17 @@ All rest on the operator ``Curvature``, and take its arguments as ``options`` (`
 
 import copy
 import time
-from typing import Unpack
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Generator, Tensor, nn
 
 from lib.metrics import fisher
-from lib.metrics.contract import NORMS, Options, check, check_counts, check_named, shares
-from lib.metrics.curvature import GRAPH_BYTES, Curvature, MatrixOptions
-from lib.metrics.estimate import Estimate, MeasureError, require
+from lib.metrics.contract import NORMS, Named, check, check_counts, check_named, require, shares
+from lib.metrics.curvature import GRAPH_BYTES, Curvature
+from lib.metrics.estimate import Estimate, MeasureError
 from lib.metrics.lanczos import Spectrum, lanczos
 from lib.models import networks
-from lib.sparse.patterns import Named
 
 DENSE_LIMIT = 6000  # live weights up to which ``exact`` makes the whole matrix
 NEAR_ZERO = 1e-3  # of the largest |eigenvalue|: what is smaller is known with that accuracy
@@ -85,10 +83,10 @@ def with_batch_statistics(network: nn.Module) -> nn.Module:
 
 def hvp(
     network: nn.Module,
-    x: torch.Tensor,
-    labels: torch.Tensor | None,
+    x: Tensor,
+    labels: Tensor | None,
     vector: Named,
-    **options: Unpack[MatrixOptions],
+    **options,
 ) -> Named:
     """H v for ``vector`` by parameter name (what it does not name: zero); zeros where none lives.
 
@@ -106,19 +104,19 @@ def hvp(
 
 def hutchinson(
     network: nn.Module,
-    x: torch.Tensor,
-    labels: torch.Tensor | None,
+    x: Tensor,
+    labels: Tensor | None,
     *,
-    generator: torch.Generator,
+    generator: Generator,
     probes: int = 30,
-    **options: Unpack[MatrixOptions],
+    **options,
 ) -> Estimate:
     """Tr(H) as the mean of vᵀHv over Rademacher ``probes`` v (Hutchinson 1990).
 
     The error is over probes, for these examples.
 
     >>> network = nn.Linear(1, 2).eval()
-    >>> x, y, generator = torch.ones(4, 1), torch.zeros(4).long(), torch.Generator().manual_seed(0)
+    >>> x, y, generator = torch.ones(4, 1), torch.zeros(4).long(), Generator().manual_seed(0)
     >>> hutchinson(network, x, y, generator=generator, probes=9).samples
     9
     """
@@ -130,12 +128,12 @@ def hutchinson(
 
 def trace(
     network: nn.Module,
-    x: torch.Tensor,
-    labels: torch.Tensor,
+    x: Tensor,
+    labels: Tensor,
     *,
-    generator: torch.Generator | None = None,
+    generator: Generator | None = None,
     probes: int = 30,
-    **options: Unpack[Options],
+    **options,
 ) -> Estimate:
     """Tr(H) of the mean loss: as the exact Tr(F) where ``identity_holds``, else by Hutchinson.
 
@@ -158,13 +156,13 @@ def trace(
 
 def spectrum(
     network: nn.Module,
-    x: torch.Tensor,
-    labels: torch.Tensor | None,
+    x: Tensor,
+    labels: Tensor | None,
     *,
-    generator: torch.Generator,
+    generator: Generator,
     steps: int = 40,
     probes: int = 1,
-    **options: Unpack[MatrixOptions],
+    **options,
 ) -> Spectrum:
     """The density of eigenvalues in the live subspace by stochastic Lanczos quadrature.
 
@@ -174,7 +172,7 @@ def spectrum(
 
     >>> network = nn.Linear(1, 2, bias=False).eval()
     >>> _ = nn.init.zeros_(network.weight)
-    >>> x, y, generator = torch.tensor([[2.0]]), torch.tensor([0]), torch.Generator().manual_seed(0)
+    >>> x, y, generator = torch.tensor([[2.0]]), torch.tensor([0]), Generator().manual_seed(0)
     >>> spectrum(network, x, y, generator=generator).largest <= 2
     True
     """
@@ -187,13 +185,13 @@ def spectrum(
 
 def extreme_eigenvalues(
     network: nn.Module,
-    x: torch.Tensor,
-    labels: torch.Tensor | None,
+    x: Tensor,
+    labels: Tensor | None,
     *,
-    generator: torch.Generator,
+    generator: Generator,
     tolerance: float = 1e-2,
     steps: int = 300,
-    **options: Unpack[MatrixOptions],
+    **options,
 ) -> tuple[float, float]:
     """(smallest, largest) eigenvalue in the live subspace by Lanczos' process from one vector.
 
@@ -203,7 +201,7 @@ def extreme_eigenvalues(
 
     >>> network = nn.Linear(1, 2, bias=False).eval()
     >>> _ = nn.init.zeros_(network.weight)
-    >>> x, y, generator = torch.tensor([[2.0]]), torch.tensor([0]), torch.Generator().manual_seed(1)
+    >>> x, y, generator = torch.tensor([[2.0]]), torch.tensor([0]), Generator().manual_seed(1)
     >>> len(extreme_eigenvalues(network, x, y, generator=generator))
     2
     """
@@ -224,10 +222,10 @@ def extreme_eigenvalues(
 
 def exact(
     network: nn.Module,
-    x: torch.Tensor,
-    labels: torch.Tensor | None,
-    **options: Unpack[MatrixOptions],
-) -> torch.Tensor:
+    x: Tensor,
+    labels: Tensor | None,
+    **options,
+) -> Tensor:
     """The whole matrix over the live weights, [live, live], symmetric, in the network's dtype.
 
     Raises ``MeasureError`` above ``DENSE_LIMIT`` live weights. ``exact_seconds`` says beforehand
@@ -247,9 +245,9 @@ def exact(
 
 def exact_seconds(
     network: nn.Module,
-    x: torch.Tensor,
-    labels: torch.Tensor | None,
-    **options: Unpack[MatrixOptions],
+    x: Tensor,
+    labels: Tensor | None,
+    **options,
 ) -> float:
     """About how long ``exact`` would take here, in seconds: its second batch of rows, timed."""
     matrix, step = _whole(network, x, labels, **options)

@@ -12,23 +12,20 @@ import copy
 import warnings
 
 import torch
-from torch import nn
-from torch.func import functional_call, jvp
+from torch import Generator, Tensor, nn
 
+from lib.metrics.contract import require
 from lib.metrics.curvature import Curvature
-from lib.metrics.estimate import require
-from lib.sparse.patterns import Named
 
 
 def relative_errors(
     network: nn.Module,
-    x: torch.Tensor,
+    x: Tensor,
     *,
-    generator: torch.Generator,
-    mask: Named | None = None,
-    which: str = "all",
+    generator: Generator,
     directions: int = 4,
     step: float = 1e-6,
+    **options,
 ) -> dict[str, float]:
     """The largest relative error of each relation over random ``directions``, in float64.
 
@@ -40,7 +37,7 @@ def relative_errors(
     from it. Arguments and errors: see ``lib.metrics.contract``.
 
     >>> network, x = nn.Linear(2, 3).eval(), torch.ones(4, 2)
-    >>> found = relative_errors(network, x, generator=torch.Generator().manual_seed(0))
+    >>> found = relative_errors(network, x, generator=Generator().manual_seed(0))
     >>> found["divergence"] < 1e-9, round(found["expansion_without_half"], 2)
     (True, 0.5)
     """
@@ -49,7 +46,7 @@ def relative_errors(
         f"directions and step are {directions} and {step}; they must be at least 1 and above 0",
     )
     network, x = copy.deepcopy(network).double(), x.double()
-    live = Curvature(network, x, mask=mask, which=which, of="fisher")
+    live = Curvature(network, x, of="fisher", **options)
     start = {name: p.detach() for name, p in live.parameters.items()}
     length, found = live.flat(start).norm(), []
     for _ in range(directions):
@@ -65,10 +62,10 @@ def relative_errors(
 def _errors(network, x, start, along, step):
     def log_p(t):
         moved = {name: value + t * along[name] for name, value in start.items()}
-        return torch.log_softmax(functional_call(network, moved, (x,)), -1)
+        return torch.log_softmax(torch.func.functional_call(network, moved, (x,)), -1)
 
     def derivative(function):
-        return lambda t: jvp(function, (t,), (torch.ones_like(t),))[1]
+        return lambda t: torch.func.jvp(function, (t,), (torch.ones_like(t),))[1]
 
     def divergence(t):
         return (p * (here - log_p(t))).sum(-1).mean()

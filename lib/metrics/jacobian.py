@@ -1,8 +1,7 @@
 """The Jacobian of the logits in the input: how sensitive a network is to what it sees."""
 
 import torch
-from torch import nn
-from torch.func import functional_call
+from torch import Tensor, nn
 
 from lib.metrics.contract import check
 from lib.metrics.estimate import Estimate
@@ -18,7 +17,7 @@ def _rows(logits, target):
         yield torch.autograd.grad(logits[:, c].sum(), target, retain_graph=more)[0]
 
 
-def exact(network: nn.Module, x: torch.Tensor, *, chunk: int | None = None) -> torch.Tensor:
+def exact(network: nn.Module, x: Tensor, *, chunk: int | None = None) -> Tensor:
     """Each example's ‖∂ logits / ∂ x‖²_F exactly, [n]: a backward pass to the input for each class.
 
     Price study, Table 2; Novak et al. 2018. Where most weights are zero these passes are at the
@@ -36,11 +35,11 @@ def exact(network: nn.Module, x: torch.Tensor, *, chunk: int | None = None) -> t
         parts = (LivePass(network, part, patterns) for part in x.split(chunk or 128))
         return torch.cat([taken.jacobian_squares() for taken in parts])
     found = []
-    if isinstance(network, MLP) and network[1].in_features > network[1].out_features:
-        weight = network[1].weight.detach()
-        gram = weight @ weight.t()
+    first = network[1] if isinstance(network, MLP) else None
+    if isinstance(first, nn.Linear) and first.in_features > first.out_features:
+        gram = first.weight.detach() @ first.weight.detach().t()
         for _, taken in passes(network, x, chunk):
-            delta = torch.cat(list(_rows(taken.logits, taken.outputs[0])))
+            delta = torch.cat(list(_rows(taken.logits, taken.outputs[0])))  # type: ignore[union-attr]
             each = (delta @ gram).mul_(delta).sum(1)
             found.append(each.view(-1, len(taken.logits)).sum(0))
         return torch.cat(found)
@@ -49,12 +48,12 @@ def exact(network: nn.Module, x: torch.Tensor, *, chunk: int | None = None) -> t
     for part in x.split(chunk or (64 if x.device.type == "cpu" else 1024)):
         part = channels_last(part).detach().requires_grad_()
         with torch.enable_grad():
-            logits = functional_call(network, frozen, (part,))
+            logits = torch.func.functional_call(network, frozen, (part,))
         found.append(sum(g.flatten(1).square().sum(1) for g in _rows(logits, part)))
     return torch.cat(found)
 
 
-def norm(network: nn.Module, x: torch.Tensor, *, chunk: int | None = None) -> Estimate:
+def norm(network: nn.Module, x: Tensor, *, chunk: int | None = None) -> Estimate:
     """Mean squared Frobenius norm of the Jacobian over the examples (``exact`` for each).
 
     The error is over examples.

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from lib.metrics.curvature import Curvature
-from lib.metrics.estimate import require
+from lib.metrics.curvature import Curvature, require
 
 
 @dataclass(frozen=True)

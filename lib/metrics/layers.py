@@ -39,7 +39,7 @@ def _live(values, mask):
 
 
 class _Linear:
-    def __init__(self, module: nn.Linear, a: torch.Tensor):
+    def __init__(self, module, a: torch.Tensor):
         require(
             a.dim() == 2,
             f"a Linear layer is applied to inputs of shape {tuple(a.shape)}; the formulas need "
@@ -73,7 +73,7 @@ class _Convolution:
     They are a view for each y at stride 1.
     """
 
-    def __init__(self, module: nn.Conv2d, a: torch.Tensor):
+    def __init__(self, module, a: torch.Tensor):
         require(
             module.padding_mode == "zeros" and not isinstance(module.padding, str),
             f"a convolution has padding {module.padding!r} of mode {module.padding_mode!r}; "

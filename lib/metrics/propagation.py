@@ -8,10 +8,8 @@ square is a variance (Glorot & Bengio 2010; He et al. 2015; gradient-flow study,
 import torch
 from torch import nn
 
-from lib.metrics.contract import check
-from lib.metrics.estimate import require
+from lib.metrics.contract import Named, check, require
 from lib.metrics.gradients import Pass
-from lib.sparse.patterns import Named
 
 
 def forward(network: nn.Module, x: torch.Tensor) -> Named:
@@ -66,9 +64,10 @@ def expected_forward(variances: Named, inputs: float = 1.0) -> Named:
     >>> expected_forward({"0": torch.full((1, 4), 0.5), "1": torch.full((1, 1), 2.0)})
     {'0': tensor([2.]), '1': tensor([2.])}
     """
-    _check_linear(variances)
     signal, found = None, {}
     for name, variance in variances.items():
+        shape = tuple(variance.shape)
+        require(len(shape) == 2, f"{name!r} has shape {shape}; the closed form is of linear layers")
         signal = variance.new_full((variance.shape[1],), inputs) if signal is None else signal / 2
         signal = found[name] = variance @ signal
     return found
@@ -92,9 +91,3 @@ def expected_backward(variances: Named, outputs: float = 1.0) -> Named:
         signal = found[name] = signal if variance is last else reached[name] * signal
         signal = variance.t() @ signal
     return dict(reversed(found.items()))
-
-
-def _check_linear(variances):
-    for name, value in variances.items():
-        shape = tuple(value.shape)
-        require(len(shape) == 2, f"{name!r} has shape {shape}; the closed form is of linear layers")

@@ -88,19 +88,13 @@ BEHIND: dict[type, Step] = {
 }
 
 
-def through(steps: Iterable[Step], x: torch.Tensor) -> tuple[torch.Tensor, Back]:
-    """(output of ``steps`` one after the other, the backward pass through all of them)."""
-    backs = []
+def through(steps: Iterable[Step], x: torch.Tensor) -> tuple[torch.Tensor, list[Back]]:
+    """(output of ``steps`` one after the other, their backward passes, the last first)."""
+    backs: list[Back] = []
     for step in steps:
-        x, step_back = step(x)
-        backs.append(step_back)
-
-    def back(delta):
-        while backs:
-            delta = backs.pop()(delta)
-        return delta
-
-    return x, back
+        x, back = step(x)
+        backs.insert(0, back)
+    return x, backs
 
 
 class _Layer:
@@ -141,10 +135,12 @@ class _Layer:
 
 def _gradients(steps, x, y):
     """Fill the gradients of the mean cross-entropy on x [inputs, B] with labels y; return it."""
-    logits, back = through(steps, x)
+    logits, backs = through(steps, x)
     log_p = torch.log_softmax(logits, 0)
     loss = log_p.gather(0, y.unsqueeze(0)).mean().neg_()
-    back(log_p.exp_().scatter_(0, y.unsqueeze(0), -1.0, reduce="add").div_(len(y)))
+    delta = log_p.exp_().scatter_(0, y.unsqueeze(0), -1.0, reduce="add").div_(len(y))
+    for back in backs:
+        delta = back(delta)
     return loss
 
 

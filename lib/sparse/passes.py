@@ -12,6 +12,7 @@ multiplies there, is made once for all k.
 import weakref
 from collections.abc import Iterator
 from math import prod
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,13 +29,16 @@ _known: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # network -> it
 class _Layer:
     """A layer in a pass: the formulas of ``lib.metrics.layers`` for δ' [R, k, n]."""
 
-    def __init__(self, pattern: Pattern, module: nn.Module, a: torch.Tensor):
-        self.pattern, self.a, self.gain = pattern, a, None
+    def __init__(self, pattern: Pattern, module, a: torch.Tensor):
+        self.pattern, self.a = pattern, a
         self.weight, self.bias = module.weight.detach(), module.bias.detach()
         z = pattern.outputs(pattern.matrix.of(self.weight), self.bias, a)
-        self.out, back = live.through((live.BEHIND[kind] for kind in pattern.behind), z)
-        if pattern.behind:  # nothing is behind the logits
-            self.gain = back(torch.ones_like(self.out)).unflatten(0, (pattern.blocks, -1))
+        self.out, backs = live.through((live.BEHIND[kind] for kind in pattern.behind), z)
+        gain = torch.ones_like(self.out)
+        for back in backs:
+            gain = back(gain)
+        # nothing is behind the logits
+        self.gain: Any = gain.unflatten(0, (pattern.blocks, -1)) if backs else None
 
     def before(self, delta):
         """The gradient in the layer's outputs z, [rows, k, n]."""
@@ -47,12 +51,10 @@ class _Layer:
 
 
 class _Linear(_Layer):
-    def _energy(self, delta):
-        energy = delta[:, 0].square() if delta.shape[1] == 1 else delta.square().sum(1)
-        return energy if self.gain is None else energy.mul_(self.gain[0]).mul_(self.gain[0])
-
     def squares_and_dots(self, delta, mask: Named, direction: Named, which: str):
-        energy, found = self._energy(delta), {}
+        energy = delta[:, 0].square() if delta.shape[1] == 1 else delta.square().sum(1)
+        energy = energy if self.gain is None else energy.mul_(self.gain[0]).mul_(self.gain[0])
+        found = {}
         if which == "all":
             bias = energy if mask["bias"] is None else energy * mask["bias"].unsqueeze(1)
             found["bias"] = bias.sum(0)
@@ -64,13 +66,6 @@ class _Linear(_Layer):
         if direction["bias"] is not None:
             along = along + direction["bias"] @ self.before(delta)[:, 0]
         return found, along
-
-    def diagonal(self, delta) -> Named:
-        energy, entries = self._energy(delta), self.pattern.matrix.entries
-        ones, a2 = self.pattern.ones(energy.dtype), self.a.square()
-        values = torch.sparse.sampled_addmm(ones, energy, a2.t(), beta=0.0).values()
-        total = torch.zeros_like(self.weight).flatten().index_copy_(0, entries, values)
-        return {"weight": total.view_as(self.weight), "bias": energy.sum(1)}
 
 
 class _Convolution(_Layer):
@@ -128,13 +123,6 @@ class _Convolution(_Layer):
             found["bias"] = bias.sum((0, 1))
         return found, along
 
-    def diagonal(self, delta) -> Named:
-        total = torch.zeros_like(self.weight).flatten()
-        for part, g in self._gradients(delta):
-            total[self.pattern.live[part]] = g.square_().sum((1, 2))
-        bias = self._bias(delta).square_().sum((1, 2))
-        return {"weight": total.view_as(self.weight), "bias": bias}
-
 
 class LivePass:
     """A forward pass of ``x`` as ``lib.metrics.gradients.Pass`` makes it, along ``patterns``."""
@@ -150,15 +138,12 @@ class LivePass:
         self.logits = a.t()
 
     @torch.no_grad()
-    def deltas(
-        self, cotangents: list[torch.Tensor], more: bool = False
-    ) -> Iterator[tuple[str, _Layer, torch.Tensor]]:
-        """(name, layer, δ' [R, k, n]) by layer for ``cotangents``, k gradients [n, C] in logits."""
-        delta, found = torch.stack([c.t() for c in cotangents], 1), []
-        for number, layer in reversed(list(enumerate(self.layers.values()))):
-            found.append(delta)
-            delta = layer.back(delta) if number else None
-        yield from zip(self.layers, self.layers.values(), reversed(found), strict=True)
+    def deltas(self, cotangents: list[torch.Tensor], more: bool = False) -> Iterator:
+        """(name, layer, δ' [R, k, n]) of each layer for k ``cotangents`` [n, C] in the logits."""
+        found, layers = [torch.stack([c.t() for c in cotangents], 1)], list(self.layers.values())
+        for layer in reversed(layers[1:]):
+            found.insert(0, layer.back(found[0]))
+        yield from zip(self.layers, layers, found, strict=True)
 
     @torch.no_grad()
     def jacobian_squares(self) -> torch.Tensor:
@@ -195,17 +180,14 @@ def patterns_of(
         every = torch.ones((), dtype=torch.bool)
         lives = {name: mask.get(name, every).expand_as(value) for name, value in weights.items()}
     shape = tuple(x.shape[1:])
-    kernels = (kernel for kernel in lives.values() if kernel.dim() == 4)
-    if not live.pays(network, lives, shape, batch) or any(map(_dense, kernels)):
+    kernels = (kernel.numpy() for kernel in lives.values() if kernel.dim() == 4)
+    dense = any(np.count_nonzero(kernel) > DENSEST * kernel.size for kernel in kernels)
+    if dense or not live.pays(network, lives, shape, batch):
         return None
     known = _known.get(network)
     if known is None or not known.are_of(lives, shape):
         known = _known[network] = Patterns(network, lives, shape)
     return known if mask is None or known.hold_all_of(weights) else None
-
-
-def _dense(kernel):
-    return np.count_nonzero(kernel.numpy()) > DENSEST * kernel.numel()
 
 
 def _fits(network, x):
