@@ -1,4 +1,6 @@
-"""Comparisons of predictions: against scipy and scikit-learn, and what must hold of any predictions."""
+"""Comparisons of predictions: against scipy and scikit-learn, and what must hold of any
+predictions.
+"""
 
 import math
 

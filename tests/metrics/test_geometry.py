@@ -1,4 +1,6 @@
-"""Lines, distances and maps: against torch's own BatchNorm update and scikit-learn, and what must hold of any line."""
+"""Lines, distances and maps: against torch's own BatchNorm update and scikit-learn, and what must
+hold of any line.
+"""
 
 import copy
 
@@ -25,7 +27,9 @@ def plain(seed):
 
 
 def normalised(seed):
-    """A small convolutional network with BatchNorm in two and one dimensions on images [n, 2, 6, 6], five classes."""
+    """A small convolutional network with BatchNorm in two and one dimensions on images [n, 2, 6,
+    6], five classes.
+    """
     layers = [
         nn.Conv2d(2, 4, 3),
         nn.BatchNorm2d(4),

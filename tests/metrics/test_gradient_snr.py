@@ -1,4 +1,6 @@
-"""Signal and noise of minibatch gradients against all gradients stacked, in float64, with and without masks."""
+"""Signal and noise of minibatch gradients against all gradients stacked, in float64, with and
+without masks.
+"""
 
 import math
 
@@ -78,7 +80,7 @@ def stacked(network, x, labels, size, mask, which, order=None):
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("chunk", [None, 3])
 def test_against_all_gradients_stacked(which, masked, chunk):
-    """50 examples in batches of 8: six batches, the last two examples unused; chunks do not matter."""
+    """50 examples in batches of 8: six batches, the last two unused; chunks do not matter."""
     network, (x, labels) = small_network(), examples()
     mask = some_mask(network) if masked else None
     found = gradient_snr.by_layer(network, x, labels, 8, mask=mask, which=which, chunk=chunk)
@@ -102,7 +104,9 @@ def test_float32_networks_agree_to_single_precision():
 
 
 def test_deviations_far_below_the_mean_survive():
-    """Copies of one batch but for a millionth: a difference of squares would lose this noise, the running one does not."""
+    """Copies of one batch but for a millionth: a difference of squares would lose this noise, the
+    running one does not.
+    """
     network, (x, labels) = small_network(), examples(10)
     many = torch.cat([x * (1 + 1e-7 * step) for step in range(5)])
     found = gradient_snr.by_layer(network, many, labels.repeat(5), 10)

@@ -1,4 +1,6 @@
-"""Per-example gradients, the Fisher and the Jacobian against torch.func in float64; what cannot be measured is refused by name."""
+"""Per-example gradients, the Fisher and the Jacobian against torch.func in float64; what cannot be
+measured is refused by name.
+"""
 
 import math
 
@@ -14,9 +16,11 @@ from lib.metrics.estimate import Estimate, MeasureError
 from lib.models import initializers, networks
 
 CLASSES = 5
-ALL_KINDS = nn.Sequential(  # stride, padding, dilation, groups, BatchNorm in both shapes, layers without a bias
+# stride, padding, dilation, groups, BatchNorm in both shapes, layers without a bias
+ALL_KINDS = nn.Sequential(
     nn.Conv2d(2, 4, (3, 2), stride=(2, 1), padding=(1, 2), bias=True), nn.BatchNorm2d(4), nn.ReLU(),
-    nn.Conv2d(4, 6, 3, dilation=(1, 2), padding=2, groups=2, bias=False), nn.MaxPool2d(2), nn.Tanh(), nn.Flatten(),
+    nn.Conv2d(4, 6, 3, dilation=(1, 2), padding=2, groups=2, bias=False), nn.MaxPool2d(2),
+    nn.Tanh(), nn.Flatten(),
     nn.Linear(72, 7, bias=False), nn.BatchNorm1d(7), nn.ReLU(), nn.Linear(7, CLASSES),
 )  # fmt: skip
 CASES = {
@@ -30,7 +34,9 @@ CASES = {
 
 
 def made(case, dtype=torch.float64):
-    """A network with random weights and statistics in eval mode, examples, labels, a mask and a direction."""
+    """A network with random weights and statistics in eval mode, examples, labels, a mask and a
+    direction.
+    """
     shape, options = CASES[case]
     stream = rng.generator(0, case)
     if case == "all kinds":
@@ -87,7 +93,9 @@ def under(values, mask):
 @pytest.mark.parametrize("which", ["all", "weights"])
 @pytest.mark.parametrize("with_mask", [False, True])
 def test_norms_dots_and_cosines(case, which, with_mask):
-    """One pass gives what per-example gradients give, for every layer kind, with and without a mask, in chunks or whole."""
+    """One pass gives what per-example gradients give, for every layer kind, with and without a
+    mask, in chunks or whole.
+    """
     network, x, y, mask, direction = made(case)
     mask = mask if with_mask else None
     counted = gradients.parameters(network, which)
@@ -121,7 +129,9 @@ def test_float32_is_close(case):
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("with_mask", [False, True])
 def test_the_exact_fisher(case, with_mask):
-    """C - 1 backward passes give the expectation over all C labels: trace by example and layer, and the diagonal."""
+    """C - 1 backward passes give the expectation over all C labels: trace by example and layer, and
+    the diagonal.
+    """
     network, x, _, mask, _ = made(case)
     mask = mask if with_mask else None
     p = torch.softmax(network(x), -1).detach()
@@ -143,7 +153,9 @@ def test_the_exact_fisher(case, with_mask):
 
 
 def test_large_networks_take_one_class_after_the_other(monkeypatch):
-    """Where not all C - 1 gradients of 64 examples fit into memory, they go back one by one: the same sums."""
+    """Where not all C - 1 gradients of 64 examples fit into memory, they go back one by one: the
+    same sums.
+    """
     network, x, _, mask, _ = made("resnet-20")
     assert gradients.at_once(network, x, CLASSES - 1) == CLASSES - 1
     together = fisher.exact(network, x, mask=mask, chunk=4)
@@ -163,7 +175,9 @@ def test_the_jacobian(case):
 
 
 def test_sampled_labels_converge_within_their_error():
-    """Over 80 repeated draws of labels and examples, the z-scores of the sampled trace have mean 0 and standard deviation 1."""
+    """Over 80 repeated draws of labels and examples, the z-scores of the sampled trace have mean 0
+    and standard deviation 1.
+    """
     network, _, _, mask, _ = made("mlp")
     stream = rng.generator(0, "population")
     population = torch.randn(4000, 7, generator=stream, dtype=torch.float64)
@@ -180,7 +194,7 @@ def test_sampled_labels_converge_within_their_error():
 
 
 def test_draws_average_and_the_diagonal_samples_the_same_thing():
-    """Several draws are the mean of their squares; the sampled diagonal adds up to a sampled trace."""
+    """Several draws are the mean of their squares; the sampled diagonal adds up to a trace."""
     network, x, _, mask, _ = made("lenet-5")
     exact = fisher.exact(network, x, mask=mask).mean().item()
     many = (
@@ -194,7 +208,9 @@ def test_draws_average_and_the_diagonal_samples_the_same_thing():
 
 
 def test_confident_examples_keep_their_digits():
-    """Where p of the label is 1 - 1e-9, the gradient norm in float32 is right to 1e-5 and not rounded to zero."""
+    """Where p of the label is 1 - 1e-9, the gradient norm in float32 is right to 1e-5 and not
+    rounded to zero.
+    """
     network = nn.Sequential(nn.Linear(2, 3, bias=False)).eval()
     with torch.no_grad():
         network[0].weight.copy_(torch.tensor([[20.0, 0.0], [0.0, 0.0], [0.0, 1.0]]))
@@ -209,7 +225,9 @@ def test_confident_examples_keep_their_digits():
 
 
 def test_gradient_flow():
-    """The squared norm of the mean gradient, in chunks too, and parameters keep their requires_grad."""
+    """The squared norm of the mean gradient, in chunks too, and parameters keep their
+    requires_grad.
+    """
     network, x, y, mask, _ = made("resnet-20")
     network.requires_grad_(False)
     mean = under({n: v.mean(0) for n, v in slow(network, x, y).items()}, mask)
@@ -325,7 +343,7 @@ def test_estimates():
 
 
 def test_dense_init_reference():
-    """A freshly drawn LeNet-300-100 in float32: the exact trace is the mean of many sampled ones."""
+    """A fresh LeNet-300-100 in float32: the exact trace is the mean of many sampled ones."""
     network = networks.build("lenet-300-100", (1, 28, 28), 10)
     weights = initializers.dense(network, "he", 0)
     network = network.to_empty(device="cpu").eval()

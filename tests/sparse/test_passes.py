@@ -1,4 +1,6 @@
-"""Estimators at the cost of the live weights: the same numbers as torch.func's and the dense passes', in float64, whatever is cached."""
+"""Estimators at the cost of the live weights: the same numbers as torch.func's and the dense
+passes', in float64, whatever is cached.
+"""
 
 import gc
 import math
@@ -69,7 +71,9 @@ def never(monkeypatch):
 
 
 def made(case, kind="weights", density=0.4, dtype=torch.float64):
-    """A network with its pruned weights at zero, images with equal pixels as real ones have, labels, the mask and a direction."""
+    """A network with its pruned weights at zero, images with equal pixels as real ones have,
+    labels, the mask and a direction.
+    """
     name, shape, options = CASES[case]
     stream = rng.generator(0, case, kind)
     network = (
@@ -78,11 +82,11 @@ def made(case, kind="weights", density=0.4, dtype=torch.float64):
     mask = {
         n: torch.rand(p.shape, generator=stream) < density for n, p in network.named_parameters()
     }
-    for place, live in enumerate(mask.values()):
-        if live.dim() == 1 and kind != "weights and biases":
-            live.fill_(True)
+    for place, kept in enumerate(mask.values()):
+        if kept.dim() == 1 and kind != "weights and biases":
+            kept.fill_(True)
         if place == {"first layer dead": 0, "a middle layer dead": 2}.get(kind):
-            live.fill_(False)
+            kept.fill_(False)
     if kind == "some layers":
         mask = {n: live for n, live in list(mask.items())[2:] if live.dim() > 1}
     with torch.no_grad():
@@ -127,7 +131,9 @@ def test_norms_dots_and_cosines(case, kind, taken):
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("kind", MASKS)
 def test_the_exact_fisher_and_the_jacobian(case, kind, taken):
-    """The expectation over all labels by example, layer and weight; and the Jacobian, which finds the live weights itself."""
+    """The expectation over all labels by example, layer and weight; and the Jacobian, which finds
+    the live weights itself.
+    """
     network, x, _, mask, _ = made(case, kind)
     p = torch.softmax(network(x), -1).detach()
     trace, diagonal = 0.0, {}
@@ -185,7 +191,9 @@ def test_a_network_of_one_layer(taken):
 
 @pytest.mark.parametrize("case", CASES)
 def test_sampled_labels_are_those_of_the_dense_passes(case, taken, never):
-    """One draw and several, the sampled diagonal and the trace of the Hessian: the same numbers from the same generator."""
+    """One draw and several, the sampled diagonal and the trace of the Hessian: the same numbers
+    from the same generator.
+    """
 
     def values():
         found = [
@@ -220,7 +228,9 @@ def test_float32_is_close_to_float64(case, taken):
 
 
 def test_what_is_known_of_a_network_changes_no_number(taken):
-    """Other weights, another mask, a mask changed in place and another size of images: as if the network had not been seen before."""
+    """Other weights, another mask, a mask changed in place and another size of images: as if the
+    network had not been seen before.
+    """
 
     def values():
         return [
@@ -267,7 +277,9 @@ def test_a_network_is_not_kept_alive(taken):
 
 
 def test_where_dense_passes_are_taken(taken):
-    """Without a mask, for several masks, among weights that live outside of the mask, for changed modules and unknown kinds."""
+    """Without a mask, for several masks, among weights that live outside of the mask, for changed
+    modules and unknown kinds.
+    """
     network, x, y, mask, direction = made("lenet-5")
     exact = fisher.exact(network, x, mask=mask)
     taken.clear()
@@ -299,7 +311,9 @@ def test_where_dense_passes_are_taken(taken):
 
 
 def test_they_are_taken_where_they_pay(monkeypatch):
-    """By default: for few live weights of a large layer, many examples at a time, and not for kernels that are nearly dense."""
+    """By default: for few live weights of a large layer, many examples at a time, and not for
+    kernels that are nearly dense.
+    """
 
     def chosen(name, shape, density, batch):
         network = networks.build(name, shape, 10).to_empty(device="cpu").eval()
@@ -323,7 +337,9 @@ def test_they_are_taken_where_they_pay(monkeypatch):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_what_cannot_be_measured_is_refused(value, taken):
-    """A diverged run, labels and inputs that do not fit, and a chunk of none: the errors of the dense passes."""
+    """A diverged run, labels and inputs that do not fit, and a chunk of none: the errors of the
+    dense passes.
+    """
     network, x, y, mask, _ = made("lenet-5")
     with pytest.raises(MeasureError, match="chunk is 0"):
         fisher.exact(network, x, mask=mask, chunk=0)
