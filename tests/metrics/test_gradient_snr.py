@@ -1,4 +1,6 @@
-"""Signal and noise of minibatch gradients against all gradients stacked, in float64, with and without masks."""
+"""Signal and noise of minibatch gradients against all gradients stacked, in float64, with and
+without masks.
+"""
 
 import math
 
@@ -8,8 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from lib import rng
-from lib.metrics import signal
-from lib.metrics.gradients import MeasureError
+from lib.metrics import gradient_snr
+from lib.metrics.estimate import MeasureError
 
 
 def small_network(dtype=torch.float64):
@@ -78,10 +80,10 @@ def stacked(network, x, labels, size, mask, which, order=None):
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("chunk", [None, 3])
 def test_against_all_gradients_stacked(which, masked, chunk):
-    """50 examples in batches of 8: six batches, the last two examples unused; chunks do not matter."""
+    """50 examples in batches of 8: six batches, the last two unused; chunks do not matter."""
     network, (x, labels) = small_network(), examples()
     mask = some_mask(network) if masked else None
-    found = signal.by_layer(network, x, labels, 8, mask=mask, which=which, chunk=chunk)
+    found = gradient_snr.by_layer(network, x, labels, 8, mask=mask, which=which, chunk=chunk)
     expected = stacked(network, x, labels, 8, mask, which)
     assert list(found) == list(expected)
     for layer, (mean, std) in expected.items():
@@ -94,7 +96,7 @@ def test_against_all_gradients_stacked(which, masked, chunk):
 def test_float32_networks_agree_to_single_precision():
     (x, labels), network = examples(dtype=torch.float32), small_network(torch.float32)
     found, expected = (
-        signal.by_layer(network, x, labels, 10),
+        gradient_snr.by_layer(network, x, labels, 10),
         stacked(small_network(), x.double(), labels, 10, None, "all"),
     )
     for layer, (mean, std) in expected.items():
@@ -102,10 +104,12 @@ def test_float32_networks_agree_to_single_precision():
 
 
 def test_deviations_far_below_the_mean_survive():
-    """Copies of one batch but for a millionth: a difference of squares would lose this noise, the running one does not."""
+    """Copies of one batch but for a millionth: a difference of squares would lose this noise, the
+    running one does not.
+    """
     network, (x, labels) = small_network(), examples(10)
     many = torch.cat([x * (1 + 1e-7 * step) for step in range(5)])
-    found = signal.by_layer(network, many, labels.repeat(5), 10)
+    found = gradient_snr.by_layer(network, many, labels.repeat(5), 10)
     for layer, (mean, std) in stacked(network, many, labels.repeat(5), 10, None, "all").items():
         assert found[layer].mean == pytest.approx(mean, rel=1e-12)
         assert found[layer].std == pytest.approx(std, rel=1e-5)
@@ -114,7 +118,7 @@ def test_deviations_far_below_the_mean_survive():
 
 def test_the_generator_deals_the_examples_out():
     network, (x, labels) = small_network(), examples()
-    found = signal.by_layer(network, x, labels, 8, generator=rng.generator(3, "batches"))
+    found = gradient_snr.by_layer(network, x, labels, 8, generator=rng.generator(3, "batches"))
     order = torch.randperm(len(x), generator=rng.generator(3, "batches"))
     for layer, (mean, std) in stacked(network, x, labels, 8, None, "all", order).items():
         assert (found[layer].mean, found[layer].std) == pytest.approx((mean, std), rel=1e-12)
@@ -122,15 +126,18 @@ def test_the_generator_deals_the_examples_out():
 
 def test_one_batch_again_and_again_is_all_signal():
     network, (x, labels) = small_network(), examples(8)
-    found = signal.by_layer(network, x.repeat(3, 1, 1, 1), labels.repeat(3), 8)
+    found = gradient_snr.by_layer(network, x.repeat(3, 1, 1, 1), labels.repeat(3), 8)
     assert all(layer.std == 0 and layer.snr == math.inf for layer in found.values())
 
 
 def test_a_layer_without_live_weights_is_left_out():
     network, (x, labels) = small_network(), examples()
     mask = {"5.weight": torch.zeros(8, 27, dtype=torch.bool)}
-    assert list(signal.by_layer(network, x, labels, 8, mask=mask, which="weights")) == ["0", "7"]
-    assert list(signal.by_layer(network, x, labels, 8, mask=mask)) == [
+    assert list(gradient_snr.by_layer(network, x, labels, 8, mask=mask, which="weights")) == [
+        "0",
+        "7",
+    ]
+    assert list(gradient_snr.by_layer(network, x, labels, 8, mask=mask)) == [
         "0",
         "1",
         "5",
@@ -143,7 +150,7 @@ def test_a_gradient_of_zero_has_no_ratio():
     with torch.no_grad():
         network[5].weight.zero_()
         network[5].bias.fill_(-1.0)  # no unit of this layer is ever active
-    found = signal.by_layer(network, x, labels, 8)["5"]
+    found = gradient_snr.by_layer(network, x, labels, 8)["5"]
     assert found.mean == found.std == 0
     assert math.isnan(found.snr)
 
@@ -151,7 +158,7 @@ def test_a_gradient_of_zero_has_no_ratio():
 def test_the_networks_gradients_and_weights_are_left_alone():
     network, (x, labels) = small_network(), examples()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    signal.by_layer(network, x, labels, 8)
+    gradient_snr.by_layer(network, x, labels, 8)
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
     assert all(p.grad is None and p.requires_grad for p in network.parameters())
 
@@ -165,7 +172,7 @@ def test_the_networks_gradients_and_weights_are_left_alone():
         (lambda g: g | {"chunk": 0}, "chunk is 0"),
         (lambda g: g | {"x": g["x"][:0], "labels": g["labels"][:0]}, "no examples|0 examples"),
         (lambda g: g | {"labels": g["labels"][:7]}, "labels"),
-        (lambda g: g | {"labels": g["labels"] + 4}, "labels hold 7"),
+        (lambda g: g | {"labels": g["labels"] + 4}, "labels hold [4-7]; the network has 4 classes"),
         (lambda g: g | {"network": g["network"].train()}, "train"),
         (lambda g: g | {"mask": {"5.weight": torch.ones(3, 3, dtype=torch.bool)}}, "5.weight"),
         (lambda g: g | {"mask": {"9.weight": torch.ones(3, 3, dtype=torch.bool)}}, "9.weight"),
@@ -176,4 +183,4 @@ def test_bad_input_is_refused(spoil, said):
     x, labels = examples()
     given = spoil({"network": small_network(), "x": x, "labels": labels, "batch_size": 8})
     with pytest.raises(MeasureError, match=said):
-        signal.by_layer(**given)
+        gradient_snr.by_layer(**given)
