@@ -4,12 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from support import carry_out, images_of, layout_of, small
-
-from lib import claims, rng
 from lib.claims import flow_gradients
 from lib.claims.decisions import NotHere, decide
 from lib.claims.flow_gradients import SPARSE
+from support import carry_out, images_of, layout_of, small
+
+from lib import claims, rng
 from lib.metrics import gradients
 from lib.models import initializers
 from lib.runs import results

@@ -3,10 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
-
-from lib import claims
 from lib.claims import flow_hessian
 from lib.claims.decisions import NotHere, decide
+
+from lib import claims
 from lib.data import sets
 from lib.models.networks import build, prunable
 from lib.specs.fields import ParameterError

@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-
-from lib import claims, rng
 from lib.claims import flow_init
 from lib.claims.decisions import NOT_TESTED, REFUTED, SUPPORTED, UNDECIDED, decide
+
+from lib import claims, rng
 from lib.masks import masks
 from lib.metrics import descent, propagation
-from lib.metrics.layers import MeasureError
+from lib.metrics.estimate import MeasureError
 from lib.models import initializers, networks
 
 DEEP = networks.build("mlp", (60,), 60, widths=(60,) * 4)

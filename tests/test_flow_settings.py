@@ -3,11 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
-
-from lib import claims, plots
 from lib.claims import flow_settings
 from lib.claims.decisions import NotHere
 from lib.plots.settings import _apart
+
+from lib import claims, plots
 from lib.specs.fields import ParameterError
 from studies import presets
 from studies.presets import settings, setup_of

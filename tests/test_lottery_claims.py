@@ -3,10 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
-
-from lib import claims
 from lib.claims import NOT_TESTED, flow_lottery
 from lib.claims.decisions import REFUTED, SUPPORTED, UNDECIDED
+
+from lib import claims
 
 SEEDS, REPLICAS = range(6), range(3)
 ALPHAS = [0.0, 0.2, 0.5, 0.8, 1.0]

@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from lib.data import sets
-from lib.metrics.layers import MeasureError
+from lib.metrics.estimate import MeasureError
 from lib.registry import source_hash
 from lib.runs import results
 from lib.runs.store import Finished, Store

@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from lib.claims import flow_methods
+from lib.claims.decisions import NotHere, decide
 from PIL import Image
 from support import carry_out, same_results, same_table
 from torchvision.transforms import functional
 
 from lib import rng
-from lib.claims import flow_methods
-from lib.claims.decisions import NotHere, decide
 from lib.data import decoding, sets
 from lib.data import folder as folders
 from lib.runs import results, sweep

@@ -12,7 +12,7 @@ from support import carry_out, same_table, small
 
 from lib import files
 from lib.data import sets
-from lib.metrics.gradients import MeasureError
+from lib.metrics.estimate import MeasureError
 from lib.runs.evaluate import filled, labels_of, mask_of, measure, module_of
 from lib.runs.store import DamageError, Store
 from lib.runs.sweep import images_of
