@@ -41,6 +41,7 @@ PRINTED = {
         ],
     }.items()
 }  # fmt: skip
+NATS = ("kl", "js")  # divergences
 CHAIN = [("lottery", "pruned"), ("restart", "pruned"), ("pruned", "scratch")]
 
 
@@ -49,20 +50,15 @@ def printed(table: pd.DataFrame) -> dict:
     return PRINTED if is_own(table, "mnist", "lenet-5") else {}
 
 
-def in_nats(name: str) -> bool:
-    """Whether a measure is a divergence, in nats; else it is a share, told in points."""
-    return name.startswith(("kl", "js"))
-
-
 def measure(row: str, name: str) -> Numbers:
-    """One number per seed, in points for accuracies and disagreements."""
-    found = (1.0 if in_nats(name) else 100.0) * known(pick(name, "first", row=row))
+    """One number per seed, in points for accuracies and disagreements, else in nats."""
+    found = known(pick(name, "first", row=row)) * (1.0 if name.startswith(NATS) else 100.0)
     return needed(found, f"the table has no {name} of {row}")
 
 
 def order(name: str, near: str, far: str) -> Rule:
     """A measure is larger for the row ``far`` than for ``near``."""
-    unit = "nats" if in_nats(name) else "points"
+    unit = "nats" if name.startswith(NATS) else "points"
     return beyond(f"{name}: {far} - {near}", measure(far, name), measure(near, name), unit)
 
 

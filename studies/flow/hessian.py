@@ -19,8 +19,10 @@ NAMES = {"set": "SET", "rigl": "RigL", "baseline": "dense baseline"}
 
 def spectrum(row: str, moment: str, measure: str) -> Numbers:
     """``measure`` of one method at one kind of moment, by seed and step."""
-    missing = f"the table has no {measure} of {NAMES.get(row, row)}, {moment}"
-    return needed(course(measure, "step", row=row, moment=moment), missing)
+    return needed(
+        course(measure, "step", row=row, moment=moment),
+        f"the table has no {measure} of {NAMES.get(row, row)}, {moment}",
+    )
 
 
 def largest(row: str, moment: str = "along") -> Numbers:
@@ -30,8 +32,8 @@ def largest(row: str, moment: str = "along") -> Numbers:
 
 def negative(row: str, moment: str = "along") -> Numbers:
     """ln of the size of the largest negative eigenvalue; at least ``NEAR_ZERO`` of the largest."""
-    size = -spectrum(row, moment, "smallest")
-    return ln(at_least(size, NEAR_ZERO * spectrum(row, moment, "largest")))
+    floor = NEAR_ZERO * spectrum(row, moment, "largest")
+    return ln(at_least(-spectrum(row, moment, "smallest"), floor))
 
 
 WORDS = {largest: "largest eigenvalue", negative: "|largest negative eigenvalue|"}
@@ -44,8 +46,11 @@ def change(of, row: str, first: str = "before", second: str = "after") -> Number
 
 def over(of, first: str, second: str, *claim) -> Rule:
     """An eigenvalue of one method is above that of another, along training."""
-    what = f"ln({WORDS[of]}: {NAMES.get(first, first)} / {NAMES.get(second, second)})"
-    return factors(f"{what}, along training", known(mean(of(first) - of(second))), *claim)
+    return factors(
+        f"ln({WORDS[of]}: {NAMES.get(first, first)} / {NAMES.get(second, second)}), along training",
+        known(mean(of(first) - of(second))),
+        *claim,
+    )
 
 
 GREEDY, RANDOM = (spectrum(row, "after", "change") for row in ("rigl", "set"))

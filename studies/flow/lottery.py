@@ -10,11 +10,23 @@ the training losses on the lines from its start and from its end to there, ``sta
 
 import pandas as pd
 
-from studies.decide import NotHere
 from studies.flow.methods import MLP, untested
 from studies.price.lines import tolerance
 from studies.quantities import Numbers, between, final_rows, first, known, ln, needed, numbers, pick
-from studies.rules import MATCH, Rule, along, beyond, equal, given, if_any, more, needs, own, says
+from studies.rules import (
+    MATCH,
+    Rule,
+    along,
+    beyond,
+    equal,
+    given,
+    if_any,
+    more,
+    needs,
+    only,
+    own,
+    says,
+)
 
 DISTANCES = {"lottery": 13.61, "scratch": 17.46}  # of the starts, LeNet-5
 NEAREST = 15  # epochs that must be measured for a speed of convergence
@@ -46,16 +58,15 @@ def reached(courses: pd.DataFrame, rows: dict[str, str]) -> pd.Series:
 
 def mean(row: str, column: str, otherwise: str = "", **cell) -> Numbers:
     """One number per seed: the mean of ``column`` over the networks of ``row``."""
-    found = known(pick(column, "mean", row=row, **cell))
-    return needed(found, f"the table has no {otherwise or column} of {row}")
+    missing = f"the table has no {otherwise or column} of {row}"
+    return needed(known(pick(column, "mean", row=row, **cell)), missing)
 
 
 @numbers
 def start(table: pd.DataFrame, row: str) -> pd.DataFrame:
     """Training losses on the line from a start to the pruning solution, by seed and alpha."""
-    rows = table[table["row"] == row].dropna(subset="start_losses")
-    if rows.empty:
-        raise NotHere(f"the table has no line from the start of {row}")
+    missing = f"the table has no line from the start of {row}"
+    rows = only(lambda t: (t["row"] == row) & t["start_losses"].notna(), missing)(table)
     losses = pd.DataFrame(rows["start_losses"].tolist(), rows["seed"], rows["alphas"].iloc[0])
     return losses.groupby("seed").mean()
 

@@ -2,5 +2,12 @@
 
 from studies.flow import functions, gradients, hessian, init, lottery, methods, settings
 
-MODULES = (methods, gradients, hessian, init, lottery, functions, settings)
-RULES = {claim: rule for module in MODULES for claim, rule in module.RULES.items()}
+RULES = (
+    methods.RULES
+    | gradients.RULES
+    | hessian.RULES
+    | init.RULES
+    | lottery.RULES
+    | functions.RULES
+    | settings.RULES
+)

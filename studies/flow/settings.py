@@ -11,7 +11,6 @@ setting that it takes part in, and with setting "init" also rows with ``flow``, 
 import numpy as np
 import pandas as pd
 
-from studies.decide import NotHere
 from studies.flow.gradients import (
     ALIKE,
     FIRST_HALF,
@@ -25,8 +24,8 @@ from studies.flow.gradients import (
     start,
 )
 from studies.flow.methods import OWN, named
-from studies.quantities import Numbers, lift, mean, needed, numbers, of, part, pick
-from studies.rules import MATCH, Rule, equal, given, more, needs, says
+from studies.quantities import Numbers, lift, mean, needed, numbers, of, pick
+from studies.rules import MATCH, Rule, equal, given, more, needs, only, says
 
 SETTINGS = {  # setting -> the parameter that lists its values
     "weight decay": "weight_decays",
@@ -106,35 +105,39 @@ def gentler(table: pd.DataFrame) -> Rule:
     grid = updates.groupby(["value", "drop_fraction"])["test_accuracy"].mean()
     rare, small, best = updates["value"].max(), updates["drop_fraction"].min(), grid.idxmax()
     usual = [g for g in grid.index if g[0] * OFTEN == rare and np.isclose(g[1], LARGE * small)]
-    if not usual:
-        raise NotHere(
+    pairs = [(rare, small), *usual]
+    found = [accuracy("mask updates", steps, "rigl", OWN, drop) for steps, drop in pairs]
+    words = [f"every {steps} steps and {fraction:g}" for steps, fraction in pairs]
+    return given(
+        needs(
+            lambda _: usual,
             f"it compares updates every {rare} steps and a drop fraction of {small:g} with updates "
             f"{OFTEN} times as often and a fraction {LARGE} times as large: give both in "
-            "update_intervals and drop_fractions"
-        )
-    pairs = [(rare, small), usual[0]]
-    gentle, default = (accuracy("mask updates", s, "rigl", OWN, drop) for s, drop in pairs)
-    words = " - ".join(f"every {steps} steps and {fraction:g}" for steps, fraction in pairs)
-    note = f"best mean of the grid: every {best[0]} steps, {best[1]:g}; {{}}"
-    return more(
-        f"test accuracy of rigl: {words}",
-        gentle - default,
-        "points",
-        margin=MATCH,
-        note=says(note, elsewhere("VGG-16")),
+            "update_intervals and drop_fractions",
+        ),
+        more(
+            f"test accuracy of rigl: {' - '.join(words)}",
+            found[0] - found[-1],
+            "points",
+            margin=MATCH,
+            note=says(
+                f"best mean of the grid: every {best[0]} steps, {best[1]:g}; {{}}",
+                elsewhere("VGG-16"),
+            ),
+        ),
     )
 
 
 @numbers
 def under(table: pd.DataFrame, scheme: str, numbers: Numbers):
     """The numbers of the networks with one init whose gradient flow is recorded."""
-    rows = part(table, setting="init", value=scheme)
-    recorded = rows[rows["flow"].notna()] if "flow" in rows else rows[:0]
-    if recorded.empty:
-        raise NotHere(
-            f"the table has no gradient flow with init {scheme}: give it in inits, and flow_every"
-        )
-    return numbers(recorded)
+    recorded = table.get("flow", pd.Series(np.nan, table.index)).notna()
+    return numbers(
+        only(
+            lambda t: recorded & (t["setting"] == "init") & (t["value"] == scheme),
+            f"the table has no gradient flow with init {scheme}: give it in inits, and flow_every",
+        )(table)
+    )
 
 
 GLOROT, HE = (
