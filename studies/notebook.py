@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lib.specs.fields import ParameterError
 from studies import presets
+from studies.figures import save
 from studies.presets import Settings
 
 _SHELL = {"In", "Out", "get_ipython", "exit", "quit", "open"}
@@ -204,7 +205,7 @@ def manifest(
         for name, further in (tables or {}).items():
             further.to_csv(folder / name, index=False, float_format="%.6g")
         for name, figure in (figures or {}).items():
-            _save(figure, folder / name)
+            save(figure, folder / name)
         (folder / "manifest.json").write_text(
             json.dumps(content, indent=1) + "\n", encoding="utf-8"
         )
@@ -217,19 +218,6 @@ def manifest(
         f"{len(content['keys'])} runs, keys {content['keys'][0][:8]} to {content['keys'][-1][:8]}; every cell ran"
     )
     return content
-
-
-def _save(figure, path: Path) -> None:
-    """Write a figure with a palette of 256 colours: plots have few, and the file is a third as large."""
-    import io
-
-    from PIL import Image
-
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=130)
-    Image.open(content).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
-        path, "PNG", optimize=True
-    )
 
 
 __all__ = [

@@ -67,11 +67,6 @@ def final_rows(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def sparsities(table: pd.DataFrame) -> list:
-    """The sparsities of Sol-F in the table, rising."""
-    return sorted(table.loc[table["solution"] == "sol_f", "sparsity"].unique())
-
-
-def all_sparsities(table: pd.DataFrame) -> list:
     """The sparsities of whatever is pruned in the table, rising."""
     return sorted(table.loc[table["solution"] != "sol_d", "sparsity"].unique())
 
@@ -161,10 +156,9 @@ def course(table, measure: str, along: str = "epoch", **cell) -> pd.DataFrame:
     return measured.pivot_table(index="seed", columns=along, values=measure)
 
 
-@numbers
-def needed(table, numbers: Numbers, otherwise: str):
+@lift
+def needed(found: pd.Series | pd.DataFrame, otherwise: str):
     """The numbers; raises ``NotHere`` with ``otherwise`` where there are none."""
-    found = numbers(table)
     if found.empty:
         raise NotHere(of(otherwise, table))
     return found

@@ -37,7 +37,7 @@ import numpy as np
 import pandas as pd
 
 from studies.decide import Effect, NotHere
-from studies.quantities import Numbers, all_sparsities, ln, of, part, pick, sparsities
+from studies.quantities import Numbers, ln, of, part, pick, sparsities
 
 MATCH = 0.5  # points: differences of accuracy below it are smaller than the spread that papers plot
 
@@ -177,7 +177,7 @@ def only(chosen: Callable[[pd.DataFrame], pd.Series], otherwise: Words) -> Condi
     return condition
 
 
-def where(check: Callable, otherwise: str, column: str = "sparsity", among=all_sparsities):
+def where(check: Callable, otherwise: str, column: str = "sparsity", among=sparsities):
     """The places along ``column`` at which ``check`` holds for the part of the table.
 
     A function of the table, for ``each``; it raises ``NotHere`` where there is none.
@@ -192,15 +192,12 @@ def where(check: Callable, otherwise: str, column: str = "sparsity", among=all_s
     return places
 
 
-def is_own(table: pd.DataFrame, dataset: str, network: str) -> bool:
-    """Whether the table is of this data and network alone."""
-    return set(table["dataset"]) == {dataset} and set(table["network"]) == {network}
-
-
 def own(dataset: str, network: str) -> Condition:
     """The condition that a printed number needs: the paper's own data and network."""
-    otherwise = f"a number of {dataset} with {network}: preset paper can test it"
-    return needs(lambda table: is_own(table, dataset, network), otherwise)
+    return needs(
+        lambda table: set(table["dataset"]) == {dataset} and set(table["network"]) == {network},
+        f"a number of {dataset} with {network}: preset paper can test it",
+    )
 
 
 def given(*steps) -> Rule:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from studies.decide import NotHere
-from studies.quantities import numbers, of, part
+from studies.quantities import at_others_best, numbers, of, part
 
 VARIANTS = (
     "network", "criterion", "scope", "schedule", "weight_decay", "sparsity", "rate_floor",
@@ -69,11 +69,7 @@ class Panel:
         if inside.empty:
             between = f"between {low:g}% and {high:g}% of training"
             raise NotHere(f"no pruning epoch {between}: give more prune_epochs")
-        found = {}
-        for seed, own in inside.iterrows():
-            others = inside.drop(index=seed).mean() if len(inside) > 1 else own
-            found[seed] = own[others.idxmax()]
-        return pd.Series(found)
+        return at_others_best(inside)
 
     def correlation(self, name: str = "fisher") -> pd.Series:
         """Spearman's rho between accuracy and signal over the pruning epochs, one per seed."""
@@ -103,10 +99,15 @@ def panel(table: pd.DataFrame, **chosen) -> Panel:
 
 
 def main(table: pd.DataFrame, **chosen) -> Panel:
-    """The panel of the study's own magnitude pruning over all layers, where the table has those."""
+    """The panel of the study's own: magnitude pruning over all layers, a floor under the rate.
+
+    As far as the table tells these apart and ``chosen`` does not.
+    """
     plain = {"criterion": "magnitude", "scope": "global"}
-    plain = {name: value for name, value in plain.items() if name in table and name not in chosen}
-    return panel(table, **plain, **chosen)
+    if "rate_floor" in table and table["rate_floor"].dropna().unique().size > 1:
+        plain["rate_floor"] = float(table["rate_floor"].max())
+    own = {name: plain[name] for name in plain if name in table and name not in chosen}
+    return panel(table, **own, **chosen)
 
 
 def values(table: pd.DataFrame, name: str) -> list:

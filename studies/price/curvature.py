@@ -14,38 +14,12 @@ import pandas as pd
 from studies.decide import NotHere
 from studies.price.regimes import FITTED, PAIR, both_fit, furthest, lowest, scratch_fails
 from studies.quantities import (
-    agreement,
-    at_least,
-    average,
-    course,
-    final_rows,
-    first,
-    highest,
-    last,
-    lift,
-    ln,
-    mean,
-    numbers,
-    pick,
-    reduction,
-    sparsities,
-    trend,
-)
+    agreement, at_least, average, course, final_rows, first, highest, last, lift, ln, mean, numbers,
+    pick, reduction, sparsities, trend,
+)  # fmt: skip
 from studies.rules import (
-    Rule,
-    above,
-    each,
-    equal,
-    given,
-    if_any,
-    more,
-    name,
-    needs,
-    only,
-    ratio,
-    rows,
-    says,
-)
+    Rule, above, each, equal, given, if_any, more, name, needs, only, ratio, rows, says,
+)  # fmt: skip
 
 NAMES = {"fisher": "Tr(F)", "hessian": "Tr(H)", "jacobian": "Jacobian", "entropy": "entropy"}
 IDENTITIES = ("second derivative", "divergence", "expansion", "expansion reversed")
@@ -90,16 +64,14 @@ def _alike(solution, f, h, words):
     return if_any(needs(~(fit < FITTED), "not fitted"), rule)
 
 
-APPROXIMATES = each(
-    "sparsity",
-    [
-        [
-            _alike(solution, "trace_f", "trace_h", "Tr(F) / Tr(H)"),
-            _alike(solution, "largest_f", "largest", "largest eigenvalue of F / of H"),
-        ]
-        for solution in PAIR
-    ],
-)
+def _approximates(table):
+    pairs = [("trace_f", "trace_h", "Tr(F) / Tr(H)"),
+             ("largest_f", "largest", "largest eigenvalue of F / of H")]  # fmt: skip
+    found = rows(each("sparsity", [_alike(s, *pair) for s in PAIR for pair in pairs]), table)
+    if not found:
+        raise NotHere("no solution here fits 99.5% of its training labels")
+    return found
+
 
 # -- workshop Figure 11 ----------------------------------------------------------------------------
 
@@ -153,32 +125,11 @@ def _placed(what, values):
     return more(f"{{layer}}: {what}", values, "training", resolution=half, note=_bump(PLACE))
 
 
-HIKE = [
-    more(
-        "{layer}: ln(mean gradient at the start, Sol-D / Sol-S)",
-        ln(first(kept("mean", solution="sol_d")) / first(SCRATCH)),
-        "ln",
-    ),
-    more(
-        "{layer}: ln(bump / start) - ln 3", ln(highest(SCRATCH) / first(SCRATCH)) - np.log(3), "ln"
-    ),
-    _placed(f"place of the bump - {BUMP[0]:g}", PLACE - BUMP[0]),
-    _placed(f"{BUMP[1]:g} - place of the bump", BUMP[1] - PLACE),
-]
-
-
 def _noisier(where, solution):
     """The signal-to-noise ratio falls from the start to the end, in every layer."""
     snr = kept("snr", solution=solution)
     what = f"{where}, {{layer}}: ln(SNR at the start / at the end)"
     return each("layer", more(what, ln(first(snr) / last(snr)), "ln"), layers(solution), "{}")
-
-
-def _approximates(table):
-    found = rows(APPROXIMATES, table)
-    if not found:
-        raise NotHere("no solution here fits 99.5% of its training labels")
-    return found
 
 
 RULES = {
@@ -188,73 +139,41 @@ RULES = {
     "price-table2-entropy": each("sparsity", higher("entropy"), both_fit),
     "price-fisher-grows-with-sparsity": [grows("fisher", solution) for solution in PAIR],
     "price-sharpness-sensitivity-grow": [
-        grows(measure, solution) for measure in ("hessian", "jacobian") for solution in PAIR
-    ],
-    "price-poster-table": each(
-        "sparsity",
-        [
-            [higher(measure), higher(measure, "sol_f", "sol_d")]
-            for measure in ("fisher", "hessian", "jacobian")
-        ],
-    ),
+        grows(measure, solution) for measure in ("hessian", "jacobian") for solution in PAIR],
+    "price-poster-table": each("sparsity", [
+        [higher(measure), higher(measure, "sol_f", "sol_d")]
+        for measure in ("fisher", "hessian", "jacobian")
+    ]),
     "price-curvature-gap-in-regime2": each(
-        "sparsity", [higher("hessian"), higher("jacobian")], scratch_fails
-    ),
-    "price-fisher-info-curse": given(
-        _both_fit,
-        [
-            more("Spearman(Tr(F), Tr(H))", _with_fisher("hessian"), "rho"),
-            more("Spearman(Tr(F), Jacobian)", _with_fisher("jacobian"), "rho"),
-            more("-Spearman(Tr(F), test accuracy)", -_with_fisher("test_accuracy"), "rho"),
-        ],
-    ),
-    "price-hessian-spectrum": each(
-        "sparsity",
-        [
-            more(
-                f"{words}: Sol-S - Sol-F",
-                pick(measure, solution="sol_s") - pick(measure, solution="sol_f"),
-            )
-            for measure, words in (
-                ("largest", "largest eigenvalue"),
-                ("quantile_99", "99% quantile"),
-            )
-        ],
-    ),
+        "sparsity", [higher("hessian"), higher("jacobian")], scratch_fails),
+    "price-fisher-info-curse": given(_both_fit, [
+        more("Spearman(Tr(F), Tr(H))", _with_fisher("hessian"), "rho"),
+        more("Spearman(Tr(F), Jacobian)", _with_fisher("jacobian"), "rho"),
+        more("-Spearman(Tr(F), test accuracy)", -_with_fisher("test_accuracy"), "rho"),
+    ]),
+    "price-hessian-spectrum": each("sparsity", [
+        more(f"{words}: Sol-S - Sol-F",
+             pick(measure, solution="sol_s") - pick(measure, solution="sol_f"))
+        for measure, words in (("largest", "largest eigenvalue"), ("quantile_99", "99% quantile"))
+    ]),
     "price-fisher-approximates-hessian": _approximates,
     "price-fisher-identities": given(
-        final_rows,
-        only(lambda table: table["solution"] != "sol_d", "needs sparse solutions"),
-        [
-            more(f"0.02 - relative error: {words}", 0.02 - pick(words.replace(" ", "_"), "max"))
-            for words in IDENTITIES
-        ],
-    ),
+        final_rows, only(lambda table: table["solution"] != "sol_d", "needs sparse solutions"),
+        [more(f"0.02 - relative error: {words}", 0.02 - pick(words.replace(" ", "_"), "max"))
+         for words in IDENTITIES]),
     "price-snr-lenet-accuracies": each("sparsity", above("test_accuracy", *PAIR)),
-    "price-snr-gen-regime-std": given(
-        TWO,
-        each(
-            "sparsity",
-            more(
-                "share of layers - 1/2",
-                mean((S < F) & (S < D)) - 0.5,
-                "share",
-                note=says("Sol-S's is {:.2f} times Sol-F's, mean over layers", TIMES),
-            ),
-            lambda table: [lowest(table)],
-        ),
-    ),
-    "price-snr-opt-regime-hike": given(
-        TWO,
-        each(
-            "sparsity",
-            each("layer", HIKE, layers("sol_s"), "{}"),
-            lambda table: [furthest(table)],
-            "",
-        ),
-    ),
-    "price-snr-two-phases": [
-        _noisier("Sol-D", "sol_d"),
-        each("sparsity", _noisier("Sol-S{sparsity}", "sol_s")),
-    ],
-}
+    "price-snr-gen-regime-std": given(TWO, each(
+        "sparsity", more("share of layers - 1/2", mean((S < F) & (S < D)) - 0.5, "share",
+                         note=says("Sol-S's is {:.2f} times Sol-F's, mean over layers", TIMES)),
+        lambda table: [lowest(table)])),
+    "price-snr-opt-regime-hike": given(TWO, each("sparsity", each("layer", [
+        more("{layer}: ln(mean gradient at the start, Sol-D / Sol-S)",
+             ln(first(kept("mean", solution="sol_d")) / first(SCRATCH)), "ln"),
+        more("{layer}: ln(bump / start) - ln 3",
+             ln(highest(SCRATCH) / first(SCRATCH)) - np.log(3), "ln"),
+        _placed(f"place of the bump - {BUMP[0]:g}", PLACE - BUMP[0]),
+        _placed(f"{BUMP[1]:g} - place of the bump", BUMP[1] - PLACE),
+    ], layers("sol_s"), "{}"), lambda table: [furthest(table)], "")),
+    "price-snr-two-phases": [_noisier("Sol-D", "sol_d"),
+                             each("sparsity", _noisier("Sol-S{sparsity}", "sol_s"))],
+}  # fmt: skip

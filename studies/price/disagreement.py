@@ -8,7 +8,7 @@ import pandas as pd
 from scipy import stats
 
 from studies.decide import NotHere
-from studies.price.regimes import FITTED
+from studies.price.regimes import FITTED, HIGHER
 from studies.quantities import Numbers, average, lift, numbers, pick, sparsities
 from studies.rules import each, given, if_any, more, name, needs, says, where
 
@@ -94,7 +94,7 @@ def _compared(predicted, truth, classes):
 
 def _informed(fisher, differ, truth, counted):
     size = np.where(counted["examples"], counted["examples"], np.nan)  # none, no mean
-    row = {}
+    row: dict = {}
     for m, trace in fisher.items():
         by_class = np.bincount(truth, trace, len(size)) / size
         row |= {
@@ -139,19 +139,14 @@ def class_rates(table: pd.DataFrame, **cell) -> pd.DataFrame:
     return pd.DataFrame(counts / np.where(sizes, sizes, np.nan), index=seeds)
 
 
-GRID = Numbers(lambda table: sorted(table["sparsity"].unique()))
-failing = where(
-    average(pick("accuracy_sol_s", part="train")) < FITTED,
-    "Sol-S fits the training set at every sparsity here: higher ones would be needed",
-    among=GRID,
-)
+failing = where(average(pick("accuracy_sol_s", part="train")) < FITTED, HIGHER)
 RATES, TEST_RATES = class_rates(part="train"), class_rates(part="test")
 LEADING = lift(lambda rates: max(1, round(rates.shape[1] / 10)))(RATES)
 NO_PEOPLE = "the part on human classes can be tested on cifar100 alone"
 SKEW_WORDS = "share of the leading {} of {} classes over their share of the examples, - 2"
 
 
-def at_each(rule, places=GRID):
+def at_each(rule, places=sparsities):
     """The rule at every sparsity, where there are two seeds or more."""
     two = needs(lambda table: table["seed"].nunique() >= 2, "needs two seeds or more")
     return given(two, each("sparsity", rule, places))
@@ -192,62 +187,28 @@ def _has_people(table):
 
 
 RULES = {
-    "price-disagreement-train-skew": at_each(
-        [
-            more(
-                says(SKEW_WORDS + ",{{sparsity}}", LEADING, lift(lambda r: r.shape[1])(RATES)),
-                _skew - 2,
-                "times",
-                note=lambda table: "" if _has_people(table) else NO_PEOPLE,
-            ),
-            if_any(
-                needs(_has_people, NO_PEOPLE),
-                more(
-                    "human classes among the first 15 - 4.5,{sparsity}",
-                    _humans_leading(RATES) - 4.5,
-                    "classes",
-                ),
-            ),
-        ]
-    ),
+    "price-disagreement-train-skew": at_each([
+        more(says(SKEW_WORDS + ",{{sparsity}}", LEADING, lift(lambda r: r.shape[1])(RATES)),
+             _skew - 2, "times", note=lambda table: "" if _has_people(table) else NO_PEOPLE),
+        if_any(needs(_has_people, NO_PEOPLE),
+               more("human classes among the first 15 - 4.5,{sparsity}",
+                    _humans_leading(RATES) - 4.5, "classes")),
+    ]),
     "price-disagreement-test-skew": at_each(
-        more(
-            f"Spearman(training, test disagreement by class) - {SAME_SKEW}",
-            _same_order(RATES, TEST_RATES) - SAME_SKEW,
-            "rho",
-        ),
-    ),
-    "price-disagreement-fisher-corr": at_each(
-        [
-            more(
-                f"Spearman(Fisher of {name(m)}, disagreement) by {over}",
-                pick(f"{over}_rho_{m}", part="train"),
-                "rho",
-            )
-            for over in ("class", "example")
-            for m in INFORMED
-        ],
-    ),
-    "price-per-example-fisher-hardness": at_each(
-        [
-            more(
-                f"Spearman(Fisher of {name(m)}, loss of the others' {name(j)})",
-                pick(f"hard_rho_{m}_{j}", part="train"),
-                "rho",
-            )
-            for m in INFORMED
-            for j in JUDGES
-        ],
-    ),
-    "price-memorises-worse-natural": at_each(
-        [
-            more(
-                f"rank by the others' {name(j)}: Sol-F alone right - the rest,{{sparsity}}",
-                pick(f"harder_{j}", part="train"),
-                "points",
-            )
-            for j in JUDGES
-        ],
-        failing,
-    ),
-}
+        more(f"Spearman(training, test disagreement by class) - {SAME_SKEW}",
+             _same_order(RATES, TEST_RATES) - SAME_SKEW, "rho")),
+    "price-disagreement-fisher-corr": at_each([
+        more(f"Spearman(Fisher of {name(m)}, disagreement) by {over}",
+             pick(f"{over}_rho_{m}", part="train"), "rho")
+        for over in ("class", "example") for m in INFORMED
+    ]),
+    "price-per-example-fisher-hardness": at_each([
+        more(f"Spearman(Fisher of {name(m)}, loss of the others' {name(j)})",
+             pick(f"hard_rho_{m}_{j}", part="train"), "rho")
+        for m in INFORMED for j in JUDGES
+    ]),
+    "price-memorises-worse-natural": at_each([
+        more(f"rank by the others' {name(j)}: Sol-F alone right - the rest,{{sparsity}}",
+             pick(f"harder_{j}", part="train"), "points") for j in JUDGES
+    ], failing),
+}  # fmt: skip

@@ -55,27 +55,12 @@ def bumps(start: str, measure: str = "train_loss", **cell) -> Numbers:
 LINE, OTHER, RISE = curves("init_s"), curves("init_f"), bumps("init_s")
 # the rise of a loss that counts as none, in nats
 tolerance = Numbers(lambda table: TOLERANCE * np.log(table["classes"].iloc[0]))
+STRICTLY = lift(lambda rises: int((rises == 0).sum()))(RISE)
 SEEN = says(
     "bump {:.3g} to {:.3g}; strictly monotone in {} of {} seeds",
-    lift(min)(RISE),
-    lift(max)(RISE),
-    lift(lambda rises: int((rises == 0).sum()))(RISE),
-    lift(len)(RISE),
+    *(lift(min)(RISE), lift(max)(RISE), STRICTLY, lift(len)(RISE)),
 )
-OWN_LINES = [
-    more(
-        says(
-            "training loss at alpha {:g} - 4,{{sparsity}}", lift(lambda wide: wide.columns[1])(LINE)
-        ),
-        lift(lambda wide: wide.iloc[:, 1])(LINE) - 4,
-        "nats",
-    ),
-    more(
-        says("0.1 - training loss at alpha {:g},{{sparsity}}", lift(lambda w: w.columns[-1])(LINE)),
-        0.1 - last(LINE),
-        "nats",
-    ),
-]
+ALPHAS = [lift(lambda wide, i=i: wide.columns[i])(LINE) for i in (1, -1)]
 inside = where(
     lambda part: EARLY[0] - 1e-9 <= part["alpha"].iloc[0] <= EARLY[1] + 1e-9,
     f"needs alphas from {EARLY[0]} to {EARLY[1]}",
@@ -131,73 +116,34 @@ WIDER = ln(late("std") / early("std")) - np.log(2)
 COMMONEST = lift(lambda tops: tops.map(lambda top: max(top) * len(top) / sum(top)))(early("top"))
 
 RULES = {
-    "price-interp-monotone": each(
-        "sparsity",
-        given(
-            needs(lambda table: LINE(table).shape[1] >= 5, "needs five alphas or more"),
-            [
-                more(
-                    says("{:.3g} - bump of the training loss", tolerance),
-                    tolerance - RISE,
-                    "nats",
-                    note=SEEN,
-                ),
-                if_any(own("cifar100", "resnet-32"), OWN_LINES),
-            ],
-        ),
-    ),
-    "price-interp-init-f-faster": each(
-        "sparsity",
-        each(
-            "alpha",
-            more(
-                "training loss from Init-S - from Init-F{alpha}", first(LINE) - first(OTHER), "nats"
-            ),
-            inside,
-            ", alpha {:g}",
-        ),
-    ),
-    "price-cos-near-init-zero": at_ends(
-        [
-            more(
-                "early{sparsity}: 0.3 - |mean| / SD",
-                0.3 - abs(early("mean")) / early("std"),
-                "SD of examples",
-                note=says("mean {:.2g}, standard deviation {:.2g}", early("mean"), early("std")),
-            ),
-            more("mean, late - |early|", late("mean") - abs(early("mean")), "cosine"),
-        ]
-    ),
-    "price-cos-late-positive": at_ends(
-        [
-            more(
-                "late mean",
-                late("mean"),
-                "cosine",
-                note=says("{:.0%} of the examples above 0", late("above_zero")),
-            ),
-            more(
-                "ln(SD late / early) - ln 2",
-                WIDER,
-                "ln",
-                note=says("{:.2f} times as wide", lift(np.exp)(average(WIDER)) * 2),
-            ),
-        ]
-    ),
+    "price-interp-monotone": each("sparsity", given(
+        needs(lambda table: LINE(table).shape[1] >= 5, "needs five alphas or more"),
+        [more(says("{:.3g} - bump of the training loss", tolerance), tolerance - RISE, "nats",
+              note=SEEN),
+         if_any(own("cifar100", "resnet-32"), [
+             more(says("training loss at alpha {:g} - 4,{{sparsity}}", ALPHAS[0]),
+                  lift(lambda wide: wide.iloc[:, 1])(LINE) - 4, "nats"),
+             more(says("0.1 - training loss at alpha {:g},{{sparsity}}", ALPHAS[1]),
+                  0.1 - last(LINE), "nats")])])),
+    "price-interp-init-f-faster": each("sparsity", each(
+        "alpha", more("training loss from Init-S - from Init-F{alpha}", first(LINE) - first(OTHER),
+                      "nats"), inside, ", alpha {:g}")),
+    "price-cos-near-init-zero": at_ends([
+        more("early{sparsity}: 0.3 - |mean| / SD", 0.3 - abs(early("mean")) / early("std"),
+             "SD of examples",
+             note=says("mean {:.2g}, standard deviation {:.2g}", early("mean"), early("std"))),
+        more("mean, late - |early|", late("mean") - abs(early("mean")), "cosine"),
+    ]),
+    "price-cos-late-positive": at_ends([
+        more("late mean", late("mean"), "cosine",
+             note=says("{:.0%} of the examples above 0", late("above_zero"))),
+        more("ln(SD late / early) - ln 2", WIDER, "ln",
+             note=says("{:.2f} times as wide", lift(np.exp)(average(WIDER)) * 2)),
+    ]),
     "price-cos-class-distribution-differs": at_ends(
-        more(
-            "distance of the class distributions - chance",
-            FOUND - BY_CHANCE,
-            "share",
-            note=says("total variation {:.2f}, by chance below {:.2f}", FOUND, BY_CHANCE),
-        )
-    ),
+        more("distance of the class distributions - chance", FOUND - BY_CHANCE, "share",
+             note=says("total variation {:.2f}, by chance below {:.2f}", FOUND, BY_CHANCE))),
     "price-cos-class-skew": at_ends(
-        more(
-            "early{sparsity}: commonest class / uniform - 3",
-            COMMONEST - 3,
-            "uniform shares",
-            note=says("the commonest class has {:.1f} times its uniform share", COMMONEST),
-        )
-    ),
-}
+        more("early{sparsity}: commonest class / uniform - 3", COMMONEST - 3, "uniform shares",
+             note=says("the commonest class has {:.1f} times its uniform share", COMMONEST))),
+}  # fmt: skip

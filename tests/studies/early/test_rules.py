@@ -1,15 +1,12 @@
-"""The early-pruning study's rules on made-up tables of which we know what must come out; and the online rule on made-up signals."""
-
-import math
+"""The early-pruning study's rules on made-up tables of which we know what must come out."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from lib import claims, plots
-from lib.claims import early
-from lib.claims.decisions import NotHere
-from lib.training.peaks import PeakRule, decide
+from studies import ledger
+from studies.decide import NotHere
+from studies.early import panels
 
 EPOCHS, GRID = 40, [0, 1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 36, 40]
 HERE = {
@@ -34,7 +31,11 @@ def runs(
     slope=0.001,
     **variant,
 ):
-    """Dense and pruned runs: accuracy is highest when pruned at ``best``, Tr(F) at ``peak``, KL at ``turn``, with ``spread`` over seeds."""
+    """Dense and pruned runs.
+
+    Accuracy is highest when pruned at ``best``, Tr(F) at ``peak``, KL at ``turn``, with ``spread``
+    over seeds.
+    """
     rows, rng = [], np.random.default_rng(0)
     for seed in range(seeds):
         noise = spread * rng.standard_normal()
@@ -84,7 +85,7 @@ def runs(
 
 
 def verdict(claim, table):
-    found = claims.verdicts(claims.ledger()[claim]["figure"], table, preset="quick")
+    found = ledger.verdicts(ledger.ledger()[claim]["figure"], table, preset="quick")
     return found.set_index("claim").loc[claim, "verdict"]
 
 
@@ -137,7 +138,7 @@ def schedules(exponential, others):
 
 
 def test_rules_of_schedules():
-    """Peaks and best epochs that move together support them; peaks that move without the best epochs refute the second."""
+    """Peaks and best epochs that move together support both; peaks alone refute the second."""
     together = schedules({"best": 8, "peak": 8}, {"best": 20, "peak": 20})
     apart = schedules({"best": 8, "peak": 8}, {"best": 8, "peak": 20})
     assert [
@@ -165,7 +166,7 @@ def test_the_floor():
 
 
 def test_rules_of_the_kl_signal():
-    """A turn near the best epoch supports, one far from it refutes, none leaves it undecided and refutes the rise and fall."""
+    """A turn near the best epoch supports, one far from it refutes; none refutes the rise and fall."""
     near, far, none = (
         pd.concat([runs(schedule=s, turn=turn) for s in ("exponential", "cosine")])
         for turn in (8, 34, 40)
@@ -235,7 +236,7 @@ def test_the_best_epoch_is_taken_from_the_other_seeds():
     table = runs(**PLAIN, seeds=5)
     lucky = (table["seed"] == 3) & (table["prune_epoch"] == 36)
     table.loc[lucky, "test_accuracy"] = 1.0
-    found = early.panel(table)
+    found = panels.panel(table)
     assert found.best[3] == 90.0
     assert found.held_out()[3] == pytest.approx(100 * (0.96 - 0.002))
 
@@ -244,71 +245,12 @@ def test_a_panel_is_one_variant():
     """Two variants at once are an error; one that is not there is said."""
     both = pd.concat([runs(**PLAIN), runs(criterion="magnitude", scope="layer")])
     with pytest.raises(ValueError, match="several variants"):
-        early.panel(both, criterion="magnitude")
+        panels.panel(both, criterion="magnitude")
     with pytest.raises(NotHere, match="scope erk"):
-        early.panel(both, scope="erk")
+        panels.panel(both, scope="erk")
 
 
 def test_places_carry_half_a_grid_step():
     """A best epoch just below half of training is no evidence on a grid of ten percent."""
     assert verdict("early-before-half", runs(**PLAIN, best=16)) == "supported"
     assert verdict("early-before-half", runs(**PLAIN, best=20)) == "undecided"
-
-
-def test_figures_show_what_they_are_given():
-    """A panel each, the signal's axis, the dense level, and the words for what lies below."""
-    panels = {"global": early.panel(runs(**PLAIN)), "late": early.panel(runs(**PLAIN, best=36))}
-    figure = plots.periods(panels, title="made up", band=(30, 35))
-    axes = [ax for ax in figure.axes if ax.get_title(loc="left")]
-    assert [ax.get_title(loc="left") for ax in axes] == ["global", "late"]
-    level = [line.get_ydata()[0] for line in axes[0].lines if line.get_linestyle() == "--"]
-    assert level == [pytest.approx(96.0)]
-    assert any("at the end: 6" in text.get_text() for text in axes[0].texts)
-
-
-# -- the online rule ----------------------------------------------------------------------------------------------------------------
-
-
-def test_the_rule_waits_for_its_patience():
-    """It speaks ``patience`` epochs after the peak, and not before; of a signal that only rises it never does."""
-    hill = [0, 1, 5, 9, 7, 6, 5, 4]
-    assert [decide(hill, PeakRule(patience=k, tolerance=0.0)) for k in (1, 2, 3)] == [4, 5, 6]
-    assert decide(range(50), PeakRule(patience=1, tolerance=0.0)) is None
-
-
-def test_the_rule_sees_no_future():
-    """What comes after its word changes nothing."""
-    past = [0, 3, 9, 8, 7]
-    assert (
-        decide(past, PeakRule(patience=2))
-        == decide([*past, 1e9, -1e9, math.nan], PeakRule(patience=2))
-        == 4
-    )
-
-
-def test_a_plateau_is_a_turn():
-    """A signal that rises by less than the tolerance has turned; one that rises faster has not."""
-    slow, fast = (np.cumsum([1.0] + [step] * 30) for step in (0.001, 0.1))
-    assert decide(slow, PeakRule(patience=3, tolerance=0.01)) is not None
-    assert decide(fast[:20], PeakRule(patience=3, tolerance=0.01)) is None
-
-
-def test_the_start_is_let_pass():
-    """A jump before training counts only with ``start=0``; NaN is no rise."""
-    signal = [100.0, 1, 2, 3, 2.5, 2.4, 2.3]
-    assert decide(signal, PeakRule(patience=2)) == 5
-    assert decide(signal, PeakRule(patience=2, start=0)) == 2
-    assert decide([0, 1, 2, math.nan, math.nan], PeakRule(patience=2)) == 4
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"patience": 0}, "patience is 0"),
-        ({"tolerance": -0.1}, "tolerance is -0.1"),
-        ({"start": -1}, "start is -1"),
-    ],
-)
-def test_wrong_rules(wrong, message):
-    with pytest.raises(ValueError, match=message):
-        PeakRule(**wrong)
