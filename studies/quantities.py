@@ -156,9 +156,10 @@ def course(table, measure: str, along: str = "epoch", **cell) -> pd.DataFrame:
     return measured.pivot_table(index="seed", columns=along, values=measure)
 
 
-@lift
-def needed(found: pd.Series | pd.DataFrame, otherwise: str):
+@numbers
+def needed(table, wanted: Numbers, otherwise: str):
     """The numbers; raises ``NotHere`` with ``otherwise`` where there are none."""
+    found = wanted(table)
     if found.empty:
         raise NotHere(of(otherwise, table))
     return found

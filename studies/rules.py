@@ -192,12 +192,15 @@ def where(check: Callable, otherwise: str, column: str = "sparsity", among=spars
     return places
 
 
+def is_own(table: pd.DataFrame, dataset: str, network: str) -> bool:
+    """Whether the table is of this data and network alone."""
+    return set(table["dataset"]) == {dataset} and set(table["network"]) == {network}
+
+
 def own(dataset: str, network: str) -> Condition:
     """The condition that a printed number needs: the paper's own data and network."""
-    return needs(
-        lambda table: set(table["dataset"]) == {dataset} and set(table["network"]) == {network},
-        f"a number of {dataset} with {network}: preset paper can test it",
-    )
+    otherwise = f"a number of {dataset} with {network}: preset paper can test it"
+    return needs(lambda table: is_own(table, dataset, network), otherwise)
 
 
 def given(*steps) -> Rule:

@@ -34,7 +34,7 @@ from studies.early.shapes import (
     variants,
 )
 from studies.quantities import Numbers, first, highest, known, last, ln, pick
-from studies.rules import MATCH, Rule, each, equal, given, is_own, more, needs, says
+from studies.rules import MATCH, Rule, each, equal, given, more, needs, says
 
 LATE = 70.0  # percent: the study's "late" pruning, epoch 140 of 200
 PRINTED = {  # (set, network, schedule): the dense test accuracy, where weight decay is 5e-4
@@ -44,10 +44,15 @@ PRINTED = {  # (set, network, schedule): the dense test accuracy, where weight d
 PARAMETERS = {"resnet-18": 11.2e6, "resnet-20": 0.27e6, "resnet-56": 0.85e6}  # printed
 
 
+def settings(table) -> set:
+    """The sets, networks and lengths of training in the table."""
+    return set(table[["dataset", "network", "epochs"]].itertuples(index=False, name=None))
+
+
 def after_200(dataset: str, network: str):
     """The condition that a printed number needs: its set and network, trained for 200 epochs."""
     return needs(
-        lambda table: is_own(table, dataset, network) and set(table["epochs"]) == {200},
+        lambda table: settings(table) == {(dataset, network, 200)},
         f"a number of {dataset} with {network} after 200 epochs: preset paper can test it",
     )
 

@@ -89,8 +89,9 @@ def _entropy_ratio(solution, above, below):
 @Numbers
 def _different_masks(table):
     """The share of pairs whose masks differ, by seed."""
-    runs = table[table["solution"] != "sol_d"].groupby(["seed", "sparsity"])["mask"]
-    return (runs.nunique() > 1).groupby("seed").mean()
+    masks = table.pivot_table("mask", ["seed", "sparsity"], "solution", aggfunc="first")
+    pairs = masks.reindex(columns=PAIR).dropna(how="all")
+    return 1 - (pairs["sol_f"] == pairs["sol_s"]).groupby("seed").mean()
 
 
 # -- Figures 3, 11 and 12 --------------------------------------------------------------------------
