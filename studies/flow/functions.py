@@ -86,74 +86,34 @@ RESTART_TO, LOTTERY_TO, SCRATCH_TO = (
 )
 
 RULES = {
-    "flow-table2": given(
-        own("mnist", "lenet-5"),
-        needs(
-            lambda table: set(table["members"]) == {5},
-            "groups of five networks: give replicas as 5",
-        ),
-        [as_printed(row, name) for row in PRINTED for name in MEASURES[:4]],
-    ),
+    "flow-table2": given(own("mnist", "lenet-5"),
+                         needs(lambda table: set(table["members"]) == {5},
+                               "groups of five networks: give replicas as 5"),
+                         [as_printed(row, name) for row in PRINTED for name in MEASURES[:4]]),
     "flow-t2-lt-low-disagreement": more(
         "disagreement with the pruning solution: half of scratch's - the tickets'",
-        SCRATCH_TO / 2 - LOTTERY_TO,
-        "points",
-        note=says("scratch {:.2f}, lottery {:.2f}", SCRATCH_TO, LOTTERY_TO),
-    ),
+        SCRATCH_TO / 2 - LOTTERY_TO, "points",
+        note=says("scratch {:.2f}, lottery {:.2f}", SCRATCH_TO, LOTTERY_TO)),
     "flow-t2-lt-pairwise-lower": beyond(
-        "tickets' disagreement: with the pruning solution - among themselves",
-        LOTTERY_TO,
-        LOTTERY,
-        "points",
-        "{:.2f} and {:.2f}",
-    ),
-    "flow-t2-restart-similar": beyond(
-        "disagreement with the pruning solution: restart - lottery",
-        RESTART_TO,
-        LOTTERY_TO,
-        "points",
-        "restart {:.2f}, lottery {:.2f}",
-        claim="equal",
-        margin=0.3,
-    ),
+        "tickets' disagreement: with the pruning solution - among themselves", LOTTERY_TO, LOTTERY,
+        "points", "{:.2f} and {:.2f}"),
+    "flow-t2-restart-similar": beyond("disagreement with the pruning solution: restart - lottery",
+                                      RESTART_TO, LOTTERY_TO, "points",
+                                      "restart {:.2f}, lottery {:.2f}", claim="equal", margin=0.3),
     "flow-t2-fixed-init-not-cause": more(
-        "disagreement in pairs: scratch - 4 lottery",
-        SCRATCH - 4 * LOTTERY,
-        "points",
-        note=says(
-            "scratch {:.2f}, lottery {:.2f}: {:.1f} times",
-            SCRATCH,
-            LOTTERY,
-            average(SCRATCH) / average(LOTTERY),
-        ),
-    ),
+        "disagreement in pairs: scratch - 4 lottery", SCRATCH - 4 * LOTTERY, "points",
+        note=says("scratch {:.2f}, lottery {:.2f}: {:.1f} times", SCRATCH, LOTTERY,
+                  average(SCRATCH) / average(LOTTERY))),
     "flow-t2-diff-init-ensemble": [
-        beyond(
-            "ensemble of scratch: different - one initialisation",
-            measure("scratch_diff_init", "ensemble"),
-            measure("scratch", "ensemble"),
-            "points",
-        ),
-        beyond(
-            "disagreement in pairs: different - one + 0.1",
-            measure("scratch_diff_init", "disagreement") + 0.1,
-            SCRATCH,
-            "points",
-        ),
-    ],
-    "flow-t2-ensemble-gain": beyond(
-        "gain of the ensemble: pruned - lottery",
-        gain("pruned"),
-        gain("lottery"),
-        "points",
-        "pruned {:.2f}, lottery {:.2f}",
-    ),
-    "flow-table6": [
-        order(name, *pair)
-        for name in ("disagreement", "kl", "js", "disagreement_pruned", "kl_pruned", "js_pruned")
-        for pair in CHAIN
-    ],
-    "flow-t6-kl-jsd-order": [
-        order(name, *pair) for name in ("kl_pruned", "js_pruned") for pair in CHAIN[::2]
-    ],
-}
+        beyond("ensemble of scratch: different - one initialisation",
+               measure("scratch_diff_init", "ensemble"), measure("scratch", "ensemble"), "points"),
+        beyond("disagreement in pairs: different - one + 0.1",
+               measure("scratch_diff_init", "disagreement") + 0.1, SCRATCH, "points")],
+    "flow-t2-ensemble-gain": beyond("gain of the ensemble: pruned - lottery", gain("pruned"),
+                                    gain("lottery"), "points", "pruned {:.2f}, lottery {:.2f}"),
+    "flow-table6": [order(name, *pair)
+                    for name in ("disagreement", "kl", "js", "disagreement_pruned", "kl_pruned",
+                                 "js_pruned") for pair in CHAIN],
+    "flow-t6-kl-jsd-order": [order(name, *pair) for name in ("kl_pruned", "js_pruned")
+                             for pair in CHAIN[::2]],
+}  # fmt: skip

@@ -8,8 +8,6 @@ their logarithms, averaged over the recorded steps of a window of training. The 
 is that of the norm itself.
 """
 
-import functools
-
 import numpy as np
 import pandas as pd
 
@@ -80,7 +78,6 @@ def every(table: pd.DataFrame) -> float:
     return float(min(np.diff(np.unique(table.loc[table["flow"].notna(), "step"])), default=0.0))
 
 
-ends = functools.partial(accuracy, how="first")  # the table has a run's accuracy at every step
 joined = lift(lambda *parts, names: pd.concat(parts, axis=1, keys=names))
 
 
@@ -88,7 +85,7 @@ def correlation(cells: list[tuple], window: str = FIRST_HALF) -> Numbers:
     """Spearman's rho between flow in a window and final accuracy over the cells, one per seed."""
     return agreement(
         joined(*(level(cell, window) for cell in cells), names=cells),
-        joined(*(ends(*cell) for cell in cells), names=cells),
+        joined(*(accuracy(*cell, how="first") for cell in cells), names=cells),
     )
 
 
@@ -185,116 +182,57 @@ ABOVE = mean(flow(*RIGL) > flow("small dense"))
 RULES = {
     "flow-fig2-scratch-stalls": [
         later(f": {named(*STALLED)} - {named(*SCRATCH)}", start(*STALLED), start(*SCRATCH)),
-        if_any(
-            LENET,
-            equal(
-                f"start of learning of {named(*STALLED)} - 1000",
-                start(*STALLED) - 1000,
-                "steps",
-                margin=600,
-                resolution=every / 2,
-                note=says("median {:g}", median(start(*STALLED))),
-            ),
-        ),
-    ],
-    "flow-fig2-init-raises-flow": [
-        higher(SCRATCH, STALLED, window) for window in (START, FIRST_500)
-    ],
+        if_any(LENET, equal(f"start of learning of {named(*STALLED)} - 1000",
+                            start(*STALLED) - 1000, "steps", margin=600, resolution=every / 2,
+                            note=says("median {:g}", median(start(*STALLED)))))],
+    "flow-fig2-init-raises-flow": [higher(SCRATCH, STALLED, window)
+                                   for window in (START, FIRST_500)],
     "flow-fig2-resnet-early-only": untested("ResNet-50 on ImageNet"),
     "flow-fig2-lr-drop-jump": untested(
-        "VGG-16 and ResNet-50 on ImageNet, whose learning rate falls in steps"
-    ),
+        "VGG-16 and ResNet-50 on ImageNet, whose learning rate falls in steps"),
     "flow-fig2-small-dense-gap": [apart("masked"), apart(OWN)],
-    "flow-fig2-rigl-improves": [
-        higher(("rigl", form), ("scratch", form), FIRST_HALF) for form in ("masked", OWN)
-    ],
+    "flow-fig2-rigl-improves": [higher(("rigl", form), ("scratch", form), FIRST_HALF)
+                                for form in ("masked", OWN)],
     "flow-fig2-lt-no-improvement": [no_more(START), no_more(FIRST_500)],
     "flow-t1-rigl-vs-small-dense": given(
         about("mnist", "lenet-5", "paper tests it", "LeNet-5 on MNIST"),
-        [
-            beyond(
-                f"test accuracy: small dense - {named(*RIGL)}",
-                ends("small dense"),
-                ends(*RIGL),
-                "points",
-                margin=MATCH,
-            ),
-            higher(RIGL, ("small dense",), WHOLE),
-        ],
-    ),
+        [beyond(f"test accuracy: small dense - {named(*RIGL)}",
+                accuracy("small dense", how="first"), accuracy(*RIGL, how="first"), "points",
+                margin=MATCH),
+         higher(RIGL, ("small dense",), WHOLE)]),
     "flow-rigl-above-small-dense-flow": more(
-        "share of steps at which RigL (ours) is above small dense - 1/2",
-        ABOVE - 0.5,
-        "share",
-        note=says("above at {:.0f}% of the recorded steps", 100 * ABOVE),
-    ),
+        "share of steps at which RigL (ours) is above small dense - 1/2", ABOVE - 0.5, "share",
+        note=says("above at {:.0f}% of the recorded steps", 100 * ABOVE)),
     "flow-dst-generalisation-link": [
-        more(
-            f"Spearman(flow in the first half, test accuracy) over {of}", correlation(cells), "rho"
-        )
-        for of, cells in (
-            ("four methods (ours)", [cell for cell in CELLS if cell[1] == OWN]),
-            (f"{len(CELLS)} methods and initialisations", CELLS),
-        )
-    ],
+        more(f"Spearman(flow in the first half, test accuracy) over {of}", correlation(cells),
+             "rho")
+        for of, cells in (("four methods (ours)", [cell for cell in CELLS if cell[1] == OWN]),
+                          (f"{len(CELLS)} methods and initialisations", CELLS))],
     "flow-fig7a-dst-starts-earlier": [
         later(f": {named(*STALLED)} - rigl (original)", start(*STALLED), BEGAN),
-        *(
-            higher((method, form), ("scratch", form), FIRST_HALF, **how)
-            for form in ("masked", OWN)
-            for method, how in (("rigl", {}), ("set", {"claim": "equal", "margin": ALIKE}))
-        ),
-    ],
+        *(higher((method, form), ("scratch", form), FIRST_HALF, **how) for form in ("masked", OWN)
+          for method, how in (("rigl", {}), ("set", {"claim": "equal", "margin": ALIKE})))],
     "flow-fig7b-liu": [
         *(higher((method, "layer"), (method, "masked"), FIRST_500) for method in SPARSE),
-        higher(("rigl", "layer"), ("scratch", "layer"), FIRST_HALF, "equal", margin=ALIKE),
-    ],
+        higher(("rigl", "layer"), ("scratch", "layer"), FIRST_HALF, "equal", margin=ALIKE)],
     "flow-fig9a-mlp-flow": given(MLP, higher(SCRATCH, STALLED, FIRST_500)),
     "flow-fig3-rigl-update-raises": [
-        more(
-            "median change of the gradient norm at an update: rigl (ours)",
-            lift(lambda changes: changes.median(axis=1))(change("rigl")),
-            "norm",
-        ),
-        more(
-            "mean change, first half - second half: rigl (ours)",
-            HALVES[0] - HALVES[1],
-            "norm",
-            note=says("{:.3g} and {:.3g}; {}", *HALVES, times("rigl")),
-        ),
-    ],
-    "flow-fig3-set-weaker": more(
-        f"{MEAN}: rigl - set (ours)",
-        GREEDY - RANDOM,
-        "norm",
-        note=says("{}, {}", times("rigl"), times("set")),
-    ),
+        more("median change of the gradient norm at an update: rigl (ours)",
+             lift(lambda changes: changes.median(axis=1))(change("rigl")), "norm"),
+        more("mean change, first half - second half: rigl (ours)", HALVES[0] - HALVES[1], "norm",
+             note=says("{:.3g} and {:.3g}; {}", *HALVES, times("rigl")))],
+    "flow-fig3-set-weaker": more(f"{MEAN}: rigl - set (ours)", GREEDY - RANDOM, "norm",
+                                 note=says("{}, {}", times("rigl"), times("set"))),
     "flow-fig3-inverted-none": [
-        more(
-            "a tenth of rigl's mean change - rigl-inverted's (ours)",
-            0.1 * GREEDY - INVERTED,
-            "norm",
-            note=says("{:.3g} and {:.3g}; {}", GREEDY, INVERTED, times("rigl-inverted")),
-        ),
-        beyond(f"{MEAN}: set - rigl-inverted (ours)", RANDOM, INVERTED, "norm"),
-    ],
+        more("a tenth of rigl's mean change - rigl-inverted's (ours)", 0.1 * GREEDY - INVERTED,
+             "norm", note=says("{:.3g} and {:.3g}; {}", GREEDY, INVERTED, times("rigl-inverted"))),
+        beyond(f"{MEAN}: set - rigl-inverted (ours)", RANDOM, INVERTED, "norm")],
     "flow-fig8-original-delay": given(
         needs(lambda table: ASLEEP(table).notna().any(), says(TOO_EARLY, lift(min)(DELAYED))),
-        [
-            more(f"{MEAN} once learning has started: rigl (original)", AWAKE, "norm"),
-            more(
-                "a tenth of it - |mean change before that|",
-                0.1 * AWAKE - abs(ASLEEP),
-                "norm",
-                note=says(STARTED, median(BEGAN), ASLEEP, AWAKE),
-            ),
-        ],
-    ),
-    "flow-fig9b-mlp-rigl": given(
-        MLP,
-        [
-            *(higher(RIGL, SCRATCH, window) for window in (FIRST_HALF, SECOND_HALF)),
-            more(f"{MEAN} at an update: rigl (ours)", GREEDY, "norm"),
-        ],
-    ),
-}
+        [more(f"{MEAN} once learning has started: rigl (original)", AWAKE, "norm"),
+         more("a tenth of it - |mean change before that|", 0.1 * AWAKE - abs(ASLEEP), "norm",
+              note=says(STARTED, median(BEGAN), ASLEEP, AWAKE))]),
+    "flow-fig9b-mlp-rigl": given(MLP, [*(higher(RIGL, SCRATCH, window)
+                                         for window in (FIRST_HALF, SECOND_HALF)),
+                                       more(f"{MEAN} at an update: rigl (ours)", GREEDY, "norm")]),
+}  # fmt: skip

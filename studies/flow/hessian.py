@@ -59,44 +59,28 @@ CHANGE = known(mean(ln(GREEDY / RANDOM)))
 RULES = {
     "flow-hessian-rigl-negative": [
         factors(f"ln({WORDS[negative]} after / before an update): {label}", gain, margin=DIFFERENT)
-        for label, gain in (
-            ("RigL", change(negative, "rigl")),
-            ("RigL - SET", change(negative, "rigl") - change(negative, "set")),
-        )
-    ],
+        for label, gain in (("RigL", change(negative, "rigl")),
+                            ("RigL - SET", change(negative, "rigl") - change(negative, "set")))],
     "flow-hessian-rigl-positive-transient": [
         factors(f"ln({WORDS[largest]} {words}): RigL", change(largest, "rigl", *moments), *claim)
         for words, moments, *claim in (
             ("after / before an update", ("before", "after"), "positive", DIFFERENT),
             ("after an update / some steps later", ("settled", "after"), "positive", DIFFERENT),
-            ("some steps later / before the update", ("before", "settled"), "equal", ALIKE),
-        )
-    ],
+            ("some steps later / before the update", ("before", "settled"), "equal", ALIKE))],
     "flow-hessian-set-limited": more(
-        "ln(change of the spectrum at an update: RigL / SET)",
-        CHANGE,
-        "ln",
-        margin=DIFFERENT,
-        note=says(
-            "× {:.3g}; {:.3g} and {:.3g} of the mean size of an eigenvalue",
-            factor(CHANGE),
-            *(lift(np.nanmean)(found) for found in (GREEDY, RANDOM)),
-        ),
-    ),
+        "ln(change of the spectrum at an update: RigL / SET)", CHANGE, "ln", margin=DIFFERENT,
+        note=says("× {:.3g}; {:.3g} and {:.3g} of the mean size of an eigenvalue", factor(CHANGE),
+                  *(lift(np.nanmean)(found) for found in (GREEDY, RANDOM)))),
     "flow-hessian-dense-negative-mass": [
-        beyond(
-            "negative share of the spectrum: dense baseline - scratch, along training",
-            *(mean(spectrum(row, "along", "negative_share")) for row in ("baseline", "scratch")),
-            note="{:.3g} and {:.3g}",
-        ),
-        *(over(largest, row, "scratch", "equal", np.log(2)) for row in ("baseline", "set", "rigl")),
-    ],
-    "flow-hessian-largest-negative": [
-        over(negative, *pair)
-        for pair in (*(("baseline", row) for row in SPARSE), ("rigl", "scratch"))
-    ],
+        beyond("negative share of the spectrum: dense baseline - scratch, along training",
+               *(mean(spectrum(row, "along", "negative_share")) for row in ("baseline", "scratch")),
+               note="{:.3g} and {:.3g}"),
+        *(over(largest, row, "scratch", "equal", np.log(2))
+          for row in ("baseline", "set", "rigl"))],
+    "flow-hessian-largest-negative": [over(negative, *pair)
+                                      for pair in (*(("baseline", row) for row in SPARSE),
+                                                   ("rigl", "scratch"))],
     "flow-hessian-small-dense-conditioning": [
         *(over(largest, row, "small dense") for row in SPARSE),
-        *(over(negative, "small dense", row) for row in SPARSE),
-    ],
-}
+        *(over(negative, "small dense", row) for row in SPARSE)],
+}  # fmt: skip

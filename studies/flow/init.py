@@ -195,39 +195,21 @@ FULL = {  # what is measured under a full mask: words, what it should be, unit, 
 RULES = {
     "flow-fig1c-signal": kept(CODE_MASKS),
     "flow-init-reduces-to-dense": given(
-        needs(
-            lambda table: (table["part"] == "full mask").any(),
-            "the table has nothing of full mask; the presets' own settings give it",
-        ),
-        lambda table: [
-            equal(
-                f"{scheme}: {words}",
-                once("full mask", scheme=scheme, quantity=name) - expected,
-                unit,
-                margin=margin,
-            )
-            for scheme in part(table, part="full mask")["scheme"].unique()
-            for name, (words, expected, unit, margin) in FULL.items()
-        ],
-    ),
+        needs(lambda table: (table["part"] == "full mask").any(),
+              "the table has nothing of full mask; the presets' own settings give it"),
+        lambda table: [equal(f"{scheme}: {words}",
+                             once("full mask", scheme=scheme, quantity=name) - expected, unit,
+                             margin=margin)
+                       for scheme in part(table, part="full mask")["scheme"].unique()
+                       for name, (words, expected, unit, margin) in FULL.items()]),
     "flow-init-forward-variance": steady("forward", 1),
     "flow-init-backward-variance": steady("backward", -1),
     "flow-liu-special-case": [
-        equal(
-            f"equal fan-in: {VARIANCE}",
-            once("equal fan-in", kind="even", quantity="variance"),
-            margin=SAME,
-        ),
-        equal(
-            "equal fan-in: largest difference of a drawn weight",
-            once("equal fan-in", kind="even", quantity="draws"),
-            "SD",
-            margin=1e-5,
-        ),
-        more(
-            "unequal fan-in: mean relative difference of the variances - 0.05",
-            once("equal fan-in", kind="uneven", quantity="mean difference") - 0.05,
-        ),
-    ],
+        equal(f"equal fan-in: {VARIANCE}", once("equal fan-in", kind="even", quantity="variance"),
+              margin=SAME),
+        equal("equal fan-in: largest difference of a drawn weight",
+              once("equal fan-in", kind="even", quantity="draws"), "SD", margin=1e-5),
+        more("unequal fan-in: mean relative difference of the variances - 0.05",
+             once("equal fan-in", kind="uneven", quantity="mean difference") - 0.05)],
     "flow-descent-first-order": predicted(),
-}
+}  # fmt: skip

@@ -104,107 +104,46 @@ EVERY = Numbers(lambda table: float(table["every"].max()))
 FIRST = {row: mean(row, "reached") for row in ("lottery", "scratch", "dense")}
 
 RULES = {
-    **{
-        f"flow-fig5-lt-closer-{moment}-resnet": untested("ResNet-50 on ImageNet")
-        for moment in ("init", "final")
-    },
+    **{f"flow-fig5-lt-closer-{moment}-resnet": untested("ResNet-50 on ImageNet")
+       for moment in ("init", "final")},
     "flow-fig5-lt-closer-init": [
-        beyond(
-            "distance of the start: scratch - lottery",
-            mean("scratch", "start_distance"),
-            mean("lottery", "start_distance"),
-            "L2",
-            "scratch {:.2f}, lottery {:.2f}",
-        ),
-        if_any(
-            own("mnist", "lenet-5"),
-            [
-                equal(
-                    f"{row}: ours - printed",
-                    mean(row, "start_distance") - distance,
-                    "L2",
-                    margin=(DISTANCES["scratch"] - DISTANCES["lottery"]) / 2,
-                )
-                for row, distance in DISTANCES.items()
-            ],
-        ),
-    ],
-    "flow-fig5-lt-closer-final-lenet": more(
-        "ln(last distance: scratch / 3 lottery)",
-        ln(RATIO / 3),
-        "ln",
-        note=says("ratio {:.2f}", RATIO),
-    ),
-    "flow-fig5-mds": beyond(
-        "distance on the map: scratch - lottery",
-        mean("scratch", "end_on_map"),
-        mean("lottery", "end_on_map"),
-        "L2",
-    ),
+        beyond("distance of the start: scratch - lottery", mean("scratch", "start_distance"),
+               mean("lottery", "start_distance"), "L2", "scratch {:.2f}, lottery {:.2f}"),
+        if_any(own("mnist", "lenet-5"),
+               [equal(f"{row}: ours - printed", mean(row, "start_distance") - distance, "L2",
+                      margin=(DISTANCES["scratch"] - DISTANCES["lottery"]) / 2)
+                for row, distance in DISTANCES.items()])],
+    "flow-fig5-lt-closer-final-lenet": more("ln(last distance: scratch / 3 lottery)", ln(RATIO / 3),
+                                            "ln", note=says("ratio {:.2f}", RATIO)),
+    "flow-fig5-mds": beyond("distance on the map: scratch - lottery", mean("scratch", "end_on_map"),
+                            mean("lottery", "end_on_map"), "L2"),
     "flow-fig5-path-init": along(
-        between(
-            start("scratch") - start("lottery"),
-            0.2 - 1e-9,
-            0.8 + 1e-9,
-            otherwise="it needs alphas from 0.2 to 0.8",
-        ),
+        between(start("scratch") - start("lottery"), 0.2 - 1e-9, 0.8 + 1e-9,
+                otherwise="it needs alphas from 0.2 to 0.8"),
         lambda alpha, gap: more(
-            f"training loss from scratch's start - from the ticket's, alpha {alpha:g}",
-            known(gap),
-            "nats",
-        ),
-    ),
-    "flow-lt-init-loss": beyond(
-        "training loss before training: scratch - lottery",
-        first(start("scratch")),
-        first(start("lottery")),
-        "nats",
-        "scratch {:.2f}, lottery {:.2f}",
-    ),
-    "flow-fig5-barrier-scratch": beyond(
-        "barrier of scratch - tolerance", SCRATCH, tolerance, "nats", "barrier {:.3g}"
-    ),
+            f"training loss from scratch's start - from the ticket's, alpha {alpha:g}", known(gap),
+            "nats")),
+    "flow-lt-init-loss": beyond("training loss before training: scratch - lottery",
+                                first(start("scratch")), first(start("lottery")), "nats",
+                                "scratch {:.2f}, lottery {:.2f}"),
+    "flow-fig5-barrier-scratch": beyond("barrier of scratch - tolerance", SCRATCH, tolerance,
+                                        "nats", "barrier {:.3g}"),
     "flow-fig5-no-barrier-lt": [
-        more(
-            "tolerance - barrier of lottery",
-            tolerance - LOTTERY,
-            "nats",
-            note=says("barriers: lottery {:.3g}, scratch {:.3g}", LOTTERY, SCRATCH),
-        ),
-        beyond("a tenth of scratch's barrier - that of lottery", SCRATCH / 10, LOTTERY, "nats"),
-    ],
-    "flow-fig9c-mlp-interp": given(
-        MLP, beyond("barrier: scratch - lottery", SCRATCH, LOTTERY, "nats")
-    ),
+        more("tolerance - barrier of lottery", tolerance - LOTTERY, "nats",
+             note=says("barriers: lottery {:.3g}, scratch {:.3g}", LOTTERY, SCRATCH)),
+        beyond("a tenth of scratch's barrier - that of lottery", SCRATCH / 10, LOTTERY, "nats")],
+    "flow-fig9c-mlp-interp": given(MLP,
+                                   beyond("barrier: scratch - lottery", SCRATCH, LOTTERY, "nats")),
     "flow-perturbation-robust": robust,
     "flow-lt-k0-works-mnist-not-large": matching(
-        "lottery",
-        "lottery - pruned",
-        says(
-            "without the 0.5: {:.2f}; ResNet-50 is not tested",
-            100 * (mean("lottery", "test_accuracy") - SOLUTION),
-        ),
-    ),
+        "lottery", "lottery - pruned", says("without the 0.5: {:.2f}; ResNet-50 is not tested",
+                                            100 * (mean("lottery", "test_accuracy") - SOLUTION))),
     "flow-lt-faster-convergence": given(
-        needs(
-            lambda table: table["epochs"].max() / EVERY(table) >= NEAREST,
-            f"it needs test accuracy at {NEAREST} epochs or more: give a smaller measure_every",
-        ),
-        [
-            more(
-                "epochs to scratch's accuracy: scratch - lottery",
-                FIRST["scratch"] - FIRST["lottery"],
-                "epochs",
-                resolution=EVERY / 2,
-                note=says("epochs: lottery {:.1f}, scratch {:.1f}, dense {:.1f}", *FIRST.values()),
-            ),
-            beyond(
-                "dense + a grid step - lottery",
-                FIRST["dense"] + EVERY,
-                FIRST["lottery"],
-                "epochs",
-                resolution=EVERY / 2,
-            ),
-        ],
-    ),
-}
+        needs(lambda table: table["epochs"].max() / EVERY(table) >= NEAREST,
+              f"it needs test accuracy at {NEAREST} epochs or more: give a smaller measure_every"),
+        [more("epochs to scratch's accuracy: scratch - lottery",
+              FIRST["scratch"] - FIRST["lottery"], "epochs", resolution=EVERY / 2,
+              note=says("epochs: lottery {:.1f}, scratch {:.1f}, dense {:.1f}", *FIRST.values())),
+         beyond("dense + a grid step - lottery", FIRST["dense"] + EVERY, FIRST["lottery"], "epochs",
+                resolution=EVERY / 2)]),
+}  # fmt: skip
