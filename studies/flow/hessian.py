@@ -19,8 +19,10 @@ NAMES = {"set": "SET", "rigl": "RigL", "baseline": "dense baseline"}
 
 def spectrum(row: str, moment: str, measure: str) -> Numbers:
     """``measure`` of one method at one kind of moment, by seed and step."""
-    missing = f"the table has no {measure} of {NAMES.get(row, row)}, {moment}"
-    return needed(course(measure, "step", row=row, moment=moment), missing)
+    return needed(
+        course(measure, "step", row=row, moment=moment),
+        f"the table has no {measure} of {NAMES.get(row, row)}, {moment}",
+    )
 
 
 def largest(row: str, moment: str = "along") -> Numbers:
@@ -30,8 +32,8 @@ def largest(row: str, moment: str = "along") -> Numbers:
 
 def negative(row: str, moment: str = "along") -> Numbers:
     """ln of the size of the largest negative eigenvalue; at least ``NEAR_ZERO`` of the largest."""
-    size = -spectrum(row, moment, "smallest")
-    return ln(at_least(size, NEAR_ZERO * spectrum(row, moment, "largest")))
+    floor = NEAR_ZERO * spectrum(row, moment, "largest")
+    return ln(at_least(-spectrum(row, moment, "smallest"), floor))
 
 
 WORDS = {largest: "largest eigenvalue", negative: "|largest negative eigenvalue|"}
@@ -44,8 +46,11 @@ def change(of, row: str, first: str = "before", second: str = "after") -> Number
 
 def over(of, first: str, second: str, *claim) -> Rule:
     """An eigenvalue of one method is above that of another, along training."""
-    what = f"ln({WORDS[of]}: {NAMES.get(first, first)} / {NAMES.get(second, second)})"
-    return factors(f"{what}, along training", known(mean(of(first) - of(second))), *claim)
+    return factors(
+        f"ln({WORDS[of]}: {NAMES.get(first, first)} / {NAMES.get(second, second)}), along training",
+        known(mean(of(first) - of(second))),
+        *claim,
+    )
 
 
 GREEDY, RANDOM = (spectrum(row, "after", "change") for row in ("rigl", "set"))
@@ -54,44 +59,28 @@ CHANGE = known(mean(ln(GREEDY / RANDOM)))
 RULES = {
     "flow-hessian-rigl-negative": [
         factors(f"ln({WORDS[negative]} after / before an update): {label}", gain, margin=DIFFERENT)
-        for label, gain in (
-            ("RigL", change(negative, "rigl")),
-            ("RigL - SET", change(negative, "rigl") - change(negative, "set")),
-        )
-    ],
+        for label, gain in (("RigL", change(negative, "rigl")),
+                            ("RigL - SET", change(negative, "rigl") - change(negative, "set")))],
     "flow-hessian-rigl-positive-transient": [
         factors(f"ln({WORDS[largest]} {words}): RigL", change(largest, "rigl", *moments), *claim)
         for words, moments, *claim in (
             ("after / before an update", ("before", "after"), "positive", DIFFERENT),
             ("after an update / some steps later", ("settled", "after"), "positive", DIFFERENT),
-            ("some steps later / before the update", ("before", "settled"), "equal", ALIKE),
-        )
-    ],
+            ("some steps later / before the update", ("before", "settled"), "equal", ALIKE))],
     "flow-hessian-set-limited": more(
-        "ln(change of the spectrum at an update: RigL / SET)",
-        CHANGE,
-        "ln",
-        margin=DIFFERENT,
-        note=says(
-            "× {:.3g}; {:.3g} and {:.3g} of the mean size of an eigenvalue",
-            factor(CHANGE),
-            *(lift(np.nanmean)(found) for found in (GREEDY, RANDOM)),
-        ),
-    ),
+        "ln(change of the spectrum at an update: RigL / SET)", CHANGE, "ln", margin=DIFFERENT,
+        note=says("× {:.3g}; {:.3g} and {:.3g} of the mean size of an eigenvalue", factor(CHANGE),
+                  *(lift(np.nanmean)(found) for found in (GREEDY, RANDOM)))),
     "flow-hessian-dense-negative-mass": [
-        beyond(
-            "negative share of the spectrum: dense baseline - scratch, along training",
-            *(mean(spectrum(row, "along", "negative_share")) for row in ("baseline", "scratch")),
-            note="{:.3g} and {:.3g}",
-        ),
-        *(over(largest, row, "scratch", "equal", np.log(2)) for row in ("baseline", "set", "rigl")),
-    ],
-    "flow-hessian-largest-negative": [
-        over(negative, *pair)
-        for pair in (*(("baseline", row) for row in SPARSE), ("rigl", "scratch"))
-    ],
+        beyond("negative share of the spectrum: dense baseline - scratch, along training",
+               *(mean(spectrum(row, "along", "negative_share")) for row in ("baseline", "scratch")),
+               note="{:.3g} and {:.3g}"),
+        *(over(largest, row, "scratch", "equal", np.log(2))
+          for row in ("baseline", "set", "rigl"))],
+    "flow-hessian-largest-negative": [over(negative, *pair)
+                                      for pair in (*(("baseline", row) for row in SPARSE),
+                                                   ("rigl", "scratch"))],
     "flow-hessian-small-dense-conditioning": [
         *(over(largest, row, "small dense") for row in SPARSE),
-        *(over(negative, "small dense", row) for row in SPARSE),
-    ],
-}
+        *(over(negative, "small dense", row) for row in SPARSE)],
+}  # fmt: skip

@@ -34,9 +34,11 @@ SAME = 1e-9
 def measured(what: str, along: str = "part", **where):
     """The numbers of one part, by seed and by the column ``along``."""
     wanted = ", ".join(f"{column} {value}" for column, value in where.items())
-    missing = f"the table has nothing of {what}{': ' if wanted else ''}{wanted}"
-    otherwise = f"{missing}; the presets' own settings give it"
-    return needed(course("value", along, part=what, **where), otherwise)
+    return needed(
+        course("value", along, part=what, **where),
+        f"the table has nothing of {what}{': ' if wanted else ''}{wanted}; "
+        "the presets' own settings give it",
+    )
 
 
 def ratio_of_means(numbers: pd.Series, reference: pd.Series) -> pd.Series:
@@ -113,8 +115,6 @@ def steady(what: str, step: int, kind: str = "uneven", form: str = "neuron") -> 
     """From a layer to the one ``step`` after it mean squares are alike, within ``STEADY``."""
     found = measured(what, "layer", kind=kind, form=form)
     expected = course("expected", "layer", part=what, kind=kind, form=form)
-    ratios = lift(lambda wide: (wide / wide.shift(step, axis=1)).dropna(axis=1))(found)
-    closed = lift(lambda wide, layer: wide[layer].mean() / wide[layer - step].mean())
     return given(
         needs(
             lambda table: (found(table) > 0).all(axis=None),
@@ -125,14 +125,16 @@ def steady(what: str, step: int, kind: str = "uneven", form: str = "neuron") -> 
             "needs three layers at least: give more widths",
         ),
         along(
-            ln(ratios),
+            lift(lambda wide: np.log(wide / wide.shift(step, axis=1)).dropna(axis=1))(found),
             lambda layer, logs: equal(
                 f"ln(layer {layer:g} / layer {layer - step:g})",
                 logs,
                 "ln",
                 margin=np.log(STEADY),
                 note=says(
-                    "ratio {:.3f}, in closed form {:.3f}", factor(logs), closed(expected, layer)
+                    "ratio {:.3f}, in closed form {:.3f}",
+                    factor(logs),
+                    lift(lambda of: of[layer].mean() / of[layer - step].mean())(expected),
                 ),
             ),
         ),
@@ -193,39 +195,21 @@ FULL = {  # what is measured under a full mask: words, what it should be, unit, 
 RULES = {
     "flow-fig1c-signal": kept(CODE_MASKS),
     "flow-init-reduces-to-dense": given(
-        needs(
-            lambda table: (table["part"] == "full mask").any(),
-            "the table has nothing of full mask; the presets' own settings give it",
-        ),
-        lambda table: [
-            equal(
-                f"{scheme}: {words}",
-                once("full mask", scheme=scheme, quantity=name) - expected,
-                unit,
-                margin=margin,
-            )
-            for scheme in part(table, part="full mask")["scheme"].unique()
-            for name, (words, expected, unit, margin) in FULL.items()
-        ],
-    ),
+        needs(lambda table: (table["part"] == "full mask").any(),
+              "the table has nothing of full mask; the presets' own settings give it"),
+        lambda table: [equal(f"{scheme}: {words}",
+                             once("full mask", scheme=scheme, quantity=name) - expected, unit,
+                             margin=margin)
+                       for scheme in part(table, part="full mask")["scheme"].unique()
+                       for name, (words, expected, unit, margin) in FULL.items()]),
     "flow-init-forward-variance": steady("forward", 1),
     "flow-init-backward-variance": steady("backward", -1),
     "flow-liu-special-case": [
-        equal(
-            f"equal fan-in: {VARIANCE}",
-            once("equal fan-in", kind="even", quantity="variance"),
-            margin=SAME,
-        ),
-        equal(
-            "equal fan-in: largest difference of a drawn weight",
-            once("equal fan-in", kind="even", quantity="draws"),
-            "SD",
-            margin=1e-5,
-        ),
-        more(
-            "unequal fan-in: mean relative difference of the variances - 0.05",
-            once("equal fan-in", kind="uneven", quantity="mean difference") - 0.05,
-        ),
-    ],
+        equal(f"equal fan-in: {VARIANCE}", once("equal fan-in", kind="even", quantity="variance"),
+              margin=SAME),
+        equal("equal fan-in: largest difference of a drawn weight",
+              once("equal fan-in", kind="even", quantity="draws"), "SD", margin=1e-5),
+        more("unequal fan-in: mean relative difference of the variances - 0.05",
+             once("equal fan-in", kind="uneven", quantity="mean difference") - 0.05)],
     "flow-descent-first-order": predicted(),
-}
+}  # fmt: skip

@@ -11,7 +11,6 @@ setting that it takes part in, and with setting "init" also rows with ``flow``, 
 import numpy as np
 import pandas as pd
 
-from studies.decide import NotHere
 from studies.flow.gradients import (
     ALIKE,
     FIRST_HALF,
@@ -25,8 +24,8 @@ from studies.flow.gradients import (
     start,
 )
 from studies.flow.methods import OWN, named
-from studies.quantities import Numbers, lift, mean, needed, numbers, of, part, pick
-from studies.rules import MATCH, Rule, equal, given, more, needs, says
+from studies.quantities import Numbers, lift, mean, needed, numbers, of, pick
+from studies.rules import MATCH, Rule, equal, given, more, needs, only, says
 
 SETTINGS = {  # setting -> the parameter that lists its values
     "weight decay": "weight_decays",
@@ -56,8 +55,8 @@ def accuracy(setting: str, value, row: str, form: str = "", drop_fraction=None) 
     """
     drop = {} if drop_fraction is None else {"drop_fraction": drop_fraction}
     found = pick("test_accuracy", "first", setting=setting, value=value, row=row, form=form, **drop)
-    missing = f"the table has no {named(row, form)} with {setting} {{}}: give it in {{}}"
-    return needed(100 * found, lambda t: missing.format(of(value, t), SETTINGS[setting]))
+    missing = f"the table has no {named(row, form)} with {setting} {{}}: give it in "
+    return needed(100 * found, says(missing + SETTINGS[setting], lambda t: of(value, t)))
 
 
 def gains(setting: str, cells: list[tuple], first, second) -> Numbers:
@@ -106,35 +105,39 @@ def gentler(table: pd.DataFrame) -> Rule:
     grid = updates.groupby(["value", "drop_fraction"])["test_accuracy"].mean()
     rare, small, best = updates["value"].max(), updates["drop_fraction"].min(), grid.idxmax()
     usual = [g for g in grid.index if g[0] * OFTEN == rare and np.isclose(g[1], LARGE * small)]
-    if not usual:
-        raise NotHere(
+    pairs = [(rare, small), *usual]
+    found = [accuracy("mask updates", steps, "rigl", OWN, drop) for steps, drop in pairs]
+    words = [f"every {steps} steps and {fraction:g}" for steps, fraction in pairs]
+    return given(
+        needs(
+            lambda _: usual,
             f"it compares updates every {rare} steps and a drop fraction of {small:g} with updates "
             f"{OFTEN} times as often and a fraction {LARGE} times as large: give both in "
-            "update_intervals and drop_fractions"
-        )
-    pairs = [(rare, small), usual[0]]
-    gentle, default = (accuracy("mask updates", s, "rigl", OWN, drop) for s, drop in pairs)
-    words = " - ".join(f"every {steps} steps and {fraction:g}" for steps, fraction in pairs)
-    note = f"best mean of the grid: every {best[0]} steps, {best[1]:g}; {{}}"
-    return more(
-        f"test accuracy of rigl: {words}",
-        gentle - default,
-        "points",
-        margin=MATCH,
-        note=says(note, elsewhere("VGG-16")),
+            "update_intervals and drop_fractions",
+        ),
+        more(
+            f"test accuracy of rigl: {' - '.join(words)}",
+            found[0] - found[-1],
+            "points",
+            margin=MATCH,
+            note=says(
+                f"best mean of the grid: every {best[0]} steps, {best[1]:g}; {{}}",
+                elsewhere("VGG-16"),
+            ),
+        ),
     )
 
 
 @numbers
 def under(table: pd.DataFrame, scheme: str, numbers: Numbers):
     """The numbers of the networks with one init whose gradient flow is recorded."""
-    rows = part(table, setting="init", value=scheme)
-    recorded = rows[rows["flow"].notna()] if "flow" in rows else rows[:0]
-    if recorded.empty:
-        raise NotHere(
-            f"the table has no gradient flow with init {scheme}: give it in inits, and flow_every"
-        )
-    return numbers(recorded)
+    recorded = table.get("flow", pd.Series(np.nan, table.index)).notna()
+    return numbers(
+        only(
+            lambda t: recorded & (t["setting"] == "init") & (t["value"] == scheme),
+            f"the table has no gradient flow with init {scheme}: give it in inits, and flow_every",
+        )(table)
+    )
 
 
 GLOROT, HE = (
@@ -151,75 +154,36 @@ GAIN = {
 
 RULES = {
     "flow-mnist-weight-decay-helps": given(
-        needs(
-            lambda table: decay(table) != 0 and 0 in values(table, "weight decay"),
-            "it compares a weight decay above 0 with none: give weight_decay, and 0 among "
-            "weight_decays",
-        ),
-        more(
-            says("test accuracy: weight decay {:g} - none, mean of 4 methods", decay),
-            mean(GAIN["decay"]),
-            "points",
-            margin=0.1,  # the spread of a sparse network's accuracy that the study prints for MNIST
-            note=each(GAIN["decay"]),
-        ),
-    ),
+        needs(lambda table: decay(table) != 0 and 0 in values(table, "weight decay"),
+              "it compares a weight decay above 0 with none: give weight_decay, and 0 among "
+              "weight_decays"),
+        more(says("test accuracy: weight decay {:g} - none, mean of 4 methods", decay),
+             mean(GAIN["decay"]), "points", margin=0.1,  # the study's own spread
+             note=each(GAIN["decay"]))),
     "flow-95pct-contrast": given(
-        needs(
-            lambda table: STARK in sorted(values(table, "sparsity"))[1:],
-            f"it compares a sparsity of {STARK} with lower ones: give both in sparsities",
-        ),
-        contrast,
-    ),
+        needs(lambda table: STARK in sorted(values(table, "sparsity"))[1:],
+              f"it compares a sparsity of {STARK} with lower ones: give both in sparsities"),
+        contrast),
     "flow-rigl-matches-pruning-long": given(
-        needs(
-            lambda table: TIMES in values(table, "training length"),
-            f"the study speaks of {TIMES} times the steps: give longer {TIMES}",
-        ),
-        [
-            more(
-                "test accuracy: pruned - rigl, as many steps",
-                PRUNED - accuracy("training length", 1, "rigl", OWN),
-                "points",
-                margin=MATCH,
-                note=elsewhere("ResNet-50"),
-            ),
-            more(
-                f"test accuracy: rigl, {TIMES} times the steps - pruned + {MATCH}",
-                accuracy("training length", TIMES, "rigl", OWN) - PRUNED + MATCH,
-                "points",
-            ),
-        ],
-    ),
+        needs(lambda table: TIMES in values(table, "training length"),
+              f"the study speaks of {TIMES} times the steps: give longer {TIMES}"),
+        [more("test accuracy: pruned - rigl, as many steps",
+              PRUNED - accuracy("training length", 1, "rigl", OWN), "points", margin=MATCH,
+              note=elsewhere("ResNet-50")),
+         more(f"test accuracy: rigl, {TIMES} times the steps - pruned + {MATCH}",
+              accuracy("training length", TIMES, "rigl", OWN) - PRUNED + MATCH, "points")]),
     "flow-vgg-dst-gentler": given(
-        needs(
-            lambda table: "mask updates" in set(table["setting"]),
-            "the table has no mask updates: give update_intervals and drop_fractions",
-        ),
-        gentler,
-    ),
-    "flow-erk-better": more(
-        "test accuracy of rigl: erk - the same density in every layer",
-        mean(GAIN["erk"]),
-        "points",
-        margin=MATCH,
-        note=says("{}; {}", each(GAIN["erk elsewhere"]), elsewhere("VGG-16")),
-    ),
-    "flow-fig7c-he": [
-        later(f" of {named(*STALLED)}: glorot-uniform - he", GLOROT[0], HE[0], GLOROT[2]),
-        factors(
-            f"ln(flow of {named(*SCRATCH)}: he / glorot-uniform), {FIRST_HALF}",
-            HE[1] - GLOROT[1],
-            "equal",
-            ALIKE,
-            "flow ",
-        ),
-    ],
+        needs(lambda table: "mask updates" in set(table["setting"]),
+              "the table has no mask updates: give update_intervals and drop_fractions"), gentler),
+    "flow-erk-better": more("test accuracy of rigl: erk - the same density in every layer",
+                            mean(GAIN["erk"]), "points", margin=MATCH,
+                            note=says("{}; {}", each(GAIN["erk elsewhere"]), elsewhere("VGG-16"))),
+    "flow-fig7c-he": [later(f" of {named(*STALLED)}: glorot-uniform - he", GLOROT[0], HE[0],
+                            GLOROT[2]),
+                      factors(f"ln(flow of {named(*SCRATCH)}: he / glorot-uniform), {FIRST_HALF}",
+                              HE[1] - GLOROT[1], "equal", ALIKE, "flow ")],
     "flow-glorot-slightly-better": equal(
         "test accuracy: glorot-uniform - he - 0.25, mean of 3 methods",
-        mean(GAIN["glorot"]) - MATCH / 2,
-        "points",
-        margin=MATCH / 2,
-        note=says("difference {:+.2f}: {}", mean(GAIN["glorot"]), each(GAIN["glorot"])),
-    ),
-}
+        mean(GAIN["glorot"]) - MATCH / 2, "points", margin=MATCH / 2,
+        note=says("difference {:+.2f}: {}", mean(GAIN["glorot"]), each(GAIN["glorot"]))),
+}  # fmt: skip

@@ -154,8 +154,9 @@ def test_what_cannot_be_tested_says_so():
         gradients.level(("scratch", "neuron"), gradients.FIRST_500)(few)
     with pytest.raises(NotHere, match=r"no flow of scratch \(liu\)"):
         gradients.flow("scratch", "layer")(awake[awake["form"] != "layer"])
+    changes = Numbers(lambda _: pd.DataFrame({500: [0.1], 1000: [0.2]}))
     with pytest.raises(NotHere, match="both halves"):
-        gradients.half(Numbers(lambda _: pd.DataFrame({500: [0.1], 1000: [0.2]})))(awake)
+        gradients.half(changes, gradients.SECOND_HALF)(awake)
 
 
 def test_elsewhere_the_start_needs_no_number():

@@ -6,7 +6,6 @@ import pytest
 
 from studies import ledger
 from studies.decide import NOT_TESTED, REFUTED, SUPPORTED, UNDECIDED
-from studies.flow import functions as tables
 from studies.flow import lottery
 
 SEEDS, REPLICAS = range(6), range(3)
@@ -188,7 +187,7 @@ def test_the_epoch_at_which_scratchs_accuracy_is_reached():
 def functions(dataset="digits", network="mlp", members=3, **changes):
     """Groups with the printed numbers, one row a seed; ``changes`` by row and measure."""
     rows = []
-    for row, cells in tables.PRINTED.items():
+    for row, cells in lottery.PRINTED.items():
         for seed in SEEDS:
             found = {
                 m: mean * (0.01 if m in ("accuracy", "ensemble") else 1)
