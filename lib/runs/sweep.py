@@ -1,6 +1,7 @@
 """Carry a list of runs out: train what the store lacks, in cohorts, and return a table."""
 
 import hashlib
+import math
 import platform
 import sys
 import time
