@@ -11,7 +11,7 @@ hand.
 ``ours``       our training loop on stand-in data of the real shapes
 ``training``   the loop with masks against both, for convolutional networks
 ``cohorts``    a cohort per network against one network, and against our own loop one by one
-``threads``    what ``lib.workers.plan`` chooses, against the other choices
+``threads``    what ``lib.training.plan`` chooses, against the other choices
 ``processes``  what ``import lib`` adds, and the memory of a quick notebook
 ``report``     the machine, and the tables as Markdown
 """

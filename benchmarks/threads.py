@@ -1,4 +1,4 @@
-"""What ``lib.workers.plan`` chooses for a size of work, and what the other choices would have
+"""What ``lib.training.plan`` chooses for a size of work, and what the other choices would have
 reached."""
 
 import torch
