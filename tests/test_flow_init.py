@@ -12,7 +12,7 @@ from lib.claims import flow_init
 from lib.claims.decisions import NOT_TESTED, REFUTED, SUPPORTED, UNDECIDED, decide
 from lib.masks import masks
 from lib.metrics import descent, propagation
-from lib.metrics.layers import MeasureError
+from lib.metrics.estimate import MeasureError
 from lib.models import initializers, networks
 
 DEEP = networks.build("mlp", (60,), 60, widths=(60,) * 4)

@@ -48,7 +48,7 @@ def exact(network: nn.Module, x: Tensor, *, chunk: int | None = None) -> Tensor:
     for part in x.split(chunk or (64 if x.device.type == "cpu" else 1024)):
         part = channels_last(part).detach().requires_grad_()
         with torch.enable_grad():
-            logits = torch.func.functional_call(network, frozen, (part,))
+            logits = torch.func.functional_call(network, frozen, (part,), tie_weights=False)
         found.append(sum(g.flatten(1).square().sum(1) for g in _rows(logits, part)))
     return torch.cat(found)
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from lib.data import sets
-from lib.metrics.layers import MeasureError
+from lib.metrics.estimate import MeasureError
 from lib.runs import results, sweep
 from lib.runs.store import Finished, Store
 from lib.specs.run import Run

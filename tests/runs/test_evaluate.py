@@ -9,7 +9,7 @@ from support import carry_out, small
 
 from lib import files
 from lib.data import sets
-from lib.metrics.gradients import MeasureError
+from lib.metrics.estimate import MeasureError
 from lib.runs.evaluate import filled, images_of, labels_of, mask_of, measure, module_of
 from lib.runs.store import Store
 from lib.specs.run import Run, finetune, scratch
