@@ -24,17 +24,19 @@ figure: install  ## label noise and sparsity (Figure 6) at sparsity 0.95, into o
 	$(PY) -m papermill notebooks/fig6_noise.ipynb out/fig6_noise.ipynb -p sparsity 0.95
 	@echo "The figure and its verdicts are in out/fig6_noise.ipynb. 'make lab' opens it."
 
-test: install  ## lint and format of code and notebooks, the tests, and every notebook
+test: install  ## lint, format and types of code and notebooks, the tests, and every notebook
 	@$(MAKE) --no-print-directory check PY=$(PY)
 
-# The same in an environment that is there already: make check PY=python
+# The same in an environment that is there already: make check PY=python. A worker a core, a thread a worker.
+check: export OMP_NUM_THREADS = 1
 check:
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m binder.badges --check
-	$(PY) -m pytest
+	$(PY) -m mypy
+	$(PY) -m pytest -n auto --doctest-modules lib studies tests
 	@echo "every notebook, from an empty run store"
-	@$(FRESH) $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 notebooks
+	@$(FRESH) $(PY) -m pytest -n auto --dist loadscope --nbval-lax --nbval-current-env --nbval-cell-timeout=300 notebooks
 
 lab: install  ## JupyterLab, opened at the notebooks (ARGS="--no-browser --port 8890" passes options on)
 	$(PY) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks $(ARGS)

@@ -25,7 +25,7 @@ _LINEAR_IN_EACH_WEIGHT = {
     nn.Linear, nn.Conv2d, nn.ReLU, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten,
     nn.Identity, nn.Dropout, nn.BatchNorm1d, nn.BatchNorm2d, nn.Sequential, nn.ModuleList,
     networks.MLP, networks.LeNet5, networks.Shortcut, networks.BasicBlock, networks.Bottleneck,
-    networks.ResNet, networks.ResNet50, networks.VGG11, networks.VGG16,
+    networks.ResNet, networks.VGG,
 }  # fmt: skip
 
 

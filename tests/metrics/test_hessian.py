@@ -69,8 +69,8 @@ def bottleneck():
 
 
 NETWORKS = {
-    "mlp": lambda: (filled(networks.MLP(5, (6, 4), 3)), (5,)),
-    "tanh": lambda: (filled(networks.MLP(5, (6, 4), 3, "tanh")), (5,)),
+    "mlp": lambda: (filled(networks.MLP((5,), 3, widths=(6, 4))), (5,)),
+    "tanh": lambda: (filled(networks.MLP((5,), 3, widths=(6, 4), activation="tanh")), (5,)),
     "lenet": lambda: (filled(lenet_like()), (1, 8, 8)),
     "residual": lambda: (filled(residual()), (2, 6, 6)),
     "bottleneck": lambda: (filled(bottleneck()), (2, 6, 6)),

@@ -1,0 +1,133 @@
+"""Weight decay and the early period: Figures 8 and 13 of the early-pruning study."""
+
+from studies.decide import NotHere
+from studies.early.panels import (
+    best,
+    competing,
+    correlation,
+    dense,
+    epochs,
+    half_step,
+    held_out,
+    peak,
+    signal,
+    values,
+)
+from studies.early.shapes import OF_TRAINING, better
+from studies.quantities import highest, known, last, ln, pick
+from studies.rules import MATCH, each, more
+
+
+def decays(table) -> list:
+    """The weak, the middle and the strong weight decay."""
+    grid = sorted(values(table, "weight_decay"))
+    if len(grid) != 3:
+        raise NotHere("it compares three weight decays: give weight_decays as three values")
+    return grid
+
+
+WEAK, MIDDLE, STRONG = (
+    {"weight_decay": lambda table, rank=rank: float(decays(table)[rank])} for rank in range(3)
+)
+
+
+def off_peak(**chosen):
+    """How far the best epoch lies from the peak."""
+    return abs(best(**chosen) - peak(**chosen))
+
+
+RULES = {
+    "early-wd-baselines": [
+        more(
+            "dense test accuracy: middle - strong decay",
+            known(dense(**MIDDLE) - dense(**STRONG)),
+            "points",
+        ),
+        more(
+            "dense test accuracy: middle - weak decay",
+            known(dense(**MIDDLE) - dense(**WEAK)),
+            "points",
+        ),
+        more(
+            "dense training accuracy: middle - strong decay",
+            known(
+                100
+                * (
+                    pick("train_accuracy", solution="sol_d", **MIDDLE)
+                    - pick("train_accuracy", solution="sol_d", **STRONG)
+                )
+            ),
+            "points",
+        ),
+    ],
+    "early-wd-all-have-period": each(
+        "weight_decay",
+        more("best - latest pruning", known(held_out() - last(competing())), "points"),
+        decays,
+        " (decay {:g})",
+    ),
+    "early-wd-weak-correlation": [
+        more(
+            f"|best - peak|: {name} - middle decay",
+            known(off_peak(**decay) - off_peak(**MIDDLE)),
+            OF_TRAINING,
+            resolution=half_step(**MIDDLE),
+        )
+        for decay, name in ((STRONG, "strong"), (WEAK, "weak"))
+    ],
+    "early-wd-over-period-late": [
+        more(
+            "peak of Tr(F): middle - weak decay",
+            known(peak(**MIDDLE) - peak(**WEAK)),
+            OF_TRAINING,
+            resolution=50 / epochs(**WEAK),
+        ),
+        more(
+            "weak decay: best pruning epoch - peak - 10",
+            best(**WEAK) - peak(**WEAK) - 10,
+            OF_TRAINING,
+            resolution=half_step(**WEAK),
+        ),
+    ],
+    "early-wd-under-peak-late": [
+        more(
+            "peak of Tr(F): strong - middle decay",
+            known(peak(**STRONG) - peak(**MIDDLE)),
+            OF_TRAINING,
+            resolution=50 / epochs(**STRONG),
+        ),
+        more(
+            "strong decay: peak - best pruning epoch",
+            known(peak(**STRONG) - best(**STRONG)),
+            OF_TRAINING,
+            resolution=half_step(**STRONG),
+        ),
+    ],
+    "early-wd-trf-magnitude": more(
+        "ln(highest Tr(F): strong / middle decay)",
+        known(ln(highest(signal("fisher", **STRONG)) / highest(signal("fisher", **MIDDLE)))),
+        "ln",
+    ),
+    "early-local-stronger-correlation": [
+        more(
+            f"Spearman(accuracy, Tr(F)): layer - global ({name} decay)",
+            known(correlation(**decay, scope="layer") - correlation(**decay)),
+            "rho",
+        )
+        for decay, name in ((WEAK, "weak"), (STRONG, "strong"))
+    ],
+    "early-local-underfit-late": more(
+        "layer scope, best pruning epoch: strong - middle decay",
+        known(best(**STRONG, scope="layer") - best(**MIDDLE, scope="layer")),
+        OF_TRAINING,
+        resolution=half_step(**STRONG, scope="layer"),
+    ),
+    "early-local-better-off-regime": [
+        more(
+            f"best accuracy: layer - global + 0.5 ({name} decay)",
+            better({"scope": "layer"}, {}, **decay) + MATCH,
+            "points",
+        )
+        for decay, name in ((WEAK, "weak"), (STRONG, "strong"))
+    ],
+}

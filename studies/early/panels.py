@@ -1,0 +1,136 @@
+"""When to prune: one curve of the early-pruning study, and the quantities that its rules compare.
+
+The table has a row per run and measured epoch. Dense rows hold the signals ``fisher`` and
+``kl_uniform`` of every epoch; rows of runs pruned on their way (``sol_p``) hold ``prune_epoch`` and
+the accuracy at the end of training. Columns such as ``scope`` tell variants apart. Places on the
+axis of epochs are in percent of training, so that 20 of 200 epochs and 4 of 40 are the same 10;
+accuracies in points.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from studies.decide import NotHere
+from studies.quantities import at_others_best, numbers, of, part
+
+VARIANTS = (
+    "network", "criterion", "scope", "schedule", "weight_decay", "sparsity", "rate_floor",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One curve of the study.
+
+    ``accuracy`` [seed, pruning epoch] in points, ``dense`` [seed], and the dense runs' rows.
+    """
+
+    accuracy: pd.DataFrame
+    dense: pd.Series
+    rows: pd.DataFrame
+    epochs: int
+
+    @property
+    def competing(self) -> pd.DataFrame:
+        """Accuracies at the pruning epochs before the last one, after which nothing is trained."""
+        return self.accuracy.loc[:, self.accuracy.columns < self.epochs]
+
+    @property
+    def best(self) -> pd.Series:
+        """Each seed's best pruning epoch, in percent of training."""
+        return 100 * self.competing.idxmax(axis=1) / self.epochs
+
+    @property
+    def half_step(self) -> float:
+        """Half of the grid's step around the best epochs, in percent: what a place cannot tell."""
+        grid = self.competing.columns.to_numpy(dtype=float)
+        steps = np.diff(grid, append=2 * grid[-1] - grid[-2]) if len(grid) > 1 else np.zeros(1)
+        at = [np.searchsorted(grid, b * self.epochs / 100) for b in self.best]
+        return float(np.mean([50 * steps[i] / self.epochs for i in at]))
+
+    def signal(self, name: str) -> pd.DataFrame:
+        """The dense run's ``name`` by seed and epoch."""
+        return self.rows.pivot_table(index="seed", columns="epoch", values=name)
+
+    def peak(self, name: str = "fisher") -> pd.Series:
+        """Where each seed's signal is highest, in percent of training."""
+        return 100 * self.signal(name).idxmax(axis=1) / self.epochs
+
+    def held_out(self, low: float = 0.0, high: float = 100.0) -> pd.Series:
+        """Each seed's accuracy at the pruning epoch that is best for the *other* seeds.
+
+        Of those from ``low`` to ``high`` percent. The best of a seed's own noisy accuracies would
+        be chosen for its noise.
+        """
+        share = 100 * self.competing.columns / self.epochs
+        inside = self.competing.loc[:, (share >= low) & (share <= high)]
+        if inside.empty:
+            between = f"between {low:g}% and {high:g}% of training"
+            raise NotHere(f"no pruning epoch {between}: give more prune_epochs")
+        return at_others_best(inside)
+
+    def correlation(self, name: str = "fisher") -> pd.Series:
+        """Spearman's rho between accuracy and signal over the pruning epochs, one per seed."""
+        signal = self.signal(name).reindex(columns=self.competing.columns)
+        return self.competing.rank(axis=1).corrwith(signal.rank(axis=1), axis=1)
+
+
+def panel(table: pd.DataFrame, **chosen) -> Panel:
+    """The panel of the variant ``chosen`` (column=value).
+
+    Raises ``NotHere`` if the table has none, and ``ValueError`` if it holds more than one.
+    """
+    rows = part(table, **chosen)
+    pruned, dense = rows[rows["solution"] == "sol_p"], rows[rows["solution"] == "sol_d"]
+    if pruned.empty or dense.empty:
+        variant = ", ".join(f"{name} {value}" for name, value in chosen.items())
+        raise NotHere(f"not among the variants of this run: {variant}")
+    last = pruned.sort_values("epoch").groupby("key").tail(1)
+    if last.duplicated(["seed", "prune_epoch"]).any():
+        among = ", ".join(n for n in VARIANTS if n in table)
+        raise ValueError(f"the table holds several variants beside {chosen}: choose among {among}")
+    accuracy = 100 * last.pivot_table(index="seed", columns="prune_epoch", values="test_accuracy")
+    accuracy.columns = accuracy.columns.astype(int)
+    ends = dense.dropna(subset=["test_accuracy"]).sort_values("epoch").groupby("seed").tail(1)
+    level = 100 * ends.set_index("seed")["test_accuracy"]
+    return Panel(accuracy.dropna(), level, dense, int(dense["epochs"].max()))
+
+
+def main(table: pd.DataFrame, **chosen) -> Panel:
+    """The panel of the study's own: magnitude pruning over all layers, a floor under the rate.
+
+    As far as the table tells these apart and ``chosen`` does not.
+    """
+    plain = {"criterion": "magnitude", "scope": "global"}
+    if "rate_floor" in table and table["rate_floor"].dropna().unique().size > 1:
+        plain["rate_floor"] = float(table["rate_floor"].max())
+    own = {name: plain[name] for name in plain if name in table and name not in chosen}
+    return panel(table, **own, **chosen)
+
+
+def values(table: pd.DataFrame, name: str) -> list:
+    """The variants along the column ``name`` in the order of the table."""
+    return list(table.loc[table["solution"] == "sol_p", name].dropna().unique())
+
+
+def quantity(name: str):
+    """A quantity of the panel as a maker of ``Numbers``: arguments are its own, names choose.
+
+    What is chosen may be a function of the table.
+    """
+
+    @numbers
+    def read(table, *how, **chosen):
+        found = main(table, **{column: of(value, table) for column, value in chosen.items()})
+        asked = getattr(found, name)
+        return asked(*how) if callable(asked) else asked
+
+    return read
+
+
+best, dense, half_step = quantity("best"), quantity("dense"), quantity("half_step")
+peak, held_out, signal = quantity("peak"), quantity("held_out"), quantity("signal")
+correlation, competing = quantity("correlation"), quantity("competing")
+epochs = quantity("epochs")

@@ -1,0 +1,202 @@
+"""Methods and initialisations: the gradient-flow study's Tables 1 and 5.
+
+The table has a column ``row``, the method ("baseline", "lottery", "small dense", "pruned",
+"scratch", "set", "rigl", "rigl-inverted"), and ``form``, how fresh weights take account of the
+mask: masked (the study's Original), layer (Liu et al.), neuron (its own).
+"""
+
+import pandas as pd
+
+from studies.quantities import Numbers, lift, needed, pick, spread
+from studies.rules import MATCH, Condition, Rule, equal, given, if_any, more, needs, says
+
+FORMS = {"masked": "original", "layer": "liu", "neuron": "ours"}
+OWN = "neuron"
+GIVEN = ("layer", OWN)  # the forms that take account of the mask
+SPARSE = ("scratch", "set", "rigl")
+IMAGES = 1_281_167  # of ImageNet's training set
+
+CELLS = [
+    *((row, "") for row in ("baseline", "lottery", "small dense")),
+    *((method, form) for method in SPARSE for form in FORMS),
+]
+# The study's Tables 1 and 5, by data and network: mean and standard deviation of each of CELLS,
+# percent; a line for the dense-start rows and one for each method's original, liu and ours
+PRINTED = {
+    where: dict(zip(CELLS, zip(found[::2], found[1::2], strict=True), strict=True))
+    for where, found in {
+        ("mnist", "lenet-5"): [
+            99.21, 0.07, 98.26, 0.27, 98.21, 0.46,
+            62.99, 42.16, 96.64, 0.83, 97.70, 0.09,
+            63.33, 42.44, 97.77, 0.31, 98.16, 0.06,
+            80.82, 34.74, 98.14, 0.17, 98.13, 0.09,
+        ],
+        ("mnist", "lenet-300-100"): [
+            98.55, 0.04, 97.73, 0.11, 91.69, 1.85,
+            94.40, 4.00, 96.66, 0.18, 96.70, 0.12,
+            96.49, 0.36, 96.56, 0.22, 96.48, 0.10,
+            96.82, 0.25, 96.76, 0.19, 96.94, 0.12,
+        ],
+        ("ImageNet", "vgg-16"): [
+            69.25, 0.13, 0.10, 0.01, 61.75, 0.09,
+            51.81, 3.02, 62.71, 0.05, 62.52, 0.10,
+            53.55, 1.03, 63.19, 0.26, 63.13, 0.15,
+            37.15, 26.20, 63.69, 0.02, 63.56, 0.06,
+        ],
+        ("ImageNet", "resnet-50"): [
+            76.75, 0.12, 75.75, 0.12, 71.95, 0.24,
+            70.58, 0.18, 70.72, 0.16, 70.63, 0.22,
+            72.93, 0.27, 72.77, 0.27, 72.56, 0.14,
+            74.41, 0.05, 74.38, 0.10, 74.38, 0.01,
+        ],
+    }.items()
+}  # fmt: skip
+
+
+def data_of(table: pd.DataFrame) -> str:
+    """The table's data by name; a folder of images is ImageNet if it has its size."""
+    name = " and ".join(sorted(set(table["dataset"])))
+    whole = set(table.get("train_images", [])) == {IMAGES}
+    return "ImageNet" if name == "folder" and whole else name
+
+
+def printed(table: pd.DataFrame) -> dict:
+    """What the study prints for this data and network: cell -> (mean, SD) in percent, or nothing.
+
+    >>> printed(pd.DataFrame({"dataset": ["mnist"], "network": ["lenet-5"]}))["lottery", ""]
+    (98.26, 0.27)
+    """
+    return PRINTED.get((data_of(table), table["network"].iloc[0]), {})
+
+
+def named(row: str, form: str = "") -> str:
+    """A cell in words: "scratch (original)"."""
+    return f"{row} ({FORMS[form]})" if form else row
+
+
+def accuracy(row: str, form: str = "", how: str = "final") -> Numbers:
+    """Final test accuracy in points by seed; raises ``NotHere`` if the table lacks the row."""
+    return needed(
+        100 * pick("test_accuracy", how, row=row, form=form),
+        f"the table has no row {row} {FORMS.get(form, '')}".rstrip(),
+    )
+
+
+def gap(first: tuple, second: tuple) -> Numbers:
+    """How much better one cell is than another, in points."""
+    return accuracy(*first) - accuracy(*second)
+
+
+def better(first: tuple, second: tuple) -> Rule:
+    """The cell ``first`` is above the cell ``second``."""
+    return more(f"{named(*first)} - {named(*second)}", gap(first, second), "points", margin=MATCH)
+
+
+def not_below(first: str, second: str, form: str) -> Rule:
+    """The method ``first`` is not half a point or more below ``second``."""
+    return more(
+        f"{first} - {second} + {MATCH} ({FORMS[form]})",
+        gap((first, form), (second, form)) + MATCH,
+        "points",
+    )
+
+
+def alike(method: str, one: str, other: str, margin: float = MATCH) -> Rule:
+    """One form gives the same accuracy as another."""
+    apart = gap((method, one), (method, other))
+    return equal(f"{method}: {FORMS[one]} - {FORMS[other]}", apart, "points", margin=margin)
+
+
+def as_printed(where: tuple, least: float) -> list[Rule]:
+    """Every cell is the printed one within two of its standard deviations, or ``least`` points."""
+    return [
+        equal(
+            f"{named(*cell)}: ours - printed",
+            accuracy(*cell) - mean,
+            "points",
+            margin=max(2 * sd, least),
+            note=says(
+                f"ours {{:.2f}} ± {{:.2f}}, printed {mean:.2f} ± {sd:.2f}",
+                accuracy(*cell),
+                spread(accuracy(*cell)),
+            ),
+        )
+        for cell, (mean, sd) in PRINTED[where].items()
+    ]
+
+
+def set_alike(table: pd.DataFrame) -> Rule:
+    """The best and the worst start of SET are alike."""
+    means = {form: accuracy("set", form)(table).mean() for form in FORMS}
+    return alike("set", max(means, key=means.get), min(means, key=means.get), 0.3)
+
+
+def untested(what: str) -> Rule:
+    """The rule of a claim that no preset tests."""
+    return needs(lambda table: False, f"{what}: it needs that set and a GPU")
+
+
+def without(network: str, otherwise: str) -> Condition:
+    """The condition that the table is not of a network."""
+    return needs(lambda table: network not in set(table["network"]), otherwise)
+
+
+def about(data: str, network: str, tested: str, words: str = "{} on {}") -> Condition:
+    """The condition that the table is of this data and network; ``tested`` says what would be."""
+    return needs(
+        lambda table: data_of(table) == data and network in set(table["network"]),
+        f"a claim about {words.format(network, data)}: preset {tested}",
+    )
+
+
+LENET = about("mnist", "lenet-5", "paper tests it")
+VGG = about("ImageNet", "vgg-16", "imagenet_vgg16 tests it, with that set and a GPU")
+NOT_RESNET = without("resnet-50", "the study excepts ResNet-50, see flow-t1-resnet-init-neutral")
+MLP = needs(
+    lambda table: bool({"mlp", "lenet-300-100"} & set(table["network"])),
+    "a claim about the fully connected network: presets quick and desktop test it",
+)
+
+RULES = {
+    "flow-table1": given(LENET, as_printed(("mnist", "lenet-5"), 1.0)),
+    "flow-table5": given(about("mnist", "lenet-300-100", "desktop tests it"),
+                         as_printed(("mnist", "lenet-300-100"), MATCH)),
+    "flow-t1-lenet-init-scratch": given(
+        NOT_RESNET, [better(("scratch", form), ("scratch", "masked")) for form in GIVEN]),
+    "flow-t1-lenet-init-dst": given(NOT_RESNET, [better((dst, form), (dst, "masked"))
+                                                 for dst in SPARSE[1:] for form in GIVEN]),
+    "flow-t1-original-fails-sometimes": given(
+        LENET, [more(f"share of runs of {method} (original) that fail to train",
+                     accuracy(method, "masked") < 50, "share",
+                     note=says("{} of {}", lift(sum)(accuracy(method, "masked") < 50),
+                               lift(len)(accuracy(method, "masked")))) for method in SPARSE]),
+    "flow-t1-vgg-init": given(VGG, [equal(f"{method}: ours - original - {gain}",
+                                          gap((method, OWN), (method, "masked")) - gain, "points",
+                                          margin=3.0)
+                                    for method, gain in (("scratch", 10.71), ("set", 9.58))]),
+    "flow-t1-resnet-init-neutral": given(
+        about("ImageNet", "resnet-50", "imagenet_resnet50 tests it, with that set and a GPU"),
+        [alike(method, OWN, "masked") for method in SPARSE]),
+    "flow-t1-lottery-vgg-fails": given(VGG, equal("lottery - 0.1", accuracy("lottery") - 0.1,
+                                                  "points", margin=0.05)),
+    # for scratch on LeNet-5 the study itself prints a difference of a point
+    "flow-t1-liu-matches-ours": [if_any(without("lenet-5", ""), alike("scratch", OWN, "layer")),
+                                 alike("set", OWN, "layer"), alike("rigl", OWN, "layer")],
+    "flow-t1-dst-order": [[better(("set", form), ("scratch", form)),
+                           not_below("rigl", "set", form)] for form in GIVEN],
+    "flow-t1-lottery-near-baseline": given(LENET, equal("baseline - lottery - 0.95",
+                                                        gap(("baseline",), ("lottery",)) - 0.95,
+                                                        "points", margin=0.5)),
+    "flow-t1-small-dense": given(LENET, better(("small dense",), ("scratch", OWN))),
+    "flow-inverted-accuracy": better(("rigl", OWN), ("rigl-inverted", OWN)),
+    "flow-t5-scratch-gain": given(MLP, [better(("scratch", OWN), ("scratch", "masked")),
+                                        better(("lottery",), ("scratch", OWN)),
+                                        not_below("rigl", "scratch", OWN)]),
+    "flow-t5-set-neutral": given(MLP, set_alike),
+    "flow-t5-small-dense-poor": given(MLP,
+                                      more("scratch (ours) - small dense - 2",
+                                           gap(("scratch", OWN), ("small dense",)) - 2, "points")),
+    "flow-rewinding-limited": more("prune restart - lottery + 0.1",
+                                   gap(("restart",), ("lottery",)) + 0.1, "points", note=says(
+                                       "without the 0.1: {:.2f}", gap(("restart",), ("lottery",)))),
+}  # fmt: skip

@@ -1,0 +1,257 @@
+"""The early-pruning study's rules on made-up tables of which we know what must come out."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from studies import ledger
+from studies.decide import NotHere
+from studies.early import panels
+
+EPOCHS, GRID = 40, [0, 1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 36, 40]
+HERE = {
+    "dataset": "digits",
+    "network": "mlp",
+    "epochs": EPOCHS,
+    "diverged": False,
+    "schedule": "exponential",
+}
+HERE |= {"kl_expansion_error": 0.001, "fisher_relative_error": 0.01}
+
+
+def runs(
+    best=8,
+    peak=8,
+    turn=8,
+    dense=0.96,
+    drop=0.002,
+    end=0.2,
+    seeds=6,
+    spread=0.0,
+    slope=0.001,
+    **variant,
+):
+    """Dense and pruned runs.
+
+    Accuracy is highest when pruned at ``best``, Tr(F) at ``peak``, KL at ``turn``, with ``spread``
+    over seeds.
+    """
+    rows, rng = [], np.random.default_rng(0)
+    for seed in range(seeds):
+        noise = spread * rng.standard_normal()
+        key = f"d{seed}{variant}"
+        for epoch in range(EPOCHS + 1):
+            far = abs(epoch - peak) / EPOCHS
+            row = {
+                "key": key,
+                "solution": "sol_d",
+                "seed": seed,
+                "epoch": epoch,
+                "sparsity": 0.0,
+                "fisher": 10 * max(end, 1 - 3 * far) + 0.01 * epoch,
+            }
+            row |= {
+                "kl_uniform": 0.01 + 5 * (1 - abs(epoch - turn) / EPOCHS),
+                "test_accuracy": dense + noise,
+                "train_accuracy": 1.0,
+            }
+            rows.append(
+                row | {"fisher_seconds": 3.0, "kl_uniform_seconds": 1.0, "rate": 0.9**epoch}
+            )
+        for at in GRID:
+            accuracy = (
+                dense - drop - slope * abs(at - best) + noise - (0.3 if at == EPOCHS else 0.0)
+            )
+            rows.append(
+                {
+                    "key": f"{key}@{at}",
+                    "solution": "sol_p",
+                    "seed": seed,
+                    "epoch": EPOCHS,
+                    "prune_epoch": at,
+                    "sparsity": 0.9,
+                    "test_accuracy": accuracy,
+                }
+            )
+    pruning = {
+        name: variant.pop(name)
+        for name in ("criterion", "scope", "rate_floor", "sparsity")
+        if name in variant
+    }
+    table = pd.DataFrame(rows).assign(**{**HERE, **variant})
+    for name, value in pruning.items():
+        table.loc[table["solution"] == "sol_p", name] = value
+    return table
+
+
+def verdict(claim, table):
+    found = ledger.verdicts(ledger.ledger()[claim]["figure"], table, preset="quick")
+    return found.set_index("claim").loc[claim, "verdict"]
+
+
+PLAIN = {"criterion": "magnitude", "scope": "global"}
+
+
+@pytest.mark.parametrize(
+    ("claim", "good", "bad"),
+    [
+        ("early-beats-late", {}, {"best": 36}),
+        ("early-not-at-start", {}, {"best": 0}),
+        ("early-before-half", {}, {"best": 32}),
+        ("early-trf-two-phases", {}, {"peak": 0}),
+        ("early-trf-two-phases", {}, {"end": 0.9}),
+        ("early-peak-correlates-trf", {}, {"peak": 36}),
+        ("early-local-fig9", {"scope": "layer"}, {"scope": "layer", "best": 36}),
+        (
+            "early-fisher-criterion-period",
+            {"criterion": "fisher"},
+            {"criterion": "fisher", "peak": 30},
+        ),
+    ],
+)
+def test_rules_of_one_curve(claim, good, bad):
+    """Each is supported where its statement was built in and refuted where the opposite was."""
+    assert verdict(claim, runs(**{**PLAIN, **good})) == "supported"
+    assert verdict(claim, runs(**{**PLAIN, **bad})) == "refuted"
+
+
+def test_magnitude_against_fisher():
+    better, worse = runs(**PLAIN), runs(drop=0.03, criterion="fisher", scope="global")
+    assert verdict("early-magnitude-beats-fisher", pd.concat([better, worse])) == "supported"
+    swapped = pd.concat([runs(drop=0.03, **PLAIN), runs(criterion="fisher", scope="global")])
+    assert verdict("early-magnitude-beats-fisher", swapped) == "refuted"
+
+
+def schedules(exponential, others):
+    parts = [
+        runs(schedule="exponential", scope=scope, rate_floor=0.001, **exponential)
+        for scope in ("global", "layer")
+    ]
+    return pd.concat(
+        parts
+        + [
+            runs(schedule=name, scope=scope, rate_floor=0.001, **others)
+            for name in ("cosine", "linear")
+            for scope in ("global", "layer")
+        ]
+    )
+
+
+def test_rules_of_schedules():
+    """Peaks and best epochs that move together support both; peaks alone refute the second."""
+    together = schedules({"best": 8, "peak": 8}, {"best": 20, "peak": 20})
+    apart = schedules({"best": 8, "peak": 8}, {"best": 8, "peak": 20})
+    assert [
+        verdict(c, together) for c in ("early-lr-modulates-peak", "early-lr-period-follows")
+    ] == ["supported"] * 2
+    assert [verdict(c, apart) for c in ("early-lr-modulates-peak", "early-lr-period-follows")] == [
+        "supported",
+        "refuted",
+    ]
+    assert verdict("early-local-schedules-cifar10", apart) == "refuted"
+
+
+def test_the_floor():
+    """With the floor late pruning is better and early pruning the same; and the other way round."""
+    with_floor = runs(schedule="exponential", scope="global", rate_floor=0.001, spread=0.001)
+    without = runs(schedule="exponential", scope="global", rate_floor=0.0, spread=0.001)
+    late = (without["prune_epoch"] >= 32) & (without["solution"] == "sol_p")
+    pruned = without[without["solution"] == "sol_p"].assign(
+        key=lambda rows: rows["key"] + "no floor"
+    )
+    worse = pruned.assign(test_accuracy=pruned["test_accuracy"] - 0.02 * late)
+    assert verdict("early-lr-floor-helps", pd.concat([with_floor, worse])) == "supported"
+    better = pruned.assign(test_accuracy=pruned["test_accuracy"] + 0.02 * late)
+    assert verdict("early-lr-floor-helps", pd.concat([with_floor, better])) == "refuted"
+
+
+def test_rules_of_the_kl_signal():
+    """A turn near the best epoch supports, one far from it refutes; none refutes the rise and
+    fall."""
+    near, far, none = (
+        pd.concat([runs(schedule=s, turn=turn) for s in ("exponential", "cosine")])
+        for turn in (8, 34, 40)
+    )
+    assert [verdict("early-kl-correlates-cosine", table) for table in (near, far, none)] == [
+        "supported",
+        "refuted",
+        "undecided",
+    ]
+    assert [verdict("early-kl-rises-then-falls", table) for table in (near, none)] == [
+        "supported",
+        "refuted",
+    ]
+    assert [verdict("early-kl-tracks-trf", table) for table in (near, none)] == [
+        "supported",
+        "refuted",
+    ]
+    assert verdict("early-kl-cheaper", near) == "supported"
+    assert verdict("early-kl-cheaper", near.assign(kl_uniform_seconds=2.0)) == "refuted"
+
+
+def test_rules_of_weight_decay():
+    """The study's story built in is supported, its mirror image refuted."""
+
+    def decays(weak, middle, strong):
+        parts = [
+            runs(weight_decay=w, scope=s, **how)
+            for w, how in ((5e-5, weak), (5e-4, middle), (5e-3, strong))
+            for s in ("global", "layer")
+        ]
+        return pd.concat(parts)
+
+    story = decays(
+        {"peak": 2, "best": 24, "dense": 0.9},
+        {"peak": 8, "best": 8},
+        {"peak": 28, "best": 4, "dense": 0.9},
+    )
+    mirror = decays(
+        {"peak": 30, "best": 30}, {"peak": 8, "best": 30, "dense": 0.9}, {"peak": 2, "best": 8}
+    )
+    for claim in (
+        "early-wd-weak-correlation",
+        "early-wd-over-period-late",
+        "early-wd-under-peak-late",
+    ):
+        assert (verdict(claim, story), verdict(claim, mirror)) == ("supported", "refuted"), claim
+
+
+def test_numbers_of_the_study_need_its_setting():
+    """Digits cannot speak of CIFAR; CIFAR-10 with ResNet-18 after 200 epochs can."""
+    assert verdict("early-fig1-resnet18-cifar10", runs(**PLAIN)) == "not tested here"
+    own = runs(
+        dense=0.953, drop=0.002, best=12, spread=1e-4, schedule="exponential", **PLAIN
+    ).assign(dataset="cifar10", network="resnet-18")
+    own[["epochs", "epoch", "prune_epoch"]] *= 5
+    assert [verdict(c, own) for c in ("early-fig1-resnet18-cifar10", "early-baselines")] == [
+        "supported"
+    ] * 2
+    assert (
+        verdict("early-baselines", own.assign(test_accuracy=own["test_accuracy"] - 0.02))
+        == "refuted"
+    )
+
+
+def test_the_best_epoch_is_taken_from_the_other_seeds():
+    """One seed's lucky epoch does not count for it."""
+    table = runs(**PLAIN, seeds=5)
+    lucky = (table["seed"] == 3) & (table["prune_epoch"] == 36)
+    table.loc[lucky, "test_accuracy"] = 1.0
+    found = panels.panel(table)
+    assert found.best[3] == 90.0
+    assert found.held_out()[3] == pytest.approx(100 * (0.96 - 0.002))
+
+
+def test_a_panel_is_one_variant():
+    """Two variants at once are an error; one that is not there is said."""
+    both = pd.concat([runs(**PLAIN), runs(criterion="magnitude", scope="layer")])
+    with pytest.raises(ValueError, match="several variants"):
+        panels.panel(both, criterion="magnitude")
+    with pytest.raises(NotHere, match="scope erk"):
+        panels.panel(both, scope="erk")
+
+
+def test_places_carry_half_a_grid_step():
+    """A best epoch just below half of training is no evidence on a grid of ten percent."""
+    assert verdict("early-before-half", runs(**PLAIN, best=16)) == "supported"
+    assert verdict("early-before-half", runs(**PLAIN, best=20)) == "undecided"

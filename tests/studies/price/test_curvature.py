@@ -1,0 +1,134 @@
+"""Rules on curvature, and on gradients' signal and noise, on tables whose truth is known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from studies import ledger
+from studies.decide import NOT_TESTED, REFUTED, SUPPORTED
+
+SEEDS = range(5)
+SOLUTIONS = (("sol_d", 0.0), ("sol_f", 0.6), ("sol_s", 0.6), ("sol_f", 0.95), ("sol_s", 0.95))
+
+
+def verdicts(figure, rows):
+    return ledger.verdicts(figure, pd.DataFrame(rows), preset="quick").set_index("claim")["verdict"]
+
+
+def base(solution, sparsity, seed, **more):
+    common = {
+        "key": f"{solution}{sparsity}{seed}",
+        "dataset": "digits",
+        "network": "mlp",
+        "noise": 0.3,
+        "diverged": False,
+    }
+    return {**common, "solution": solution, "sparsity": sparsity, "seed": seed, **more}
+
+
+def signals(quiet="sol_s", bump_at=15, falling=True):
+    """Two layers over 100 epochs: one solution is the quiet one, and scratch at 0.95 has a bump."""
+    rows = []
+    for solution, sparsity in SOLUTIONS:
+        for seed in SEEDS:
+            for epoch in (0, 5, 10, 15, 20, 30, 50, 100):
+                scratch = solution == "sol_s" and sparsity == 0.95
+                mean = (0.1 + 0.5 * (epoch == bump_at)) if scratch else 1.0
+                std = (0.5 if solution == quiet else 1.0) * (1 + 0.01 * seed)
+                snr = np.exp(-epoch / 50 if falling else epoch / 50) * (1 + 0.01 * seed)
+                accuracy = {"sol_d": 0.95, "sol_f": 0.94, "sol_s": 0.9}[solution] + 0.001 * seed
+                for layer in ("1", "2"):
+                    extra = {
+                        "epoch": epoch,
+                        "layer": layer,
+                        "mean": mean,
+                        "std": std,
+                        "snr": snr,
+                        "test_accuracy": accuracy,
+                    }
+                    rows.append(base(solution, sparsity, seed, **extra))
+    return rows
+
+
+def test_signal_rules_find_what_is_there():
+    found = verdicts("appendix_gradient_snr", signals())
+    assert (found == SUPPORTED).all(), found
+
+
+@pytest.mark.parametrize(
+    ("change", "claim"),
+    [
+        ({"quiet": "sol_f"}, "price-snr-gen-regime-std"),
+        ({"bump_at": 100}, "price-snr-opt-regime-hike"),
+        ({"falling": False}, "price-snr-two-phases"),
+    ],
+)
+def test_signal_rules_refute_the_opposite(change, claim):
+    assert verdicts("appendix_gradient_snr", signals(**change))[claim] == REFUTED
+
+
+def test_signal_rules_need_the_start():
+    rows = [row for row in signals() if row["epoch"] > 0]
+    assert verdicts("appendix_gradient_snr", rows)["price-snr-two-phases"] == NOT_TESTED
+
+
+def solutions(fisher=2.0, fit=(1.0, 1.0, 0.9), rising=1.0, follows=1.0, ratio=1.1):
+    """Networks at three sparsities, Sol-S with ``fisher`` times Sol-F's curvature."""
+    rows, grid = [], (0.6, 0.8, 0.95)
+    for seed in SEEDS:
+        for i, s in enumerate((0.0, *grid)):
+            for solution in ("sol_d",) if s == 0 else ("sol_f", "sol_s"):
+                scratch = solution == "sol_s"
+                trace = (1 + 0.02 * seed) * (fisher if scratch else 1.0) * np.exp(rising * i)
+                row = {"fisher": trace, "hessian": trace**follows, "jacobian": 3 * trace**follows}
+                row |= {
+                    "entropy": trace / 10,
+                    "test_accuracy": 0.95 - 0.01 * follows * np.log(trace),
+                }
+                row |= {"train_accuracy": fit[i - 1] if scratch else 1.0, "epoch": 5}
+                row |= {"largest": trace, "quantile_99": trace / 2, "largest_f": ratio * trace}
+                row |= {"trace_h": trace, "trace_f": ratio * trace}
+                row |= dict.fromkeys(("second_derivative", "divergence"), 0.001 * (1 + seed / 10))
+                row |= dict.fromkeys(("expansion", "expansion_reversed"), 0.002 * (1 + seed / 10))
+                rows.append(base(solution, s, seed, **row))
+    return rows
+
+
+def test_curvature_rules_find_what_is_there():
+    assert (verdicts("table2_curvature", solutions()) == SUPPORTED).all()
+    assert (verdicts("fig4_hessian_spectrum", solutions()) == SUPPORTED).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "claim"),
+    [
+        ({"fisher": 0.5}, "price-table2-fisher"),
+        ({"fisher": 0.5}, "price-table2-entropy"),
+        ({"fisher": 0.5}, "price-poster-table"),
+        ({"fisher": 0.5}, "price-curvature-gap-in-regime2"),
+        ({"fisher": 0.5}, "price-hessian-spectrum"),
+        ({"rising": -1.0}, "price-fisher-grows-with-sparsity"),
+        ({"rising": -1.0}, "price-sharpness-sensitivity-grow"),
+        ({"follows": -1.0}, "price-fisher-info-curse"),
+        ({"ratio": 4.0}, "price-fisher-approximates-hessian"),
+    ],
+)
+def test_curvature_rules_refute_the_opposite(change, claim):
+    figure = ledger.ledger()[claim]["figure"]
+    assert verdicts(figure, solutions(**change))[claim] == REFUTED
+
+
+def test_an_identity_that_fails_in_one_network_is_refuted():
+    rows = [row | {"divergence": 0.1 if row["solution"] == "sol_s" else 0.0} for row in solutions()]
+    assert verdicts("fig4_hessian_spectrum", rows)["price-fisher-identities"] == REFUTED
+
+
+def test_regimes_that_are_not_there_are_not_tested():
+    fitted = verdicts("table2_curvature", solutions(fit=(1.0, 1.0, 1.0)))
+    assert fitted["price-curvature-gap-in-regime2"] == NOT_TESTED
+    one = verdicts("table2_curvature", solutions(fit=(1.0, 0.9, 0.9)))
+    assert one["price-fisher-info-curse"] == NOT_TESTED
+    assert one["price-table2-fisher"] == SUPPORTED
+    unfit = [row | {"train_accuracy": 0.5} for row in solutions()]
+    found = verdicts("fig4_hessian_spectrum", unfit)
+    assert found["price-fisher-approximates-hessian"] == NOT_TESTED
