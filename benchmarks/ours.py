@@ -16,17 +16,17 @@ from lib.training.initial_states import InitialState
 from studies.presets import Settings, setup_of
 
 SPARSITY = 0.9
-ENDLESS = (
-    10**9
-)  # epochs between measurements, and epochs of a recipe: no measurement falls into what is timed
+# epochs of a recipe and between measurements: no measurement falls into what is timed
+ENDLESS = 10**6
 
 
 @dataclass(frozen=True)
 class Task:
     """What both sides train: an architecture, a set of examples, a batch size and an optimiser.
 
-    The examples are random tensors of a real set's shape (``shape``, ``classes``): the time of a pass does not depend
-    on what the pixels show, and no download is needed. The 12-bit task is embedded, so there the real set is used.
+    The examples are random tensors of a real set's shape (``shape``, ``classes``): the time of
+    a pass does not depend on what the pixels show, and no download is needed. The 12-bit task
+    is embedded, so there the real set is used.
     """
 
     name: str
@@ -35,15 +35,16 @@ class Task:
     batch: int = 128
     momentum: float = 0.9
     augment: bool = False
-    widths: tuple[int, ...] = (100, 100)
-    width: float = 1.0
+    widths: tuple[int, ...] | None = None
+    width: float | None = None
     classes: int = 10
     lr: float = 1e-4
     precision: str = "float32"
 
     @functools.cached_property
     def images(self) -> sets.ImageSet:
-        """The examples as the laboratory holds them: on the device, channels-last in memory where they are images."""
+        """The examples as the laboratory holds them: on the device, channels-last in memory
+        where they are images."""
         if self.shape == (12,):
             return sets.load("bits12")
         stream = rng.generator(0, "benchmark")
@@ -83,7 +84,8 @@ class Task:
         return cohort.Layout(self.network())
 
     def start(self, seed: int) -> InitialState:
-        """Fresh weights, and under them a mask of exactly the benchmark's sparsity by their magnitude."""
+        """Fresh weights, and under them a mask of exactly the benchmark's sparsity by their
+        magnitude."""
         network = self.network()
         weights = initializers.dense(network, "he", seed)
         names = networks.prunable(network, ("last",))

@@ -1,4 +1,5 @@
-"""The parts of the benchmark: each runs what it measures and says how to read it. ``(title, text, rows)`` for each table."""
+"""The parts of the benchmark: each runs what it measures and says how to read it. ``(title,
+text, rows)`` for each table."""
 
 from benchmarks import cohorts, estimators, passes, processes, threads, training
 

@@ -1,4 +1,5 @@
-"""What ``lib.workers.plan`` chooses for a size of work, and what the other choices would have reached."""
+"""What ``lib.workers.plan`` chooses for a size of work, and what the other choices would have
+reached."""
 
 import torch
 
@@ -15,10 +16,12 @@ SIZES = [
 
 
 def run(quick: bool) -> list[dict]:
-    """A line per size of work: the plan, its speed, and that of one thread and of all threads on one worker.
+    """A line per size of work: the plan, its speed, and that of one thread and of all threads on
+    one worker.
 
-    "1 thread": one worker with one thread. "all threads in each pass": one worker, whose every operation is spread
-    over all threads (PyTorch's default). The plan may instead give each worker a thread and members of its own.
+    "1 thread": one worker with one thread. "all threads in each pass": one worker, whose every
+    operation is spread over all threads (PyTorch's default). The plan may instead give each
+    worker a thread and members of its own.
     """
     lines = []
     for title, task, counts in SIZES:
@@ -42,7 +45,7 @@ def _line(title, task, members, quick):
         2 if quick else 3,
         0.1 if quick else 0.5,
     )
-    team, largest = planned.workers, max(len(rows) for _, rows, *_ in planned.groups)
+    team, largest = planned.workers, max(len(group.members) for group in planned.groups)
     return {
         "work": f"{title}, batch {task.batch}, {members} member{'s' * (members > 1)}",
         "chosen": f"{len(planned.groups)} group(s) of up to {largest}, {team.count} worker(s) x {team.threads} thread(s)",

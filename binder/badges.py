@@ -1,9 +1,9 @@
-"""Write the Binder and Colab badges into the README and the notebooks, from the address in pyproject.toml.
+"""Write the Binder and Colab badges into README and notebooks, from the address in pyproject.toml.
 
 usage: python -m binder.badges [--check]
 
-The address stands once, as ``Repository`` in pyproject.toml, with the version as the tag. ``--check`` changes
-nothing and fails if a file is out of date.
+The address stands once, as ``Repository`` in pyproject.toml, with the version as the tag.
+``--check`` changes nothing and fails if a file is out of date.
 """
 
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 
 HOME = Path(__file__).resolve().parent.parent
 MARKS = re.compile(r"<!-- badges(?: (?P<notebook>\S+))? -->.*?<!-- /badges -->", re.DOTALL)
-CLONE = re.compile(r'(?<="1", )("--branch", "[^"]+", )?"https://[^"]+"')
+INSTALL = re.compile(r"git\+https://[^@\s]+@\S+")
 
 
 def address() -> tuple[str, str]:
@@ -38,7 +38,7 @@ def badges(notebook: str) -> str:
 
 
 def stamped(path: Path) -> str:
-    """The text of a README or notebook with its badges and its clone address brought up to date."""
+    """A README or notebook with its badges and the address to install from brought up to date."""
     text = path.read_text(encoding="utf-8")
     if path.suffix != ".ipynb":
         return MARKS.sub(
@@ -49,7 +49,7 @@ def stamped(path: Path) -> str:
     for cell in content["cells"]:
         source = "".join(cell["source"])
         changed = MARKS.sub(lambda mark: badges(path.name), source)
-        changed = CLONE.sub(lambda mark: f'"--branch", "{tag}", "{repository}"', changed)
+        changed = INSTALL.sub(f"git+{repository}@{tag}", changed)
         if changed != source:
             cell["source"] = changed.splitlines(keepends=True)
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"

@@ -1,6 +1,7 @@
 """A laboratory for one question: what does sparsity cost a neural network, and why?
 
-This is the instrument; it knows nothing of papers. The rooms, from the notebook's side to the machine's:
+This is the instrument; it knows nothing of papers. Its rooms, from the notebook's side to the
+machine's:
 
 ``runs``      finished runs: carried out, kept, tabulated, measured
 ``training``  cohorts of networks in lock-step
@@ -11,7 +12,8 @@ This is the instrument; it knows nothing of papers. The rooms, from the notebook
 ``sparse``    passes at the cost of the live weights
 ``models``    architectures, their fresh weights, their cost
 
-Names load when they are first used, so that ``import lib`` costs nothing beside ``import torch``.
+``network``, ``dataset``, ``criterion`` and so on register what is your own. Names load when they
+are first used, so that ``import lib`` costs nothing.
 """
 
 import importlib
@@ -19,27 +21,33 @@ import importlib
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Run": "specs.run", "Setup": "specs.parts", "MaskUpdate": "specs.parts", "continued": "specs.run",
-    "finetune": "specs.run", "gradually_pruned": "specs.run", "scratch": "specs.run",
-    "ticket": "specs.run", "carry_out": "runs.sweep", "measure": "runs.evaluate",
+    "Run": "specs.run", "finetune": "specs.run", "scratch": "specs.run", "ticket": "specs.run",
+    "continued": "specs.run", "gradually_pruned": "specs.run",
+    "Setup": "specs.parts", "MaskUpdate": "specs.parts",
+    "carry_out": "runs.sweep", "measure": "runs.evaluate",
+    "network": "registry", "initializer": "registry", "dataset": "registry",
+    "criterion": "registry", "mask_update": "registry", "monitor": "registry",
 }  # fmt: skip
-_ROOMS = {
-    "data",
-    "masks",
-    "metrics",
-    "models",
-    "runs",
-    "sparse",
-    "specs",
-    "training",
-    "files",
-    "rng",
-}
+_ROOMS = set(
+    [
+        "data",
+        "files",
+        "masks",
+        "metrics",
+        "models",
+        "registry",
+        "rng",
+        "runs",
+        "sparse",
+        "specs",
+        "training",
+    ]
+)
 
 __all__ = sorted(_ROOMS | set(_HOMES))
 
 
-def __getattr__(name):
+def __getattr__(name: str):
     if name in _ROOMS:
         return importlib.import_module(f"lib.{name}")
     if name in _HOMES:
@@ -47,5 +55,5 @@ def __getattr__(name):
     raise AttributeError(f"module 'lib' has no attribute {name!r}")
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return __all__

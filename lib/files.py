@@ -3,39 +3,36 @@
 import contextlib
 import errno
 import os
+import shutil
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 HOME = Path(__file__).resolve().parent.parent
-
-# Checksums of the complete sets, over the sorted hashes of their examples, so that no order of the examples matters.
-DIGESTS = {
-    "mnist": "df96e7b15ff0bd6094e381b6b0b60883999f6b373a0054a538ca49ccbc043f83",
-    "cifar10": "f389996f205fe2ecbaef1fb208674ae4af4b3446c8238b788ab871a6091e1920",
-    "cifar100": "00c54ec3524ee7fcda992ab6bfdf65f733c084a0c7f509cfcc00460020953cd1",
-}
+# where data/ lies: in the project's folder, or here, where the packages alone are installed
+BASE = HOME if (HOME / "pyproject.toml").exists() else Path.cwd()
 
 
 class StorageError(OSError):
-    """The disk would not take a file; nothing half-written is left, and what was there before is untouched."""
+    """The disk would not take a file; nothing half-written is left, and what was there stays."""
 
 
 def data_root() -> Path:
     """Folder of the image sets: ``$SPARSITY_DATA``, or ``data/`` of this repository."""
-    return Path(os.environ.get("SPARSITY_DATA") or HOME / "data").expanduser()
+    return Path(os.environ.get("SPARSITY_DATA") or BASE / "data").expanduser()
 
 
 def store_root() -> Path:
     """Folder of the run store: ``$SPARSITY_RUNS``, or ``data/runs/`` of this repository."""
-    return Path(os.environ.get("SPARSITY_RUNS") or HOME / "data" / "runs").expanduser()
+    return Path(os.environ.get("SPARSITY_RUNS") or BASE / "data" / "runs").expanduser()
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path`` so that a reader, or a crash at any point, sees the whole file or none of it.
+    """Write ``content`` to ``path``: a reader, or a crash at any time, sees all of it or none.
 
-    Raises ``StorageError`` with the place and the size where the disk is full, over quota or not writable.
+    Raises ``StorageError`` with place and size where the disk is full, over quota or not writable.
     """
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    partial = _partial(path.parent, path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(partial, "wb") as file:
@@ -44,13 +41,53 @@ def write_atomic(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        reason = "the disk is full" if full else (error.strerror or str(error))
-        raise StorageError(
-            error.errno,
-            f"could not write {len(content) / 2**20:.1f} MiB to {path}: {reason}. Earlier runs are intact. "
-            "Free some space, or point SPARSITY_RUNS (runs) or SPARSITY_DATA (image sets) at another disk, and run again",
-        ) from error
+        raise _refused(f"{len(content) / 2**20:.1f} MiB to {path}", error) from error
     finally:
         with contextlib.suppress(OSError):  # gone already, or its folder could not be made
             partial.unlink()
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path, last: str) -> Iterator[Path]:
+    """A folder to write into, whose files come to ``path`` when the block ends well, or not at all.
+
+    A new folder appears at once. In one that is there each file takes its place; the ``last``,
+    by which a reader knows that all are there, is taken away before and comes at the end.
+    Raises ``StorageError`` where ``path`` cannot be written to.
+
+    >>> import tempfile
+    >>> there = Path(tempfile.mkdtemp()) / "new"
+    >>> with whole_folder(there, "all.txt") as folder:
+    ...     _ = (folder / "all.txt").write_text("every cell ran")
+    >>> [file.name for file in there.iterdir()]
+    ['all.txt']
+    """
+    path = path.resolve()
+    partial = _partial(path if path.is_dir() else path.parent, path)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        if path.is_dir():
+            (path / last).unlink(missing_ok=True)
+            for file in sorted(partial.iterdir(), key=lambda file: file.name == last):
+                os.replace(file, path / file.name)
+        else:
+            partial.rename(path)
+    except OSError as error:
+        raise _refused(str(path), error) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _partial(folder, path):
+    return folder / f".{path.name}.{uuid.uuid4().hex[:8]}.partial"
+
+
+def _refused(what, error):
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    reason = "the disk is full" if full else (error.strerror or str(error))
+    return StorageError(
+        error.errno,
+        f"could not write {what}: {reason}. What was there before is intact. Free some space, or "
+        "point SPARSITY_RUNS (runs) or SPARSITY_DATA (image sets) at another disk, and run again",
+    )

@@ -1,1 +1,1 @@
-"""What belongs to the papers: presets, claims and their rules, drawings, and the glue of notebooks."""
+"""What belongs to the papers: presets, claims, rules, drawings, and the glue of notebooks."""

@@ -1,61 +1,109 @@
-"""What every figure notebook does around its experiment: read its parameters, say where it runs, leave a manifest."""
+"""What every notebook does around its experiment: parameters, where it runs, a manifest."""
 
+import ast
+import io
 import json
 import platform
+import sys
+import tempfile
 import types
+from collections.abc import Callable
 from pathlib import Path
 
+from lib.files import whole_folder
 from lib.specs.fields import ParameterError
 from studies import presets
 from studies.figures import save
 from studies.presets import Settings
 
-_SHELL = {"In", "Out", "get_ipython", "exit", "quit", "open"}
-
 
 def parameters(figure: str, namespace: dict) -> Settings:
-    """The validated settings of a notebook from its global names.
+    """The validated settings of a notebook; ``namespace`` is its ``globals()``.
 
-    Any setting of the figure may be given, also one that the parameters cell does not list; ``None`` means the
-    preset's value. papermill only warns of a misspelt name, and Jupyter says nothing: here any stray literal stops
-    the notebook. Raises ``ParameterError`` naming each wrong parameter, its value and what is allowed.
+    Parameters are what the parameters cell assigns, as it was last run, and what cells of plain
+    values between it and this one put over it: papermill's, or a reader's. What other cells
+    assigned is none, so that a notebook can be run again, whole or in part. ``None`` means the
+    preset's value. papermill only warns of a misspelt name, and Jupyter says nothing: here it stops
+    the notebook. Raises ``ParameterError`` naming each wrong parameter, its value and what is
+    allowed.
     """
-    known = {name: namespace[name] for name in Settings.model_fields if name in namespace}
-    if (
-        "_parameters_checked" not in namespace
-    ):  # run again later, the namespace also holds the notebook's own results
-        strays = {
+    given = _given(namespace)
+    chosen = presets.settings(figure, **{**given, "preset": given.get("preset") or "quick"})
+    if chosen.save_to:
+        _check_folder(chosen.save_to)
+    return chosen
+
+
+def _given(namespace: dict) -> dict:
+    """The parameters by name, from the history of the kernel.
+
+    Of a namespace that is no kernel's (a script's, a test's), all that stands in it is given.
+    """
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is None or shell.user_ns is not namespace:
+        hidden = (types.ModuleType, type, types.FunctionType)
+        return {
             name: value
             for name, value in namespace.items()
-            if name not in known
-            and not name.startswith("_")
-            and name not in _SHELL
-            and not callable(value)
-            and not isinstance(value, types.ModuleType)
+            if not name.startswith("__") and not isinstance(value, hidden)
         }
-        known |= strays
-    settings = presets.settings(
-        figure, **{"preset": "quick", **{k: v for k, v in known.items() if v is not None}}
-    )
-    namespace["_parameters_checked"] = True
-    return settings
+    given: dict = {}
+    for cell in reversed(shell.history_manager.input_hist_parsed):
+        assigned, plain = _assigned(cell, namespace)
+        injected = cell.startswith("# Parameters")  # as papermill heads its cell
+        if plain or injected or "preset" in assigned:
+            given = {**assigned, **given}
+            if "preset" in assigned and not injected:
+                break  # that was the parameters cell
+    return given
+
+
+def _assigned(cell: str, namespace: dict) -> tuple[dict, bool]:
+    """(name -> value of what a cell assigns by itself, whether it does nothing but that)."""
+    try:
+        body = ast.parse(cell).body
+    except SyntaxError:
+        return {}, False
+    found: dict = {}
+    plain = bool(body)
+    for statement in body:
+        stored = [n for n in ast.walk(statement) if isinstance(getattr(n, "ctx", 0), ast.Store)]
+        names = [node.id for node in stored if isinstance(node, ast.Name)]
+        found |= {name: namespace.get(name) for name in names}
+        try:  # a literal is what the cell says, whatever became of the name since
+            value = ast.literal_eval(getattr(statement, "value", statement))
+            if len(names) == len(getattr(statement, "targets", ())):  # no unpacking
+                found |= dict.fromkeys(names, value)
+        except (ValueError, TypeError):
+            plain = False
+    return found, plain and bool(found)
+
+
+def _check_folder(folder: str) -> None:
+    """Raise ``ParameterError`` unless ``folder`` can be made, or written into."""
+    try:
+        path = Path(folder).expanduser().absolute()
+        there = next(place for place in (path, *path.parents) if place.exists())
+        with tempfile.TemporaryDirectory(dir=there, prefix=f".{path.name}."):
+            pass
+    except (OSError, ValueError) as error:
+        raise ParameterError(
+            f"save_to is {folder!r}: it must name a folder that can be written ({error})"
+        ) from error
 
 
 def describe(settings: Settings) -> None:
-    """Print the preset, the data, the network, the device and the versions: what a reader must know of a figure."""
+    """Print preset, data, network, device and versions: what a reader must know of a figure."""
     import torch
 
     from lib.runs.sweep import choose_device
 
     device = choose_device(settings.device)
-    name = (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"{torch.get_num_threads()} threads of the CPU"
-    )
-    print(
-        f"preset {settings.preset}: {settings.dataset}, {settings.network}, {len(settings.seeds)} seeds"
-    )
+    name = f"{torch.get_num_threads()} threads of the CPU"
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    of = ", ".join(settings.networks or [settings.network])
+    print(f"preset {settings.preset}: {settings.dataset}, {of}, {len(settings.seeds)} seeds")
     print(f"on {name}; Python {platform.python_version()}, torch {torch.__version__}")
 
 
@@ -65,27 +113,22 @@ _COLOURS = {
     "undecided": "#f5eec8",
     "not tested here": "#ececec",
 }
+_HEADS = {"what": "row of evidence", "low": "95% from", "high": "to", "in_sd": "in SD"}
 
 
 def show_verdicts(verdicts):
     """The verdict table for a reader: claims in words, coloured by verdict."""
-    return _styled(
-        verdicts,
-        ["claim", "says", "verdict", "what", "effect", "low", "high", "unit", "seeds", "note"],
-    )
+    columns = "claim says verdict what effect low high unit seeds note"
+    return _styled(verdicts, columns.split())
 
 
 def show_evidence(evidence):
     """Every row of evidence, folded away until a reader asks for it."""
     from IPython.display import HTML
 
-    table = _styled(
-        evidence,
-        ["claim", "what", "effect", "low", "high", "unit", "in_sd", "seeds", "verdict", "note"],
-    )
-    return HTML(
-        f"<details><summary>All {len(evidence)} rows of evidence</summary>{table.to_html()}</details>"
-    )
+    columns = "claim what effect low high unit in_sd seeds verdict note"
+    table, rows = _styled(evidence, columns.split()).to_html(), len(evidence)
+    return HTML(f"<details><summary>All {rows} rows of evidence</summary>{table}</details>")
 
 
 def show_rules(rules):
@@ -97,54 +140,44 @@ def _styled(table, columns):
     shown = table[[name for name in columns if name in table]].copy()
     if "seeds" in shown:
         shown["seeds"] = shown["seeds"].map(lambda n: "" if n != n else f"{n:.0f}")
-    names = {"what": "row of evidence", "low": "95% from", "high": "to", "in_sd": "in SD"}
-    style = shown.rename(columns=names).style.format(precision=3, na_rep="")
-    return _layout(
-        style.map(
-            lambda verdict: f"background-color: {_COLOURS[verdict]}; color: black",
-            subset=["verdict"],
-        )
+    style = shown.rename(columns=_HEADS).style.format(precision=3, na_rep="")
+    coloured = style.map(
+        lambda verdict: f"background-color: {_COLOURS[verdict]}; color: black", subset=["verdict"]
     )
+    return _layout(coloured)
 
 
 def _layout(style):
     left = [{"selector": "th", "props": "text-align: left"}]
-    return (
-        style.hide(axis="index")
-        .set_properties(**{"text-align": "left", "white-space": "normal"})
-        .set_table_styles(left)
-    )
+    text = {"text-align": "left", "white-space": "normal"}
+    return style.hide(axis="index").set_properties(**text).set_table_styles(left)
 
 
-def explorer(draw, **choices):
-    """A picture with controls: ``draw(**values)`` returns a figure, and each of ``choices`` is a control or the list of its options.
+def explorer(draw: Callable, **choices):
+    """A picture with controls: ``draw(**values)`` returns a figure.
 
-    The picture is an image and not an output area of its own: clients that execute a notebook without a browser can wait for ever
-    on those (https://github.com/jupyter/nbclient/issues/312).
+    Each of ``choices`` is a control or the list of its options. The picture is an image and not an
+    output area of its own: clients that execute a notebook without a browser can wait for ever on
+    those (https://github.com/jupyter/nbclient/issues/312).
     """
-    import io
-
     import ipywidgets as widgets
 
     def control(name, choice):
-        return (
-            choice
-            if isinstance(choice, widgets.Widget)
-            else widgets.Dropdown(options=list(choice), description=name.replace("_", " "))
-        )
+        if isinstance(choice, widgets.Widget):
+            return choice
+        return widgets.Dropdown(options=list(choice), description=name.replace("_", " "))
 
     controls = {name: control(name, choice) for name, choice in choices.items()}
     picture = widgets.Image(format="png")
 
     def redraw(_=None):
         content = io.BytesIO()
-        draw(**{name: c.value for name, c in controls.items()}).savefig(
-            content, format="png", dpi=100
-        )
+        figure = draw(**{name: control.value for name, control in controls.items()})
+        figure.savefig(content, format="png", dpi=100)
         picture.value = content.getvalue()
 
-    for c in controls.values():
-        c.observe(redraw, "value")
+    for each in controls.values():
+        each.observe(redraw, "value")
     redraw()
     return widgets.VBox([*controls.values(), picture])
 
@@ -167,19 +200,20 @@ def manifest(
     figures: dict | None = None,
     tables: dict | None = None,
 ) -> dict:
-    """The last word of a notebook: parameters, keys of the runs, versions, verdicts; its presence means that all ran.
+    """The last word of a notebook: parameters, keys, versions, verdicts; that it is there says
+    that all ran.
 
-    With the parameter ``save_to``, the manifest, the final table, the measures by epoch, the verdicts and the
-    ``figures`` and further ``tables`` (file name -> figure, or DataFrame) are written into that folder. Returns the manifest.
+    With the parameter ``save_to``, the manifest, the final table, the measures by epoch, the
+    verdicts and the ``figures`` and further ``tables`` (file name -> figure, or DataFrame) appear
+    in that folder, together. Returns the manifest.
     """
     import torch
 
     from lib.runs import results, sweep
 
+    hidden = {"save_to", "runs_folder", "folder", "plugin"}
     content = {
-        "parameters": settings.model_dump(
-            mode="json", exclude={"save_to", "runs_folder", "folder"}
-        ),
+        "parameters": settings.model_dump(mode="json", exclude=hidden),
         "runs": len(table["key"].unique()),
         "diverged": int(table.groupby("key")["diverged"].first().sum()),
         "keys": sorted(table["key"].unique()),
@@ -190,44 +224,26 @@ def manifest(
         "notebook_seconds": round(seconds, 1),
     }
     if settings.save_to:
-        folder = Path(settings.save_to)
-        folder.mkdir(parents=True, exist_ok=True)
-        last = (
-            results.final(table)
-            if "train_loss" in table
-            else table.sort_values("epoch", kind="stable").groupby("key", sort=False).tail(1)
-        )
-        last.to_csv(folder / "final.csv", index=False, float_format="%.6g")
-        table.drop(columns=["mask", "pruned", "prunable"]).to_csv(
-            folder / "by_epoch.csv.gz", index=False, float_format="%.6g"
-        )
-        verdicts.to_csv(folder / "verdicts.csv", index=False, float_format="%.6g")
-        for name, further in (tables or {}).items():
-            further.to_csv(folder / name, index=False, float_format="%.6g")
-        for name, figure in (figures or {}).items():
-            save(figure, folder / name)
-        (folder / "manifest.json").write_text(
-            json.dumps(content, indent=1) + "\n", encoding="utf-8"
-        )
-    print(
-        json.dumps(
-            {name: value for name, value in content.items() if name not in ("keys", "verdicts")}
-        )
-    )
-    print(
-        f"{len(content['keys'])} runs, keys {content['keys'][0][:8]} to {content['keys'][-1][:8]}; every cell ran"
-    )
+        by_epoch = table.sort_values("epoch", kind="stable").groupby("key", sort=False)
+        last = results.final(table) if "train_loss" in table else by_epoch.tail(1)
+        each = table.drop(columns=["mask", "pruned", "prunable"])
+        saved = {"final.csv": last, "by_epoch.csv.gz": each, "verdicts.csv": verdicts}
+        contents = {**saved, **(tables or {}), **(figures or {}), "manifest.json": content}
+        with whole_folder(Path(settings.save_to).expanduser(), "manifest.json") as folder:
+            for name, held in contents.items():
+                _write(folder / name, held)
+    shown = {name: value for name, value in content.items() if name not in ("keys", "verdicts")}
+    shown["parameters"] = settings.model_dump(mode="json", exclude=hidden, exclude_unset=True)
+    print(json.dumps(shown))
+    keys = content["keys"]
+    print(f"{len(keys)} runs, keys {keys[0][:8]} to {keys[-1][:8]}; every cell ran")
     return content
 
 
-__all__ = [
-    "ParameterError",
-    "account",
-    "describe",
-    "explorer",
-    "manifest",
-    "parameters",
-    "show_evidence",
-    "show_rules",
-    "show_verdicts",
-]
+def _write(path: Path, content) -> None:
+    if hasattr(content, "to_csv"):
+        content.to_csv(path, index=False, float_format="%.6g")
+    elif isinstance(content, dict):
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    else:
+        save(content, path)

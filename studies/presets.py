@@ -1,307 +1,299 @@
-"""Settings of each figure at each scale: quick, desktop, paper; and the check of what a person asks for.
+"""Settings of each figure at each scale: quick, desktop, paper; and the check of what is asked for.
 
-``presets.yaml`` beside this file holds the values and where each comes from. ``settings`` merges a preset with a
-person's own parameters (``None`` means: the preset's) and refuses anything wrong before any work starts.
+A setting of runs is a field of ``lib.specs``, found by its name; ``Settings`` adds what figures
+plan for themselves. ``presets.yaml`` of each study holds the values and where each comes from.
+``settings`` merges a preset with a person's own parameters (``None`` means: the preset's) and
+refuses anything wrong before any work starts.
 """
 
 import difflib
 import functools
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, create_model
 
+from lib import registry
 from lib.data import sets
-from lib.specs.fields import (
-    Activation,
-    Count,
-    Criterion,
-    Dataset,
-    DropSchedule,
-    Epochs,
-    FloorReading,
-    Form,
-    KeepDense,
-    Listed,
-    MaskKind,
-    MomentumAfter,
-    NetworkName,
-    Noise,
-    NonNegative,
-    Normalisation,
-    ParameterError,
-    Perturbation,
-    Pooling,
-    Positive,
-    Schedule,
-    Scheme,
-    Scope,
-    Seeds,
-    Share,
-    Signal,
-    Smoothing,
-    Sparsity,
-    Spec,
-    _number,
-    _one_of,
-    explain,
-)
-from lib.specs.parts import Continuation, Data, Flow, Network, Pruning, Recipe, Setup
+from lib.masks import masks
+from lib.models import initializers, networks
+from lib.specs import fields
+from lib.specs.fields import Listed, Number, Once, ParameterError, Spec, among, explain
+from lib.specs.parts import (
+    Continuation,
+    Data,
+    Flow,
+    MaskUpdate,
+    Network,
+    Pruning,
+    Recipe,
+    Setup,
+)  # fmt: skip
+from lib.specs.run import Run
 
 PRESETS = ("quick", "desktop", "paper")
 FURTHER = ("imagenet_resnet50", "imagenet_vgg16")  # where a figure has them
 
+# A field is a setting by its own name, but for these; None: it is no setting.
+_NAMES: dict[type[Spec], dict[str, str | None]] = {
+    Data: {
+        "name": "dataset", "train": "train_examples", "test": "test_examples", "fingerprint": None,
+    },
+    Network: {"name": "network"},
+    Pruning: {"source": "prune_from"},
+    Recipe: {},
+    Continuation: {
+        "at": None, "floor": "rate_floor", "reading": "floor_reading", "momentum": "momentum_after",
+    },
+    MaskUpdate: {
+        "method": None, "start": None, "every": "update_every", "end": "update_end",
+        "fraction": "drop_fraction", "drop": "drop_schedule", "gradient": "growth_gradient",
+    },
+    Flow: {"every": "flow_every", "examples": "flow_examples", "skip": None},
+    Setup: dict.fromkeys(("data", "network", "dense", "sparse", "pruning", "continuation", "flow")),
+}  # fmt: skip
+# Values of one field that a figure lays side by side: a list, where it has them.
+_LISTS: dict[str, tuple[type[Spec], str]] = {
+    "sparsities": (Pruning, "sparsity"), "criteria": (Pruning, "criterion"),
+    "scopes": (Pruning, "scope"), "prune_epochs": (Continuation, "at"),
+    "networks": (Network, "name"), "inits": (Network, "init"), "forms": (Run, "form"),
+    "schedules": (Recipe, "schedule"), "weight_decays": (Recipe, "weight_decay"),
+    "update_intervals": (MaskUpdate, "every"), "drop_fractions": (MaskUpdate, "fraction"),
+}  # fmt: skip
+# Settings of runs that not every figure has: the one on the left, named in its presets, brings all
+# on the right with it.
+_BRINGS = {
+    "noise": {"noise_kind"}, "folder": {"image_size"}, "watch": {"watch_examples"},
+    "sparse_epochs": {
+        "sparse_lr", "sparse_milestones", "prune_from", "criterion", "score_examples",
+    },
+    "rate_floor": {"floor_reading", "momentum_after", "criterion", "score_examples"},
+    "update_every": {"update_end", "drop_fraction", "drop_schedule", "growth_gradient", "held"},
+    "flow_every": {"flow_examples", "held"}, "sparsity": set(),
+}  # fmt: skip
+_COMMON = {"preset", "plugin", "seeds", "device", "runs_folder", "save_to"}
 
-class Settings(Spec):
-    """Every setting a figure can have. A figure uses the ones in its preset; see ``settings``."""
 
-    preset: _one_of((*PRESETS, *FURTHER)) = "quick"
-    # data
-    dataset: Dataset
-    folder: str | None = (
-        None  # of the dataset "folder": a path, or a name in the folder of the image sets
-    )
-    image_size: Annotated[int, BeforeValidator(_number), Field(ge=8)] | None = None
-    train_examples: Count | None = None
-    test_examples: Count | None = None
-    normalise: Normalisation = "none"
-    augment: bool = False
-    noise: Share = 0.0
-    noise_kind: Noise = "symmetric"
-    # network
-    network: NetworkName
-    widths: Annotated[tuple[Count, ...], Listed] = (100, 100)
-    width: Positive = 1.0
-    activation: Activation = "relu"
-    pooling: Pooling = "max"
-    init: Scheme = "he"
-    # pruning
-    sparsity: Sparsity | None = None
-    sparsities: Annotated[tuple[Sparsity, ...], Listed, Field(min_length=1)] | None = None
-    criterion: Criterion = "magnitude"
-    scope: Scope = "global"
-    keep_dense: Annotated[KeepDense, Listed] = ("last",)
-    prune_from: Literal["final", "best-test"] = "final"
-    score_examples: Count | None = None
-    prune_epochs: Annotated[tuple[Epochs, ...], Listed, Field(min_length=1)] | None = None
-    rate_floor: NonNegative = 0.0
-    floor_reading: FloorReading = "scale"
-    momentum_after: MomentumAfter = "zero"
-    # training
-    epochs: Epochs
-    sparse_epochs: Epochs
-    batch_size: Count
-    lr: Positive
-    sparse_lr: Positive | None = None
-    momentum: Share = 0.9
-    nesterov: bool = False
-    weight_decay: NonNegative = 0.0
-    schedule: Schedule = "constant"
-    milestones: Annotated[tuple[Count, ...], Listed] = ()
-    sparse_milestones: Annotated[tuple[Count, ...], Listed] | None = None
-    gamma: Positive = 0.1
-    lr_floor: NonNegative = 0.0
-    warmup_epochs: NonNegative = 0.0
-    precision: Literal["float32", "bfloat16"] = "float32"
-    decay: Literal["all", "kernels"] = "all"
-    label_smoothing: Smoothing = 0.0
-    micro_batch: Count | None = None
-    # replication and measurement
-    seeds: Seeds
-    measure_every: Count = 1
-    keep_epochs: Annotated[tuple[Epochs, ...], Listed] | None = None
-    examples: Count | None = None
-    probes: Annotated[int, BeforeValidator(_number), Field(ge=2)] | None = None
-    watch: Annotated[tuple[Signal, ...], Listed] = ()
-    watch_examples: Count | None = None
-    patience: Count | None = None
-    # masks that change while training; moments in optimiser steps
-    prune_start: Epochs | None = None
-    prune_end: Epochs | None = None
-    prune_every: Count | None = None
-    update_every: Count | None = None
-    update_end: Count | None = None
-    drop_fraction: Share | None = None
-    drop_schedule: DropSchedule = "rate"
-    growth_gradient: Literal["held", "batch"] = "held"
-    held: Count = 1000
-    flow_every: Count | None = None
-    flow_examples: Count = 1000
-    # states that are kept while training, and their curvature; moments in optimiser steps
-    snapshots: Annotated[tuple[Count, ...], Listed, Field(min_length=1)] | None = None
-    around: Annotated[tuple[Count, ...], Listed, Field(min_length=1)] | None = None
-    settle: Count | None = None
-    exact_examples: Count | None = None
+def _settings(part: type[Spec]) -> dict[str, str]:
+    """The settings that are fields of a part of the specifications: name -> field."""
+    named = {_NAMES[part].get(field, field): field for field in part.model_fields}
+    return {name: field for name, field in named.items() if name}
+
+
+def _kind(part: type[Spec], name: str) -> Any:
+    field = part.model_fields[name]
+    return Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+
+
+def _types() -> dict[str, Any]:
+    """Type and default of every setting that specifications know."""
+    found: dict[str, Any] = {}
+    for part in _NAMES:
+        for name, field in _settings(part).items():
+            kind, of = _kind(part, field), part.model_fields[field]
+            found[name] = kind if of.is_required() else (kind, of.get_default())
+            if of.is_required() and (name in _BRINGS or part in (MaskUpdate, Flow)):
+                found[name] = (kind | None, None)
+    for field in ("epochs", "lr", "milestones"):
+        found[f"sparse_{field}"] = (_kind(Recipe, field) | None, None)
+    for name, (owner, field) in _LISTS.items():
+        checks = (Listed, Field(min_length=1), Once)
+        several: Any = Annotated[(tuple.__class_getitem__((_kind(owner, field), ...)), *checks)]
+        found[name] = (several | None, None)
+    return found
+
+
+_Specified: Any = create_model("_Specified", __base__=Spec, **_types())
+
+
+class Settings(_Specified):
+    """Every setting that a figure can have. A figure uses its own; see ``settings``."""
+
+    preset: Annotated[str, among((*PRESETS, *FURTHER))] = "quick"
+    plugin: str | None = None
+    """A .py file that registers networks, data sets, criteria and so on."""
+    seeds: fields.Seeds
+    keep_epochs: Annotated[tuple[fields.Epochs, ...], Listed] | None = None
+    examples: fields.Count | None = None
+    """Training examples that a quantity is measured on."""
+    exact_examples: fields.Count | None = None
+    probes: Annotated[int, Number, Field(ge=2, le=10_000)] | None = None
+    patience: fields.Count | None = None
+    prune_start: fields.Whole | None = None
+    prune_end: fields.Whole | None = None
+    prune_every: fields.Count | None = None
+    snapshots: Annotated[fields.Snapshots, Field(min_length=1)] | None = None
+    around: Annotated[fields.Snapshots, Field(min_length=1)] | None = None
+    """Steps whose mask update is looked at; each must be one."""
+    settle: fields.Count | None = None
     masks_from: Literal["pruned", "random"] = "pruned"
-    rewind: Epochs = 0
-    small_widths: Annotated[tuple[Count, ...], Listed, Field(min_length=1)] | None = None
-    forms: Annotated[tuple[Form, ...], Listed, Field(min_length=1)] | None = None
-    alphas: Annotated[tuple[Share, ...], Listed, Field(min_length=1)] | None = None
-    replicas: Annotated[int, BeforeValidator(_number), Field(ge=2)] | None = None
-    perturbations: Annotated[tuple[Perturbation, ...], Listed] | None = None
-    # starts alone: signals through random masks
-    input_shape: Annotated[tuple[Count, ...], Listed, Field(min_length=1)] | None = None
-    mask_kinds: Annotated[tuple[MaskKind, ...], Listed, Field(min_length=1)] | None = None
-    inits: Annotated[tuple[Scheme, ...], Listed, Field(min_length=1)] | None = None
-    # variants that a figure lays side by side
-    networks: Annotated[tuple[NetworkName, ...], Listed, Field(min_length=1)] | None = None
-    schedules: Annotated[tuple[Schedule, ...], Listed, Field(min_length=1)] | None = None
-    weight_decays: Annotated[tuple[NonNegative, ...], Listed, Field(min_length=1)] | None = None
-    scopes: Annotated[tuple[Scope, ...], Listed, Field(min_length=1)] | None = None
-    criteria: Annotated[tuple[Criterion, ...], Listed, Field(min_length=1)] | None = None
-    update_intervals: Annotated[tuple[Count, ...], Listed, Field(min_length=1)] | None = (
-        None  # of SET and RigL, in optimiser steps
-    )
-    drop_fractions: Annotated[tuple[Share, ...], Listed, Field(min_length=1)] | None = None
-    longer: Annotated[int, BeforeValidator(_number), Field(ge=2)] | None = (
-        None  # times the epochs, for one run the more
-    )
+    rewind: fields.Epochs = 0
+    small_widths: Annotated[fields.Widths, Field(min_length=1)] | None = None
+    deep_widths: Annotated[fields.Widths, Field(min_length=1)] | None = None
+    alphas: Annotated[tuple[fields.Share, ...], Listed, Field(min_length=1)] | None = None
+    replicas: Annotated[int, Number, Field(ge=2, le=1000)] | None = None
+    perturbations: (
+        Annotated[tuple[Annotated[str, among(initializers.PERTURBATIONS)], ...], Listed, Once]
+        | None
+    ) = None
+    input_shape: (
+        Annotated[tuple[Annotated[int, Number, Field(ge=1, le=4096)], ...], Listed] | None
+    ) = None
+    mask_kinds: (
+        Annotated[tuple[Annotated[str, among(masks.KINDS)], ...], Listed, Field(min_length=1), Once]
+        | None
+    ) = None
+    longer: Annotated[int, Number, Field(ge=2, le=1000)] | None = None
+    """Times the epochs, for one run the more."""
     device: str = "auto"
-    # where things go
     runs_folder: str | None = None
     save_to: str | None = None
 
     def kept(self, epochs: int) -> tuple[int, ...]:
-        """What a run of ``epochs`` epochs keeps: those of ``keep_epochs`` that it has, and its last."""
-        return tuple(
-            sorted({epoch for epoch in self.keep_epochs or () if epoch < epochs} | {epochs})
-        )
+        """What a run of so many epochs keeps: those of ``keep_epochs`` that it has, its last."""
+        return tuple(sorted({e for e in self.keep_epochs or () if e < epochs} | {epochs}))
 
-    @model_validator(mode="after")
-    def _no_repeats(self):
-        for name in (
-            "sparsities", "networks", "schedules", "weight_decays", "scopes", "criteria", "prune_epochs", "forms", "perturbations",
-            "mask_kinds", "inits", "update_intervals", "drop_fractions",
-        ):  # fmt: skip
-            values = getattr(self, name)
-            if values is not None and len(set(values)) != len(values):
-                raise ValueError(f"{name} is {list(values)}: each value may stand once")
-        if self.prune_epochs is not None and max(self.prune_epochs) > self.epochs:
-            raise ValueError(
-                f"prune_epochs is {list(self.prune_epochs)}: none may lie beyond epochs, which is {self.epochs}; give both"
-            )
-        for name in ("snapshots", "around"):
-            if list(getattr(self, name) or ()) != sorted(set(getattr(self, name) or ())):
-                raise ValueError(
-                    f"{name} is {list(getattr(self, name))}: these optimiser steps must rise, each may stand once"
-                )
-        if self.around and self.update_every:
-            apart = [step for step in self.around if step % self.update_every]
-            if apart:
-                raise ValueError(
-                    f"around is {list(self.around)}: no mask changes at {apart[0]}; give multiples of {self.update_every}"
-                )
-            if not self.settle or self.settle >= self.update_every:
-                raise ValueError(
-                    f"settle is {self.settle}: it must lie in 1 to {self.update_every - 1}, before the next mask update"
-                )
-        if (
-            self.update_intervals and self.dataset != "folder"
-        ):  # of a folder only reading it tells the size
-            steps = self.epochs * -(
-                -(self.train_examples or sets.size(self.dataset)) // self.batch_size
-            )
-            if max(self.update_intervals) >= steps:
-                grid = list(self.update_intervals)
-                raise ValueError(
-                    f"update_intervals is {grid}: each must be less than the {steps} steps that {self.epochs} epochs are"
-                )
-        if self.rewind > self.epochs:
-            raise ValueError(
-                f"rewind is {self.rewind}: a ticket cannot go back to an epoch beyond epochs, which is {self.epochs}"
-            )
-        for name in ("folder", "image_size"):
-            if getattr(self, name) is not None and self.dataset != "folder":
-                raise ValueError(
-                    f"{name} is {getattr(self, name)!r}: it is for the dataset 'folder', and dataset is {self.dataset!r}"
-                )
-        if self.augment and self.dataset == "bits12":
-            raise ValueError(
-                "augment is True: crops and flips are for images, and 'bits12' has none"
-            )
-        return self
+    def contradictions(self):
+        setup_of(self, "unknown")  # the parts' own
+        every, around = self.update_every or 1, list(self.around or ())
+        apart = [step for step in around if step % every]
+        late, slow = list(self.prune_epochs or ()), list(self.update_intervals or ())
+        steps = self.epochs * -(-self.examples_there() // self.batch_size) if slow else 1
+        return {
+            f"prune_epochs is {late}: none may lie beyond epochs, which is {self.epochs}; give "
+            "both": max(late, default=0) > self.epochs,
+            f"rewind is {self.rewind}: a ticket cannot go back to an epoch beyond epochs, which is "
+            f"{self.epochs}": self.rewind > self.epochs,
+            f"around is {around}: no mask changes at {min(apart, default='')}; give multiples of "
+            f"{every}": bool(apart),
+            f"settle is {self.settle}: it must lie in 1 to {every - 1}, before the next mask "
+            "update": bool(around and self.update_every) and not 1 <= (self.settle or 0) < every,
+            f"update_intervals is {slow}: each must be less than the {steps} steps that "
+            f"{self.epochs} epochs are": max(slow, default=0) >= steps,
+        }
+
+    def examples_there(self) -> int:
+        """How many training examples there are; of a folder only reading it tells."""
+        known = fields.MOST if self.dataset == "folder" else sets.size(self.dataset)
+        return min(self.train_examples or known, known)
+
+
+def setup_of(s: Settings, fingerprint: str) -> Setup:
+    """The setup that a figure's settings describe, on the data with this fingerprint.
+
+    Recipes take of the ``milestones`` those that they reach. Raises ``ParameterError``.
+    """
+    given = {
+        part: {field: getattr(s, name) for name, field in _settings(part).items()}
+        for part in _NAMES
+    }
+    long = {"epochs": s.sparse_epochs, "lr": s.sparse_lr, "milestones": s.sparse_milestones}
+    sparse = given[Recipe] | {name: value for name, value in long.items() if value is not None}
+    for recipe in (given[Recipe], sparse):
+        recipe["milestones"] = [m for m in recipe["milestones"] if m <= recipe["epochs"]]
+    try:
+        return Setup(
+            data=Data(**given[Data], fingerprint=fingerprint),
+            network=Network(**given[Network]),
+            dense=Recipe(**given[Recipe]),
+            sparse=Recipe(**sparse),
+            pruning=Pruning(**{**given[Pruning], "sparsity": s.sparsity or 0.0}),
+            continuation=Continuation(**given[Continuation], at=0),
+            flow=Flow(**given[Flow], skip=s.held) if s.flow_every else None,
+            **given[Setup],
+        )
+    except ValidationError as error:
+        raise ParameterError(explain(error)) from None
 
 
 @functools.cache
 def catalogue() -> dict:
-    """The contents of presets.yaml: figure -> preset -> settings."""
-    return yaml.safe_load((Path(__file__).parent / "presets.yaml").read_text(encoding="utf-8"))
+    """The contents of every study's presets.yaml: figure -> preset -> settings."""
+    found: dict = {}
+    for path in sorted(Path(__file__).parent.glob("*/presets.yaml")):
+        found |= yaml.safe_load(path.read_text(encoding="utf-8"))
+    return found
 
 
-def settings(figure: str, preset: str = "quick", **given) -> Settings:
-    """The settings of ``figure`` at ``preset`` with what is ``given`` put over them; ``None`` leaves the preset's.
+def own(figure: str) -> list[str]:
+    """The parameters of a figure, sorted.
 
-    Text from a command line is understood: ``"[1, 2]"`` is a list, ``"0.9"`` a number. Raises ``ParameterError``
-    naming each wrong parameter, its value and what is allowed.
+    They are what its presets name, and what goes with it (``_BRINGS``); beyond that the settings
+    that every run has. Two entries of a figure beside its presets change this: ``without`` names
+    what its plan sets itself or does not use, ``only`` lists all that a figure takes which trains
+    nothing.
     """
-    figures = catalogue()
-    if figure not in figures:
-        raise ParameterError(f"figure {figure!r} is unknown; there are {', '.join(figures)}")
-    own = [name for name in (*PRESETS, *FURTHER) if name in figures[figure]]
-    if preset not in own:
-        raise ParameterError(f"preset is {preset!r}; allowed are {', '.join(own)}")
-    variant = (
-        f"{preset}_{given.get('dataset')}"  # a preset may have settings of its own for another set
-    )
-    values = dict(figures[figure].get(variant) or figures[figure][preset], preset=preset)
-    known = sorted(set(Settings.model_fields) - set(figures[figure].get("unused", ())))
-    given = {name: value for name, value in given.items() if value is not None}
-    for name, value in given.items():
-        if name not in known:
-            raise ParameterError(
-                f"parameter {name!r} (= {value!r}) does not exist here{_hint(name, known)}; there are {', '.join(known)}"
-            )
-        if isinstance(value, str) and value.strip().lower() in ("true", "false"):
-            given[name] = value.strip().lower() == "true"
-    _scale_grid(values, given)
-    try:
-        return Settings(**{**values, **given})
-    except ValidationError as error:
-        raise ParameterError(explain(error)) from None
+    entries = catalogue()[figure]
+    named = set().union(*(values for values in entries.values() if isinstance(values, dict)))
+    apart = set(_BRINGS).union(*_BRINGS.values(), *[[n] for n in _LISTS])
+    apart |= set(_settings(MaskUpdate)) | set(_settings(Flow))
+    brought = set().union(*(_BRINGS[name] for name in named if name in _BRINGS))
+    runs = set(_Specified.model_fields) - apart
+    every = set(entries["only"]) if "only" in entries else runs | named | brought
+    return sorted((every | _COMMON) - set(entries.get("without", ())))
 
 
-def _scale_grid(values, given):
-    """Of a preset with another number of epochs, the pruning epochs stay the same shares of training."""
-    epochs = str(given.get("epochs", "")).strip()
-    if "prune_epochs" in values and "prune_epochs" not in given and epochs.isdecimal():
-        values["prune_epochs"] = sorted(
-            {round(t * int(epochs) / values["epochs"]) for t in values["prune_epochs"]}
+def settings(figure: str, /, preset: str = "quick", **given) -> Settings:
+    """The settings of ``figure`` at ``preset`` with what is ``given`` put over them.
+
+    ``None`` leaves the preset's. A ``plugin`` is run before anything else. Raises
+    ``ParameterError`` naming each wrong parameter, its value and what is allowed.
+    """
+    if figure not in catalogue():
+        raise ParameterError(f"figure {figure!r} is unknown; there are {', '.join(catalogue())}")
+    entries, known = catalogue()[figure], own(figure)
+    of_figure = [name for name in (*PRESETS, *FURTHER) if name in entries]
+    if preset not in of_figure:
+        raise ParameterError(f"preset is {preset!r}; allowed are {', '.join(of_figure)}")
+    for name in given.keys() - set(known):
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ParameterError(
+            f"parameter {name!r} (= {given[name]!r}) does not exist here{hint}; there are "
+            f"{', '.join(known)}"
         )
-
-
-def _hint(name, names):
-    return "".join(
-        f" (did you mean {near!r}?)" for near in difflib.get_close_matches(name, names, n=1)
-    )
-
-
-def setup_of(s: Settings, fingerprint: str) -> Setup:
-    """The setup that a figure's settings describe, on the data with this fingerprint."""
-    common = dict(
-        batch_size=s.batch_size, momentum=s.momentum, nesterov=s.nesterov, weight_decay=s.weight_decay,
-        schedule=s.schedule, gamma=s.gamma, lr_floor=s.lr_floor, warmup_epochs=s.warmup_epochs, precision=s.precision, decay=s.decay,
-        label_smoothing=s.label_smoothing, micro_batch=s.micro_batch,
-    )  # fmt: skip
-    late = s.milestones if s.sparse_milestones is None else s.sparse_milestones
+    given = {name: value for name, value in given.items() if value is not None}
+    if "plugin" in given:
+        registry.load_plugin(given["plugin"])
+    # of its own for another set, where it has them
+    values = entries.get(f"{preset}_{given.get('dataset')}") or entries[preset]
     try:
-        return Setup(
-            data=Data(
-                name=s.dataset, train=s.train_examples, test=s.test_examples, normalise=s.normalise, augment=s.augment,
-                noise=s.noise, noise_kind=s.noise_kind, image_size=s.image_size, folder=s.folder, fingerprint=fingerprint,
-            ),
-            network=Network(
-                name=s.network, widths=s.widths, width=s.width, activation=s.activation, pooling=s.pooling, init=s.init
-            ),
-            dense=Recipe(epochs=s.epochs, lr=s.lr, milestones=s.milestones, **common),
-            sparse=Recipe(epochs=s.sparse_epochs, lr=s.sparse_lr or s.lr, milestones=late, **common),
-            pruning=Pruning(
-                sparsity=s.sparsity or 0.0, criterion=s.criterion, scope=s.scope, keep_dense=s.keep_dense, source=s.prune_from,
-                score_examples=s.score_examples,
-            ),
-            measure_every=s.measure_every, watch=s.watch, watch_examples=s.watch_examples,
-            flow=Flow(every=s.flow_every, examples=s.flow_examples, skip=s.held) if s.flow_every else None,
-            continuation=Continuation(at=0, floor=s.rate_floor, reading=s.floor_reading, momentum=s.momentum_after),
-        )  # fmt: skip
+        chosen = Settings(**{**_adapted(values, given), **given, "preset": preset})
     except ValidationError as error:
         raise ParameterError(explain(error)) from None
+    beyond = list(_beyond(chosen, given))
+    if beyond:
+        raise ParameterError("; ".join(beyond))
+    return chosen
+
+
+def _adapted(values, given):
+    """A preset's values that go with what is given in others' places.
+
+    With another number of epochs, the pruning epochs stay the same shares of training; another
+    network has its own widths, and of the other options those that it takes.
+    """
+    values = dict(values)
+    epochs, network = str(given.get("epochs", "")).strip(), given.get("network", values["network"])
+    if "prune_epochs" in values and epochs.isdecimal():
+        grid = {round(t * int(epochs) / values["epochs"]) for t in values["prune_epochs"]}
+        values["prune_epochs"] = sorted(grid)
+    if network != values["network"] and network in registry.network:
+        for option in {"widths", "width", "activation", "pooling"} & values.keys():
+            if option == "widths" or option not in networks.options(network):
+                del values[option]
+    return values
+
+
+def _beyond(s, given) -> Iterator[str]:
+    """What a person asks for beyond what there is; of a preset's, what there is is taken."""
+    ends = {"milestones": max(s.epochs, s.sparse_epochs or 0)}
+    ends["sparse_milestones"] = s.epochs if s.sparse_epochs is None else s.sparse_epochs
+    for name, end in ends.items():
+        if name in given and max(getattr(s, name), default=0) > end:
+            yield f"{name} is {given[name]!r}: none may lie beyond the last epoch, {end}"
+    for name in ("examples", "exact_examples", "watch_examples", "score_examples"):
+        if name in given and getattr(s, name) > s.examples_there():
+            yield f"{name} is {given[name]!r}: there are {s.examples_there()} training examples"

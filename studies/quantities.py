@@ -152,7 +152,8 @@ def course(table, measure: str, along: str = "epoch", **cell) -> pd.DataFrame:
     rows = part(table, **cell)
     if along not in ("epoch", "step") and "epoch" in rows:
         rows = rows[rows["epoch"] == rows.groupby("key")["epoch"].transform("max")]
-    measured = rows.reindex(columns=["seed", along, measure])
+    several = [measure] if isinstance(measure, str) else measure
+    measured = rows.reindex(columns=["seed", along, *several])
     return measured.pivot_table(index="seed", columns=along, values=measure)
 
 

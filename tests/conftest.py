@@ -4,10 +4,9 @@ import hypothesis
 import numpy as np
 import pytest
 import torch
-from support import content_digest, random_arrays
+from support import content_digest, forget_sets, random_arrays
 
-from lib import files
-from lib.data import sets
+from lib.data import archives
 from lib.runs.store import Store
 from lib.training import loop
 
@@ -30,30 +29,30 @@ def store(tmp_path):
 
 @pytest.fixture
 def place_set(tmp_path, monkeypatch):
-    """A function that places arrays as the data file of a set, and makes its form and (if wanted) checksum known."""
+    """A function that places arrays as the data file of a set, and makes its form and (if
+    wanted) checksum known."""
 
     def place(name="cifar10", arrays=None, classes=None, trusted=True, **form):
         arrays = arrays or random_arrays(**form)
         classes = classes or int(arrays["y_train"].max()) + 1
         sizes = (len(arrays["x_train"]), len(arrays["x_test"]))
-        monkeypatch.setitem(sets._FORMS, name, (arrays["x_train"].shape[1:], classes, *sizes))
-        if trusted:
-            monkeypatch.setitem(files.DIGESTS, name, content_digest(arrays))
+        digest = content_digest(arrays) if trusted else archives.FORMS[name][-1]
+        form = (arrays["x_train"].shape[1:], classes, *sizes, digest)
+        monkeypatch.setitem(archives.FORMS, name, form)
         path = tmp_path / "data" / f"{name}.npz"
         path.parent.mkdir(exist_ok=True)
         np.savez(path, **arrays)
-        sets.read.cache_clear()
-        sets._tensors.cache_clear()
+        forget_sets()
         return path
 
     yield place
-    sets.read.cache_clear()
-    sets._tensors.cache_clear()
+    forget_sets()
 
 
 @pytest.fixture
 def one_thread():
-    """One thread for a while: how convolutions add up depends on the number, and BatchNorm magnifies the difference."""
+    """One thread for a while: how convolutions add up depends on the number, and BatchNorm
+    magnifies the difference."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -75,7 +74,8 @@ def trained(monkeypatch):
 
 @pytest.fixture
 def after_every_step(monkeypatch):
-    """A list of (pruned weights and velocities that are not zero, pruned weights) after each optimiser step of any group."""
+    """A list of (pruned weights and velocities that are not zero, pruned weights) after each
+    optimiser step of any group."""
     seen, real = [], loop.sgd_
 
     def watched(cohort, *arguments):

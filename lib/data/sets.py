@@ -1,228 +1,237 @@
-"""Image sets and the 12-bit task as tensors on the device.
+"""Data sets by name, as tensors on a device.
 
-A set is loaded whole, put into a canonical order, cut to size and given a fingerprint. The order of the image
-sets is that of a hash of each example's bytes: a file placed by hand and one downloaded give the same subset of
-1,000 examples, the same fingerprint, and so the same runs.
+A set is a function under ``@dataset`` that gives (x_train, y_train, x_test, y_test), or tensors
+handed over by ``from_tensors``. It is loaded whole, cut to size and given a fingerprint of its
+content::
+
+    @dataset
+    def mine():
+        return x_train, y_train, x_test, y_test
+
+``x_*`` are [N, D], [N, H, W] or [N, C, H, W]; whole numbers are divided by the largest of the
+training part, so that they lie in [0, 1], and floating-point ones stay as they are. ``y_*`` are
+labels 0 to C-1. The first so many examples are those of the order in which they are given. Tensors
+or arrays will do. A function is called once, until it is registered anew.
 """
 
 import functools
 import hashlib
-from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from lib import files, rng
+from lib import files
+from lib.data import archives
+from lib.data.images import (
+    NOISES,
+    NORMALISATIONS,
+    DataError,
+    ImageSet,
+    noisy_labels,
+    normalised,
+    require,
+    require_count,
+)
+from lib.registry import dataset
 
-NAMES = ("digits", "bits12", "mnist", "cifar10", "cifar100", "folder")
-CONSTANTS = {  # mean and standard deviation of each channel, for pixels in [0, 1]
-    "cifar10-code": (
-        (0.4914, 0.4822, 0.4465),
-        (0.2023, 0.1994, 0.2010),
-    ),  # the released price code, for CIFAR-10 and CIFAR-100 alike
-    "imagenet": (
-        (0.485, 0.456, 0.406),
-        (0.229, 0.224, 0.225),
-    ),  # the gradient-flow study's code, and torchvision's networks
-}
-NORMALISATIONS = ("none", "channel", *CONSTANTS)
-NOISES = ("symmetric", "flip")
+__all__ = [
+    "NOISES", "NORMALISATIONS", "DataError", "ImageSet",
+    "bits12", "from_tensors", "load", "noisy_labels", "size",
+]  # fmt: skip
 
-_FORMS = {  # image shape, classes, examples of the train and of the test part
-    "mnist": ((28, 28), 10, 60_000, 10_000),
-    "cifar10": ((32, 32, 3), 10, 50_000, 10_000),
-    "cifar100": ((32, 32, 3), 100, 50_000, 10_000),
-}
-
-
-class DataError(ValueError):
-    """A data set that is missing, malformed or too small; the message says what to do."""
-
-
-@dataclass(frozen=True)
-class Raw:
-    """A whole set in canonical order: integer arrays, and the digest of its content whatever the order."""
-
-    x_train: np.ndarray
-    y_train: np.ndarray
-    x_test: np.ndarray
-    y_test: np.ndarray
-    classes: int
-    digest: str
-
-
-@dataclass(frozen=True)
-class ImageSet:
-    """Tensors on a device. ``x_*`` float32 [N, C, H, W] or [N, D], ``y_*`` int64 [N].
-
-    ``fingerprint`` is a hash of exactly these examples; ``black`` [C] is the value of a zero pixel. Of a folder, ``x_*`` are
-    ``folder.Streamed``: sliced, they give tensors.
-    """
-
-    name: str
-    x_train: torch.Tensor
-    y_train: torch.Tensor
-    x_test: torch.Tensor
-    y_test: torch.Tensor
-    classes: int
-    fingerprint: str
-    black: torch.Tensor
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one example, without the batch."""
-        return tuple(self.x_train.shape[1:])
+PARTS = ("x_train", "y_train", "x_test", "y_test")
 
 
 def load(
-    name,
+    name: str,
     *,
-    train=None,
-    test=None,
-    normalise="none",
-    device="cpu",
-    root=None,
-    folder=None,
-    image_size=None,
+    train: int | None = None,
+    test: int | None = None,
+    normalise: str = "none",
+    device: str | torch.device = "cpu",
+    folder: str | None = None,
+    image_size: int | None = None,
 ) -> ImageSet:
-    """The set ``name``, its first ``train`` and ``test`` examples in canonical order (None: all), on ``device``.
+    """The set ``name``, its first ``train`` and ``test`` examples (None: all), on ``device``.
 
-    Pixels are scaled to [0, 1]; ``normalise`` is ``"none"``, ``"channel"`` (mean 0 and standard deviation 1 of each
-    channel over the training examples in use), or one of ``CONSTANTS``. The set ``"folder"`` is that in ``folder``, with images
-    of ``image_size`` pixels a side, and is never held whole: see ``lib.folders``, also for its fingerprint and errors.
-    Raises ``DataError`` for an unknown name, a missing or malformed file, or more examples than there are.
+    Pixels are scaled to [0, 1]; ``normalise`` is ``"none"``, ``"channel"`` (mean 0 and standard
+    deviation 1 of each channel over the training examples in use), or one of
+    ``images.CONSTANTS``. The set ``"folder"`` is that in ``folder``, with images of ``image_size``
+    pixels a side, and is never held whole: see ``lib.data.folder``, also for its fingerprint and
+    errors. Raises ``DataError`` for a missing or malformed set, or more examples than there are,
+    and ``ValueError`` for an unknown name.
+
+    >>> digits = load("digits", train=100, test=50)
+    >>> digits.shape, digits.classes, len(digits.x_train)
+    ((1, 8, 8), 10, 100)
     """
-    if normalise not in NORMALISATIONS:
-        raise DataError(
-            f"normalise is {normalise!r}; it must be one of {', '.join(NORMALISATIONS)}"
-        )
+    require(
+        normalise in NORMALISATIONS,
+        f"normalise is {normalise!r}; it must be one of {', '.join(NORMALISATIONS)}",
+    )
     if name == "folder":
-        from lib.data import folder
+        from lib.data import folder as folders
 
-        return folder.load(
-            folder,
-            train=train,
-            test=test,
-            normalise=normalise,
-            size=image_size,
-            device=device,
-            root=root,
-        )
-    return _tensors(name, train, test, normalise, str(device), str(root or files.data_root()))
+        return folders.load(folder, train, test, normalise, image_size, str(device))
+    return _tensors(name, dataset[name], files.data_root(), train, test, normalise, str(device))
 
 
 def size(name: str, folder: str | None = None) -> int:
     """How many training examples the set ``name`` has; ``"folder"`` is that in ``folder``."""
     if name == "folder":
-        from lib.data import folder
+        from lib.data import folder as folders
 
-        return folder.size(folder)
-    return _FORMS[name][2] if name in _FORMS else len(read(name, str(files.data_root())).y_train)
+        return folders.size(folder)
+    if name in archives.FORMS:
+        return archives.FORMS[name][2]
+    return len(_arrays(name, dataset[name], files.data_root())["y_train"])
+
+
+def from_tensors(name: str, x_train: Any, y_train: Any, x_test: Any, y_test: Any) -> None:
+    """Hand tensors or arrays over as the data set ``name``; see the module for what they may be.
+
+    Raises ``DataError`` for shapes that do not agree, numbers that are not finite, labels that are
+    no whole numbers from 0 on, and empty parts, and ``ValueError`` for a name of the project's own.
+    """
+
+    def given():
+        return x_train, y_train, x_test, y_test
+
+    _sound(name, given())
+    given.__module__ = "__main__"  # whatever calls: it is not the project's own
+    dataset(given, name=name, version="tensors")  # its content is in the fingerprint
 
 
 @functools.lru_cache(maxsize=2)
-def _tensors(name, train, test, normalise, device, root) -> ImageSet:
-    raw = read(name, root)
-    parts = {}
-    for part, count in (("train", train), ("test", test)):
-        x, y = getattr(raw, f"x_{part}"), getattr(raw, f"y_{part}")
-        if count is not None and not 1 <= count <= len(x):
-            raise DataError(
-                f"{part}_examples is {count}; {name!r} has 1 to {len(x)} {part} examples"
-            )
-        parts[f"x_{part}"], parts[f"y_{part}"] = x[:count], y[:count]
+def _tensors(name, entry, root, train, test, normalise, device) -> ImageSet:
+    whole, counts = _arrays(name, entry, root), {"train": train, "test": test}
+    for part, count in counts.items():
+        require_count(part, count, len(whole[f"y_{part}"]), name)
+    cut = {key: array[: counts[key[2:]]] for key, array in whole.items()}
     print_of = hashlib.blake2b(normalise.encode(), digest_size=16)
-    for key, array in parts.items():
-        print_of.update(
-            f"{key}{array.shape}{array.dtype}".encode() + np.ascontiguousarray(array).tobytes()
-        )
-    scale = 255 if name in _FORMS else float(raw.x_train.max())
-    tensors = {}
-    for key, array in parts.items():
-        tensor = torch.from_numpy(np.ascontiguousarray(array))
-        if key.startswith("x"):
-            tensor = tensor.float() / scale
-            if tensor.dim() == 3:
-                tensor = tensor.unsqueeze(1)
-            elif (
-                tensor.dim() == 4
-            ):  # stored [N, H, W, C]: a view [N, C, H, W] is channels-last for free
-                tensor = tensor.permute(0, 3, 1, 2)
-        tensors[key] = tensor.to(device)
-    tensors["black"] = _normalise(tensors, normalise)
-    return ImageSet(name=name, classes=raw.classes, fingerprint=print_of.hexdigest(), **tensors)
+    for key, array in cut.items():
+        print_of.update(f"{key}{array.shape}{array.dtype}".encode() + array.tobytes())
+    largest = 255 if name in archives.FORMS else max(whole["x_train"].max(), 1)
+    scale = 1.0 if whole["x_train"].dtype.kind == "f" else float(largest)
+    x_train, x_test = (_pixels(cut[key], scale).to(device) for key in ("x_train", "x_test"))
+    x_train, x_test, black = normalised(x_train, x_test, normalise)
+    y_train, y_test = (torch.tensor(cut[key], device=device) for key in ("y_train", "y_test"))
+    classes = 1 + int(max(whole["y_train"].max(), whole["y_test"].max()))
+    examples = x_train, y_train, x_test, y_test
+    return ImageSet(name, *examples, classes, print_of.hexdigest(), black)
 
 
-def _normalise(tensors, how) -> torch.Tensor:
-    """Shift and scale both parts in place of what they were; returns the value of black [C]."""
-    x = tensors["x_train"]
-    channels = x.shape[1] if x.dim() == 4 else 1
-    shape = (1, channels) + (1,) * (x.dim() - 2)
-    if how == "none":
-        return x.new_zeros(channels)
-    if how in CONSTANTS:
-        if channels != 3:
-            raise DataError(f"normalise={how!r} is for images of three channels")
-        mean, std = (torch.tensor(c, device=x.device).view(shape) for c in CONSTANTS[how])
-    else:
-        axes = [d for d in range(x.dim()) if x.dim() < 4 or d != 1]
-        mean, std = x.mean(axes, keepdim=True), x.std(axes, keepdim=True)
-    for key in ("x_train", "x_test"):
-        tensors[key] = (tensors[key] - mean) / std
-    return (-mean / std).flatten()
+def _pixels(array, scale):
+    """A view [N, C, H, W] of stored images [N, H, W, C] is channels-last for free."""
+    x = torch.from_numpy(np.ascontiguousarray(array)).float() / scale
+    x = x.movedim(-1, 1) if x.dim() == 4 else x
+    return x.unsqueeze(1) if x.dim() == 3 else x
 
 
 @functools.lru_cache(maxsize=4)
-def read(name: str, root: str) -> Raw:
-    """The whole set ``name`` as stored, checked; see ``load`` for what it raises."""
-    if name not in NAMES:
-        raise DataError(f"dataset {name!r} is unknown; there are {', '.join(NAMES)}")
-    if name in ("digits", "bits12"):
-        return _embedded(name)
-    path = Path(root) / f"{name}.npz"
-    if not path.exists():
-        from lib.data import download
-
-        download.fetch(name, path)
-    return _canonical(name, path)
+def _arrays(name, entry, root: Path) -> dict[str, np.ndarray]:
+    """The whole set, images [N, D], [N, H, W] or [N, H, W, C]; if on disk, as it is in ``root``."""
+    found = entry()
+    return found if isinstance(found, dict) else _sound(name, found)
 
 
-def _embedded(name):
+def _sound(name, found):
+    """A set of one's own as arrays like those of the project's, checked."""
+    require(
+        isinstance(found, (tuple, list)) and len(found) == len(PARTS),
+        f"dataset {name!r} must give ({', '.join(PARTS)}), and not {type(found).__name__}",
+    )
+    arrays = {
+        key: np.asarray(part.detach().cpu() if isinstance(part, torch.Tensor) else part)
+        for key, part in zip(PARTS, found, strict=True)
+    }
+    says = {k: f"dataset {name!r}: {k} is {a.dtype} {a.shape}; " for k, a in arrays.items()}
+    labels = np.unique(arrays["y_train"])
+    sound: dict[str, np.ndarray] = {}
+    for part in ("train", "test"):
+        x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
+        require(
+            x.ndim in (2, 3, 4) and x.size and x.dtype.kind in "biuf",
+            says[f"x_{part}"] + "it must be numbers [N, D], [N, H, W] or [N, C, H, W], and some",
+        )
+        require(
+            x.shape[1:] == arrays["x_train"].shape[1:],
+            says[f"x_{part}"] + f"x_train is {arrays['x_train'].shape}: all images must be alike",
+        )
+        require(
+            x.ndim < 4 or x.shape[1] in (1, 3) or x.shape[3] not in (1, 3),
+            says[f"x_{part}"] + "the channels must come first: [N, C, H, W]",
+        )
+        with np.errstate(over="ignore"):
+            x = x.astype({"f": np.float32, "b": np.uint8}.get(x.dtype.kind, x.dtype))
+        require(np.isfinite(x).all(), says[f"x_{part}"] + "it holds NaN or infinities")
+        require(
+            y.shape == (len(x),) and y.dtype.kind in "iu" and np.isin(y, labels).all(),
+            says[f"y_{part}"] + f"it must be {len(x)} labels, whole numbers known from y_train",
+        )
+        sound |= {f"x_{part}": np.moveaxis(x, 1, -1) if x.ndim == 4 else x}
+        sound |= {f"y_{part}": y.astype(np.int64)}
+    require(
+        labels[0] == 0 and labels[-1] == len(labels) - 1,
+        says["y_train"] + f"its {len(labels)} labels must be 0 to {len(labels) - 1}, each of them",
+    )
+    return sound
+
+
+def _archive(name):
+    @dataset(name=name)
+    def read():
+        return archives.read(name, files.data_root())
+
+
+@dataset
+def digits() -> dict[str, np.ndarray]:
+    """scikit-learn's digits: 1,000 to train on, 797 to test on: enough to see gaps of a point."""
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    return _split(found.images.astype(np.uint8), found.target, 1000)
+
+
+@dataset(name="bits12")
+def _bits12() -> dict[str, np.ndarray]:
+    """80/20, as the price study's code splits its synthetic set."""
+    return _split(*bits12(), 0.8)
+
+
+for name in archives.FORMS:
+    _archive(name)
+
+
+@dataset(name="folder")
+def _folder():
+    """Never held whole: ``load`` leaves it to ``lib.data.folder``."""
+
+
+def _split(x, y, train):
+    """Stratified, with the seed 42 of the price study's code."""
     from sklearn.model_selection import train_test_split
 
-    if (
-        name == "bits12"
-    ):  # 80/20 and the seed 42, as the price study's code splits its synthetic set
-        (x, y), train = bits12(), 0.8
-    else:  # 1,000 to train on and 797 to test on: enough of both to see gaps of a point
-        from sklearn.datasets import load_digits
-
-        digits = load_digits()
-        x, y, train = digits.images.astype(np.uint8), digits.target, 1000
     x_train, x_test, y_train, y_test = train_test_split(
         x, y.astype(np.int64), train_size=train, stratify=y, random_state=42
     )
-    return Raw(x_train, y_train, x_test, y_test, int(y.max()) + 1, "")
+    return {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
 
 
 def bits12() -> tuple[np.ndarray, np.ndarray]:
-    """The 12-bit task of the information-bottleneck literature (Shwartz-Ziv & Tishby 2017), all 4,096 patterns.
+    """The 12-bit task of the information-bottleneck literature (Shwartz-Ziv & Tishby 2017).
 
-    The bits are the vertices of an icosahedron and the label is invariant under its symmetries: a function of the
-    number n of set bits, of the edges e and of the antipodal pairs a among them. Returns x uint8 [4096, 12] in
-    counting order and y int64 [4096], of which 2,118 are ones.
+    All 4,096 patterns. The bits are the vertices of an icosahedron and the label is invariant under
+    its symmetries: a function of the number n of set bits, of the edges e and of the antipodal
+    pairs a among them. Returns x uint8 [4096, 12] in counting order and y int64 [4096], of which
+    2,118 are ones.
     """
     golden = (1 + 5**0.5) / 2
-    vertices = np.array(
-        [
-            np.roll((0, one, phi), turn)
-            for turn in range(3)
-            for one in (1, -1)
-            for phi in (golden, -golden)
-        ]
-    )
+    signs = [(one, phi) for one in (1, -1) for phi in (golden, -golden)]
+    vertices = np.array([np.roll((0, *pair), turn) for turn in range(3) for pair in signs])
     dots = vertices @ vertices.T  # golden between neighbours, -(golden^2 + 1) between antipodes
     edges = [p for p in combinations(range(12), 2) if abs(dots[p] - golden) < 1e-9]
     antipodes = [p for p in combinations(range(12), 2) if abs(dots[p] + golden**2 + 1) < 1e-9]
@@ -236,100 +245,3 @@ def bits12() -> tuple[np.ndarray, np.ndarray]:
         default=True,
     )
     return x, y.astype(np.int64)
-
-
-def _canonical(name, path) -> Raw:
-    """Read, check and order a file of the layout that data/README.md describes."""
-    shape, classes, *sizes = _FORMS[name]
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {k: archive[k] for k in ("x_train", "y_train", "x_test", "y_test")}
-    except Exception as error:
-        raise DataError(
-            f"{path} cannot be read as a data file ({error}); delete it and place or download it again"
-        ) from error
-    digests = []
-    for part, size in zip(("train", "test"), sizes, strict=True):
-        x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
-        if x.shape != (size, *shape) or x.dtype != np.uint8:
-            raise DataError(
-                f"{path}: x_{part} is {x.dtype} {x.shape}; {name!r} has uint8 {(size, *shape)}"
-            )
-        if y.shape != (size,) or not np.issubdtype(y.dtype, np.integer):
-            raise DataError(
-                f"{path}: y_{part} is {y.dtype} {y.shape}; {name!r} has integer labels of shape {(size,)}"
-            )
-        if y.min() < 0 or y.max() >= classes:
-            raise DataError(
-                f"{path}: y_{part} holds labels {y.min()} to {y.max()}; {name!r} has 0 to {classes - 1}"
-            )
-        y = y.astype(np.int64)
-        rows = [
-            hashlib.blake2b(image.tobytes() + bytes([label]), digest_size=16).digest()
-            for image, label in zip(x, y, strict=True)
-        ]
-        order = np.array(sorted(range(size), key=rows.__getitem__))
-        arrays[f"x_{part}"], arrays[f"y_{part}"] = x[order], y[order]
-        digests.append(hashlib.sha256(b"".join(sorted(rows))).hexdigest())
-    digest = hashlib.sha256("".join(digests).encode()).hexdigest()
-    if digest != files.DIGESTS[name]:
-        raise DataError(
-            f"{path}: its content has checksum {digest[:16]}..., not the {files.DIGESTS[name][:16]}... of {name!r}; "
-            "delete it and place or download it again"
-        )
-    return Raw(**arrays, classes=classes, digest=digest)
-
-
-def noisy_labels(
-    labels, rate, classes, seed, kind="symmetric"
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Label noise drawn from ``seed``: (given labels int64 [N], flipped bool [N]: where given differs from true).
-
-    round(rate * N) examples are picked. ``kind="symmetric"``: each gets a label uniform over all classes, its own
-    included, so that about rate * (1 - 1/C) are wrong (the price study's code); ``"flip"``: uniform over the others.
-    Raises ``ValueError`` for a rate outside [0, 1] or an unknown kind.
-    """
-    if not 0 <= rate <= 1:
-        raise ValueError(f"noise is {rate}; it must lie in [0, 1]")
-    if kind not in NOISES:
-        raise ValueError(f"noise_kind is {kind!r}; it must be one of {', '.join(NOISES)}")
-    stream = rng.generator(seed, "noise", kind)
-    labels = labels.cpu()
-    picked = torch.randperm(len(labels), generator=stream)[: round(rate * len(labels))]
-    given = labels.clone()
-    if kind == "symmetric":
-        given[picked] = torch.randint(classes, (len(picked),), generator=stream)
-    else:
-        given[picked] = (
-            given[picked] + torch.randint(1, classes, (len(picked),), generator=stream)
-        ) % classes
-    return given, given != labels
-
-
-class Cropper:
-    """Pad-4 random crop and horizontal flip of whole batches on the device (He et al. 2016, section 4.2).
-
-    The padding is black: ``black`` [C] is that value after normalisation. The padded set [N, H+8, W+8, C] stays on
-    the device, so that a batch is one gather.
-    """
-
-    def __init__(self, images: torch.Tensor, black: torch.Tensor, pad: int = 4):
-        n, channels, self.height, self.width = images.shape
-        self.padded = black.expand(n, self.height + 2 * pad, self.width + 2 * pad, channels).clone()
-        self.padded[:, pad:-pad, pad:-pad] = images.permute(0, 2, 3, 1)
-        self.choices = 2 * pad + 1
-        self.rows = torch.arange(self.height, device=images.device)
-        self.columns = torch.arange(self.width, device=images.device)
-
-    def draw(self, count: int, stream: torch.Generator) -> torch.Tensor:
-        """One epoch's draws for ``count`` examples: int64 [count, 3] of row offset, column offset, flip."""
-        offsets = torch.randint(self.choices, (count, 2), generator=stream)
-        return torch.cat((offsets, torch.randint(2, (count, 1), generator=stream)), 1)
-
-    def __call__(self, index: torch.Tensor, draw: torch.Tensor) -> torch.Tensor:
-        """The examples ``index`` [B], each moved by its row of ``draw`` [B, 3]: [B, C, H, W], channels-last."""
-        rows = draw[:, :1] + self.rows
-        columns = draw[:, 1:2] + torch.where(draw[:, 2:] == 1, self.columns.flip(0), self.columns)
-        return self.padded[index[:, None, None], rows[:, :, None], columns[:, None, :]].permute(
-            0, 3, 1, 2
-        )

@@ -1,63 +1,106 @@
 """How a mask changes while training: gradual magnitude pruning, SET, RigL and RigL inverted.
 
-Functions to be called between optimiser steps. A *layer* is a tensor [n] of one member or [K, n] of a batch of members, its weights
-along the last dimension; a *row* [P] or [K, P] holds all of a network's parameters, as in ``lib.training.cohort``. Members never see each
-other: a batch gives each what it would get alone. Nothing here trains, and nothing draws but from the generators given.
+A rule takes the prunable weights and the mask of one member (name -> tensor), a generator and the
+``Change`` that is due, and returns the new mask of the same names and shapes. To add one, write the
+function and decorate it; a run's ``mask_update`` can then name it. Nothing here trains, and nothing
+draws but from the generator given.
 
-A mask changes in two calls: one makes the new mask, ``apply_`` carries weights and momentum over to it.
+>>> def by_salience(weights, mask, generator, change):  # under ``@mask_update``
+...     salience = {name: (w * change.gradient[name]).abs() for name, w in weights.items()}
+...     wish = {name: torch.rand(w.shape, generator=generator) for name, w in weights.items()}
+...     return regrown(mask, salience, wish, change.fraction)
+>>> weights, mask = {"a": torch.tensor([1.0, 2, 3, 0, 0, 0])}, {"a": torch.arange(6) < 3}
+>>> change = Change(lambda: {"a": torch.tensor([9.0, 1, 9, 9, 9, 9])}, fraction=0.4)
+>>> by_salience(weights, mask, torch.Generator(), change)["a"].sum().item()
+3
 """
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
 from lib.masks import masks
+from lib.masks.masks import Named, refuse
+from lib.registry import mask_update
 
-METHODS = ("gradual", "set", "rigl", "rigl-inverted")
 SCHEDULES = ("rate", "cosine", "constant")
-Named = dict[str, torch.Tensor]
 
 
-# -- when, and how much ------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Change:
+    """What a rule may look at beside weights and mask, at an update after ``step`` optimiser steps.
+
+    ``fraction`` is the share of live weights to drop, ``sparsity`` the one that gradual pruning has
+    at this step, under ``scope``. ``gradient`` (of the loss, not masked, by name) is taken when a
+    rule asks for it: from the training batch (Evci et al.) or from held examples (the gradient-flow
+    study's code), as the run says.
+    """
+
+    slope: Callable[[], Named]
+    fraction: float = 0.0
+    sparsity: float = 0.0
+    scope: str = "layer"
+    step: int = 0
+
+    @cached_property
+    def gradient(self) -> Named:
+        """The gradient of each prunable weight, pruned ones too."""
+        return self.slope()
+
+
+# -- when, and how much ----------------------------------------------------------------------------
 
 
 def check(
     method: str, *, every: int, start: int, end: int, steps: int, fraction: float | None = None
 ) -> None:
-    """Raise ``ValueError`` for updates that make no sense in a run of ``steps`` optimiser steps; see ``due`` and ``drop_fraction``."""
-    if method not in METHODS:
-        raise ValueError(f"mask_update {method!r} is unknown; there are {', '.join(METHODS)}")
-    if every < 1:
-        raise ValueError(f"the update frequency is {every}: it counts optimiser steps, at least 1")
-    if not 0 <= start <= end:
-        raise ValueError(
-            f"updates start at step {start} and end at {end}: the start may be neither below 0 nor behind the end"
-        )
-    if end > steps:
-        raise ValueError(f"updates end at step {end}: the run has only {steps} steps")
+    """Raise ``ValueError`` for updates that make no sense in a run of ``steps`` optimiser steps.
+
+    See ``due`` and ``drop_fraction``.
+    """
+    mask_update[method]
+    refuse(every < 1, f"the update frequency is {every}: it counts optimiser steps, at least 1")
+    refuse(
+        not 0 <= start <= end,
+        f"updates start at step {start} and end at {end}: the start may be neither below 0 nor "
+        "behind the end",
+    )
+    refuse(end > steps, f"updates end at step {end}: the run has only {steps} steps")
     if method == "gradual":
-        if (end - start) % every or start == end:
-            raise ValueError(
-                f"gradual pruning from step {start} to {end} every {every} steps: the last update must fall on the end, or the final "
-                f"sparsity is missed; make the end the start plus a multiple of {every}"
-            )
-        return
-    if not any(
-        due(method, step, every=every, start=start, end=end, steps=steps)
-        for step in range(start, start + every + 1)
-    ):
-        raise ValueError(
-            f"the update frequency is {every} steps from {start} to {end}: in a run of {steps} steps no update would come"
+        refuse(
+            start == end or (end - start) % every,
+            f"gradual pruning from step {start} to {end} every {every} steps: the last update must "
+            "fall on the end, or the final sparsity is missed; make the end the start plus a "
+            f"multiple of {every}",
         )
-    if fraction is None or not 0 <= fraction <= 1:
-        raise ValueError(f"the drop fraction is {fraction}: it must lie in [0, 1]")
+        return
+    refuse(
+        (start or every) > min(end, steps - 1),
+        f"the update frequency is {every} steps from {start} to {end}: in a run of {steps} steps "
+        "no update would come",
+    )
+    _check_share(fraction)
+
+
+def _check_share(fraction):
+    refuse(
+        fraction is None or not 0 <= fraction <= 1,
+        f"the drop fraction is {fraction}: it must lie in [0, 1]",
+    )
 
 
 def due(method: str, step: int, *, every: int, start: int, end: int, steps: int) -> bool:
-    """Whether the mask changes after ``step`` optimiser steps: at ``start`` and ``every`` so many on, up to ``end``.
+    """Whether the mask changes after ``step`` steps: at ``start``, every so many on, up to ``end``.
 
-    What drops and grows does so neither before the first step (there is nothing to rank yet) nor after the run's last (what
-    has grown would never be trained). The gradient-flow study's code counts the same way, from ``start=0``.
+    What drops and grows does so neither before the first step (there is nothing to rank yet) nor
+    after the run's last (what has grown would never be trained). The gradient-flow study's code
+    counts the same way, from ``start=0``.
+
+    >>> [step for step in range(9) if due("rigl", step, every=4, start=0, end=8, steps=8)]
+    [4]
     """
     moment = start <= step <= end and (step - start) % every == 0
     return moment and (method == "gradual" or 0 < step < steps)
@@ -69,170 +112,162 @@ def drop_fraction(
     *,
     step: int = 0,
     end: int = 0,
-    rate: float | None = None,
-    highest: float | None = None,
+    rate: float = math.nan,
+    highest: float = math.nan,
 ) -> float:
     """The share of each layer's live weights to drop at an update.
 
-    ``rate``      initial * rate / highest, with the learning rate of now and the run's highest (its first, where there is no
-                  warm-up): the gradient-flow study on MNIST (appendix B.2)
-    ``cosine``    initial / 2 * (1 + cos(pi * step / end)), and 0 from ``end`` on (Dettmers & Zettlemoyer 2019; the study on ImageNet)
+    ``rate``      initial * rate / highest, with the learning rate of now and the run's highest (its
+                  first, where there is no warm-up): the gradient-flow study on MNIST (app. B.2)
+    ``cosine``    initial / 2 * (1 + cos(pi * step / end)), and 0 from ``end`` on (Dettmers &
+                  Zettlemoyer 2019; the study on ImageNet)
     ``constant``  initial
 
-    Raises ``ValueError`` for another schedule, an initial fraction outside [0, 1], or a rate that is not between 0 and the highest.
+    Raises ``ValueError`` for another schedule, an initial fraction outside [0, 1], or a rate that
+    is not between 0 and the highest.
+
+    >>> drop_fraction("cosine", 0.3, step=50, end=100)
+    0.15
     """
-    if not 0 <= initial <= 1:
-        raise ValueError(f"the drop fraction is {initial}: it must lie in [0, 1]")
+    _check_share(initial)
     if schedule == "constant":
         return initial
     if schedule == "cosine":
         return initial / 2 * (1 + math.cos(math.pi * step / end)) if step < end else 0.0
-    if schedule == "rate":
-        if rate is None or highest is None or not 0 <= rate <= highest or not highest:
-            raise ValueError(
-                f"the learning rate is {rate} and the highest {highest}: a drop fraction in proportion needs 0 <= rate <= highest"
-            )
-        return initial * rate / highest
-    raise ValueError(f"drop schedule {schedule!r} is unknown; there are {', '.join(SCHEDULES)}")
+    refuse(
+        schedule != "rate",
+        f"drop schedule {schedule!r} is unknown; there are {', '.join(SCHEDULES)}",
+    )
+    refuse(
+        not 0 <= rate <= highest or not highest,
+        f"the learning rate is {rate} and the highest {highest}: a drop fraction in proportion "
+        "needs 0 <= rate <= highest",
+    )
+    return initial * rate / highest
 
 
 def gradual(step: int, *, start: int, end: int, final: float, initial: float = 0.0) -> float:
-    """The sparsity after ``step`` steps: final + (initial - final) * (1 - (step - start) / (end - start))^3 (Zhu & Gupta 2017, Eq. 1).
+    """The sparsity after ``step`` steps, by the cubic schedule (Zhu & Gupta 2017, equation 1).
 
-    ``initial`` up to ``start``, exactly ``final`` from ``end`` on. Raises ``ValueError`` unless 0 <= initial <= final < 1, start < end.
+    final + (initial - final) * (1 - (step - start) / (end - start))^3; ``initial`` up to ``start``,
+    exactly ``final`` from ``end`` on. Raises ``ValueError`` unless 0 <= initial <= final < 1 and
+    start < end.
+
+    >>> gradual(50, start=0, end=100, final=0.8)
+    0.7000000000000001
     """
-    if not 0 <= initial <= final < 1:
-        raise ValueError(
-            f"the sparsity goes from {initial} to {final}: both must lie in [0, 1), and it cannot fall"
-        )
-    if start >= end:
-        raise ValueError(
-            f"gradual pruning goes from step {start} to {end}: it must end behind its start"
-        )
+    refuse(
+        not 0 <= initial <= final < 1,
+        f"the sparsity goes from {initial} to {final}: both must lie in [0, 1), and it cannot fall",
+    )
+    refuse(start >= end, f"gradual pruning goes from step {start} to {end}: it must end later")
     left = 1 - min(max((step - start) / (end - start), 0.0), 1.0)
     return final + (initial - final) * left**3
 
 
-# -- new masks ---------------------------------------------------------------------------------------------------------
+# -- new masks -------------------------------------------------------------------------------------
 
 
-def pruned(weights: Named, mask: Named, sparsity: float, scope: str = "layer") -> Named:
-    """The mask of ``sparsity`` inside ``mask``: of the prunable ``weights`` of one member the smallest |w| go, the pruned ones first.
+def regrown(mask: Named, worth: Named, wish: Named, fraction: float) -> Named:
+    """Drop the ``fraction`` of each layer's live weights of least ``worth``; as many others grow.
 
-    By name, in the weights' shapes; counts, scope, ties and errors as in ``masks.prune``. What is pruned stays pruned, which is
-    Zhu & Gupta's algorithm with the sparsities of ``gradual``. The gradient-flow study prunes each layer by itself.
+    The count is rounded down. What grows has the highest ``wish`` among all that are dead then,
+    those just dropped included. Among equals the lower index is dropped first, and grown first. NaN
+    counts as 0 and infinities as the largest numbers: a member that diverges keeps its density.
+    Raises ``ValueError`` for a fraction outside [0, 1].
+
+    >>> mask = {"a": torch.tensor([True, True, False, False])}
+    >>> worth, wish = ({"a": torch.tensor(v)} for v in ([2.0, 1.0, 0.0, 0.0], [0.0, 1.0, 2.0, 3.0]))
+    >>> regrown(mask, worth, wish, 0.5)["a"].tolist()
+    [True, False, False, True]
     """
-    scores = {
-        name: _size(weight).masked_fill(~mask[name], -1.0) for name, weight in weights.items()
-    }
-    return masks.prune(scores, sparsity, scope)
-
-
-def update(
-    method: str,
-    weights: torch.Tensor,
-    mask: torch.Tensor,
-    gradient: torch.Tensor | None,
-    fraction: float | torch.Tensor,
-    generator: torch.Generator | list[torch.Generator] | None = None,
-) -> torch.Tensor:
-    """The new mask of a layer, with as many live weights to the weight: bool [n] or [K, n].
-
-    Of the live weights the ``fraction`` (a number, or one for each of K members) with the smallest |w| is dropped, its count
-    rounded down. As many are then grown among all that are dead now, those just dropped included:
-
-    ``set``            at random, each as likely as the other (Mocanu et al. 2018, with the study's one ranking by |w| for both signs)
-    ``rigl``           where |gradient| is largest (Evci et al. 2020)
-    ``rigl-inverted``  where |gradient| is smallest (gradient-flow study, section 4.2)
-
-    Among equals the lower index is dropped first, and grown first. ``gradient`` (of the loss, not masked) has the layer's shape; from
-    which examples it comes is the caller's choice: the training batch (Evci et al.) or held ones (the study's code). SET
-    draws from ``generator``, one for [n] or a list of K for [K, n]. NaN counts as 0 and infinity as the largest number: a member
-    that has diverged keeps its density. Raises ``ValueError`` for an unknown method, a fraction outside [0, 1], shapes that differ, or
-    a gradient or generator that is missing.
-    """
-    if method not in METHODS[1:]:
-        raise ValueError(
-            f"mask_update {method!r} does not drop and grow; {', '.join(METHODS[1:])} do"
-        )
-    share = torch.as_tensor(fraction, dtype=torch.float64)
-    if not ((share >= 0) & (share <= 1)).all():
-        raise ValueError(f"the drop fraction is {fraction}: it must lie in [0, 1]")
-    if mask.shape != weights.shape or (
-        method != "set" and (gradient is None or gradient.shape != weights.shape)
-    ):
-        found = [tuple(mask.shape), None if gradient is None else tuple(gradient.shape)]
-        raise ValueError(
-            f"{method!r} needs a mask and a gradient of the weights' shape {tuple(weights.shape)}, not {found}"
-        )
-    count = (
-        (share.to(weights.device) * mask.sum(-1) + 1e-9).floor().long()
-    )  # 0.29 * 100 is a little less than 29
-    kept = mask & ~_first(_size(weights).masked_fill(~mask, math.inf), count)
-    wish = _uniform(weights, generator) if method == "set" else _size(gradient)
-    if method == "rigl":
-        wish = -wish
-    return kept | _first(wish.masked_fill(kept, math.inf), count)
-
-
-def update_rows(
-    method: str, weights, mask, gradients, fraction, generators, layers: list[slice]
-) -> torch.Tensor:
-    """The new mask of whole rows [P] or [K, P]: ``update`` for each of ``layers`` (see ``spans``), the rest as it is.
-
-    SET's draws come from a member's one generator, layer after layer. ``gradients`` may be None for SET.
-    """
-    new = mask.clone()
-    for span in layers:
-        gradient = None if gradients is None else gradients[..., span]
-        new[..., span] = update(
-            method, weights[..., span], mask[..., span], gradient, fraction, generators
-        )
+    _check_share(fraction)
+    new = {}
+    for name, live in mask.items():
+        count = int(fraction * int(live.sum()) + 1e-9)  # 0.29 * 100 is a little less than 29
+        kept = live.flatten() & ~_first(worth[name], ~live, count)
+        new[name] = (kept | _first(-wish[name], kept, count)).view(live.shape)
     return new
 
 
-def spans(shapes: dict[str, torch.Size], names: list[str]) -> list[slice]:
-    """Where the parameters ``names`` lie in a row that holds all of ``shapes`` (``Layout.parameters``) one after the other."""
-    found, offset = {}, 0
-    for name, shape in shapes.items():
-        found[name] = slice(offset, offset + shape.numel())
-        offset += shape.numel()
-    return [found[name] for name in names]
+def _first(values, barred, count):
+    """True [n] at the ``count`` lowest of ``values`` that are not ``barred``, ties by index."""
+    values = torch.nan_to_num(values).flatten().masked_fill(barred.flatten(), math.inf)
+    chosen = torch.zeros(len(values), dtype=torch.bool, device=values.device)
+    chosen[torch.argsort(values, stable=True)[:count]] = True
+    return chosen
+
+
+def _sizes(values):
+    return {name: value.abs() for name, value in values.items()}
+
+
+@mask_update(name="gradual")
+def pruned(weights: Named, mask: Named, generator: torch.Generator | None, change: Change) -> Named:
+    """Of the ``change``'s sparsity and scope: the smallest |w| go, the pruned ones first.
+
+    What is pruned stays pruned, which is Zhu & Gupta's algorithm (2017) with the sparsities of
+    ``gradual``; counts, ties and errors are those of ``masks.prune``. The gradient-flow study
+    prunes each layer by itself.
+    """
+    sizes = {name: torch.nan_to_num(size) for name, size in _sizes(weights).items()}
+    scores = {name: size.masked_fill(~mask[name], -1.0) for name, size in sizes.items()}
+    return masks.prune(scores, change.sparsity, change.scope)
+
+
+@mask_update(name="set")
+def set_(weights: Named, mask: Named, generator: torch.Generator, change: Change) -> Named:
+    """The smallest |w| go, and any grow (Mocanu et al. 2018; one ranking for both signs)."""
+    wish = {}
+    for name, weight in weights.items():  # float64, so that ties are rare
+        drawn = torch.rand(weight.numel(), generator=generator, dtype=torch.float64)
+        wish[name] = -drawn.to(weight.device)
+    return regrown(mask, _sizes(weights), wish, change.fraction)
+
+
+@mask_update
+def rigl(weights: Named, mask: Named, generator: torch.Generator, change: Change) -> Named:
+    """The smallest |w| go, and the largest |gradient| grow (Evci et al. 2020)."""
+    return regrown(mask, _sizes(weights), _sizes(change.gradient), change.fraction)
+
+
+@mask_update(name="rigl-inverted")
+def inverted(weights: Named, mask: Named, generator: torch.Generator, change: Change) -> Named:
+    """The smallest |w| go, and the smallest |gradient| grow (gradient-flow study, section 4.2)."""
+    wish = {name: -size for name, size in _sizes(change.gradient).items()}
+    return regrown(mask, _sizes(weights), wish, change.fraction)
+
+
+def updated(
+    method: str, weights: Named, mask: Named, generator: torch.Generator, change: Change
+) -> Named:
+    """The new mask by the rule ``method``, which is handed copies.
+
+    Raises ``ValueError`` that names the rule where it returns other names or shapes, what is not
+    bool, or (all but gradual pruning) another number of live weights.
+    """
+    copies = [{name: value.clone() for name, value in of.items()} for of in (weights, mask)]
+    what = f"mask_update {method!r} at step {change.step}"
+    new = masks.checked(what, mask_update[method](*copies, generator, change), weights)
+    for live in new.values():
+        refuse(live.dtype != torch.bool, f"{what} gives {live.dtype}, not bool")
+    before, after = (sum(int(live.sum()) for live in of.values()) for of in (mask, new))
+    refuse(
+        method != "gradual" and before != after,
+        f"{what} leaves {after} weights alive: there were {before}",
+    )
+    return new
 
 
 def apply_(
     weights: torch.Tensor, velocity: torch.Tensor, before: torch.Tensor, after: torch.Tensor
 ) -> None:
-    """Carry weights and momentum over to the mask ``after``, in place, in rows or layers.
+    """Carry weights and momentum over to the mask ``after``, in place; rows or layers of any shape.
 
-    What lives in both masks keeps its weight and velocity, also a weight that was dropped and grown in one update (as in the study's
-    code). All else is zero with zero velocity: what was dropped, and what has grown and starts.
+    What lives in both masks keeps its weight and velocity, also a weight that was dropped and grown
+    in one update (as in the study's code). All else is zero with zero velocity: what was dropped,
+    and what has grown and starts.
     """
     changed = ~(before & after)
     weights.masked_fill_(changed, 0.0)  # not a product: that would keep a NaN
     velocity.masked_fill_(changed, 0.0)
-
-
-def _size(values):
-    """|values|, finite."""
-    return torch.nan_to_num(values.abs(), nan=0.0, posinf=torch.finfo(values.dtype).max)
-
-
-def _first(scores, count):
-    """True at the ``count`` [...] lowest of each row of ``scores`` [..., n], ties by index."""
-    order = torch.argsort(scores, dim=-1, stable=True)
-    ranks = torch.arange(scores.shape[-1], device=scores.device).expand_as(order)
-    return torch.empty_like(order).scatter_(-1, order, ranks) < count.unsqueeze(-1)
-
-
-def _uniform(weights, generator):
-    """Uniform numbers of the shape of ``weights``, each member's from its own generator; float64, so that ties are rare."""
-    generators = generator if isinstance(generator, (list, tuple)) else [generator]
-    if None in generators or (len(generators),) != (weights.shape[:-1] or (1,)):
-        raise ValueError(
-            f"'set' draws: give a generator for each of the members in {tuple(weights.shape)}"
-        )
-    drawn = torch.stack(
-        [torch.rand(weights.shape[-1], generator=rng, dtype=torch.float64) for rng in generators]
-    )
-    return drawn.view(weights.shape).to(weights.device)

@@ -1,7 +1,8 @@
 """Mask algebra: from scores to an exact mask under a scope.
 
-A mask is a dict parameter name -> bool tensor, True where the weight lives. Higher scores live longer. From the
-same scores a mask of higher sparsity is nested in one of lower, and ties fall by index, so counts are exact.
+A mask is a dict parameter name -> bool tensor, True where the weight lives. Higher scores live
+longer. From the same scores a mask of higher sparsity is nested in one of lower, and ties fall by
+index, so counts are exact.
 """
 
 from fractions import Fraction
@@ -10,95 +11,115 @@ import torch
 
 SCOPES = ("global", "layer", "uniform", "erk")
 KINDS = ("uniform", "bounded", "uneven", "even")
+Named = dict[str, torch.Tensor]
+Shapes = dict[str, tuple[int, ...]]
+
+
+def refuse(so: object, words: str) -> None:
+    """Raise ``ValueError`` with these ``words`` where it is so."""
+    if so:
+        raise ValueError(words)
 
 
 def pruned_count(sparsity: float, size: int) -> int:
     """How many of ``size`` weights are zero at ``sparsity``: round(s * N), ties to even.
 
     Raises ``ValueError`` unless 0 <= sparsity < 1.
+
+    >>> pruned_count(0.9, 784)
+    706
     """
-    if not 0 <= sparsity < 1:
-        raise ValueError(f"sparsity is {sparsity}; it must lie in [0, 1)")
+    refuse(not 0 <= sparsity < 1, f"sparsity is {sparsity}; it must lie in [0, 1)")
     return round(sparsity * size)
 
 
-def prune(
-    scores: dict[str, torch.Tensor], sparsity: float, scope: str = "global"
-) -> dict[str, torch.Tensor]:
-    """The mask that removes the lowest ``sparsity`` share of ``scores`` (name -> tensor of the weight's shape).
+def prune(scores: Named, sparsity: float, scope: str = "global") -> Named:
+    """The mask that removes the lowest ``sparsity`` share of ``scores`` [the weight's shape].
 
-    ``scope="global"`` ranks all weights together (one-shot global magnitude pruning: Zhu & Gupta 2017; price study,
-    section 2); ``scope="layer"`` prunes round(s * n) in each layer; ``"uniform"`` and ``"erk"`` keep in each layer what
-    ``allocation`` gives it, and prune round(s * N) together. Among equal scores the lower index goes first. Raises ``ValueError`` for an
-    unknown scope, a sparsity outside [0, 1), NaN scores, or, under any scope but the global one, a sparsity that would leave a
-    layer without any weight.
+    ``scope="global"`` ranks all weights together (one-shot global magnitude pruning: Zhu & Gupta
+    2017; price study, section 2); ``"layer"`` prunes round(s * n) in each layer; ``"uniform"`` and
+    ``"erk"`` keep in each layer what ``allocation`` gives it, and prune round(s * N) together.
+    Among equal scores the lower index goes first. Raises ``ValueError`` for an unknown scope, a
+    sparsity outside [0, 1), NaN scores, or, under any scope but the global one, a sparsity that
+    would leave a layer without any weight.
+
+    >>> scores = {"a": torch.tensor([4.0, 1.0]), "b": torch.tensor([[2.0, 3.0]])}
+    >>> [live.tolist() for live in prune(scores, 0.5).values()]
+    [[True, False], [[False, True]]]
     """
-    if scope not in SCOPES:
-        raise ValueError(f"scope {scope!r} is unknown; there are {', '.join(SCOPES)}")
+    refuse(scope not in SCOPES, f"scope {scope!r} is unknown; there are {', '.join(SCOPES)}")
     for name, score in scores.items():
-        if torch.isnan(score).any():
-            raise ValueError(f"scores of {name!r} hold NaN: no ranking is possible")
+        refuse(score.isnan().any(), f"scores of {name!r} hold NaN: no ranking is possible")
     if scope == "global":
         flat = torch.cat([score.flatten() for score in scores.values()])
         keep = _keep(flat, pruned_count(sparsity, flat.numel()))
         parts = keep.split([score.numel() for score in scores.values()])
-        return {
-            name: part.view(scores[name].shape) for name, part in zip(scores, parts, strict=True)
-        }
-    live = allocation({name: score.shape for name, score in scores.items()}, sparsity, scope)
-    return {
-        name: _keep(score.flatten(), score.numel() - live[name]).view(score.shape)
-        for name, score in scores.items()
-    }
+    else:
+        live = allocation({name: score.shape for name, score in scores.items()}, sparsity, scope)
+        parts = [_keep(s.flatten(), s.numel() - live[name]) for name, s in scores.items()]
+    return {n: part.view(scores[n].shape) for n, part in zip(scores, parts, strict=True)}
 
 
-def allocation(shapes: dict[str, tuple[int, ...]], sparsity: float, scope: str) -> dict[str, int]:
-    """How many weights live in each layer under any scope but the global one; ``shapes`` by name, [outputs, inputs, *kernel].
+def allocation(shapes: Shapes, sparsity: float, scope: str) -> dict[str, int]:
+    """How many weights live in each layer [outputs, inputs, *kernel] under a scope but the global.
 
-    ``"layer"``: n - round(s * n) of each layer's n. The others leave N - round(s * N) together: ``"uniform"`` in proportion to a
-    layer's weights, ``"erk"`` to outputs + inputs + sides of the kernel, so that the density goes as that sum over their product
-    (Erdős-Rényi-Kernel; Evci et al. 2020, RigL, section 3). A layer that would get more than it has lives wholly, and what it
+    ``"layer"``: n - round(s * n) of each layer's n. The others leave N - round(s * N) together:
+    ``"uniform"`` in proportion to a layer's weights, ``"erk"`` to outputs + inputs + sides of the
+    kernel, so that the density goes as that sum over their product (Erdős-Rényi-Kernel; Evci et
+    al. 2020, RigL, section 3). A layer that would get more than it has lives wholly, and what it
     cannot take goes to the others in their proportion.
 
-    Shares are made whole by the rule of Sainte-Laguë: the next weight goes to the layer with the largest claim / (2 * live + 1), on
-    ties the first. Largest remainders would do as well for one sparsity, but a layer may then lose a weight where the total rises,
-    and masks would not nest. Raises ``ValueError`` for another scope, or where a layer would be left without any weight.
+    Shares are made whole by the rule of Sainte-Laguë: the next weight goes to the layer with the
+    largest claim / (2 * live + 1), on ties the first. Largest remainders would do as well for one
+    sparsity, but a layer may then lose a weight where the total rises, and masks would not nest.
+    Raises ``ValueError`` for another scope, or where a layer would be left without any weight.
+
+    >>> allocation({"a": (8, 8), "b": (2, 8)}, 0.75, "erk")
+    {'a': 12, 'b': 8}
     """
+    refuse(
+        scope not in SCOPES[1:],
+        f"scope {scope!r} gives no counts to layers; {', '.join(SCOPES[1:])} do",
+    )
     sizes = [torch.Size(shape).numel() for shape in shapes.values()]
     if scope == "layer":
         live = [size - pruned_count(sparsity, size) for size in sizes]
-    elif scope in ("uniform", "erk"):
+    else:
         claims = sizes if scope == "uniform" else [sum(shape) for shape in shapes.values()]
         live = _apportioned(claims, sizes, sum(sizes) - pruned_count(sparsity, sum(sizes)))
-    else:
-        raise ValueError(f"scope {scope!r} gives no counts to layers; {', '.join(SCOPES[1:])} do")
     for name, size, count in zip(shapes, sizes, live, strict=True):
-        if not count:
-            raise ValueError(
-                f"sparsity {sparsity} with scope {scope!r} leaves no weight in {name!r} ({size} weights); choose a lower one"
-            )
+        refuse(
+            not count,
+            f"sparsity {sparsity} with scope {scope!r} leaves no weight in {name!r} "
+            f"({size} weights); choose a lower one",
+        )
     return dict(zip(shapes, live, strict=True))
 
 
-def random(
-    shapes: dict[str, tuple[int, ...]], sparsity: float, kind: str, generator: torch.Generator
-) -> dict[str, torch.Tensor]:
-    """A random mask of layers of ``shapes`` [outputs, inputs, *kernel], with exactly round(s * n) zeros in each of them.
+def random(shapes: Shapes, sparsity: float, kind: str, generator: torch.Generator) -> Named:
+    """A random mask of layers [outputs, inputs, *kernel], with round(s * n) zeros in each of them.
 
     ``uniform``  every weight is as likely to live
-    ``bounded``  those with the lowest draws from U(0, k) go, k = 1, 2, ... along the output neurons: the first have few inputs or
-                 none, the last have many (what the gradient-flow study's released code does for its Figure 1c)
-    ``uneven``   each neuron has a share of its own, from about 1/2 to 2 times the mean, for its inputs and another for its outputs
-    ``even``     every output neuron has as many live inputs: round(s * inputs) of them are zero, which may differ from round(s * n)
+    ``bounded``  those with the lowest draws from U(0, k) go, k = 1, 2, ... along the outputs: the
+                 first have few inputs or none, the last have many (what the gradient-flow study's
+                 released code does for its Figure 1c)
+    ``uneven``   each neuron has a share of its own, from about 1/2 to 2 times the mean, for its
+                 inputs and another for its outputs
+    ``even``     every output has as many live inputs: round(s * inputs) of them are zero, which
+                 may differ from round(s * n)
 
-    Raises ``ValueError`` for an unknown kind, a sparsity outside [0, 1), or one that leaves a layer without any weight.
+    Raises ``ValueError`` for an unknown kind, a sparsity outside [0, 1), or one that leaves a layer
+    without any weight.
+
+    >>> random({"a": (3, 8)}, 0.5, "even", torch.Generator())["a"].sum(1).tolist()
+    [4, 4, 4]
     """
-    if kind not in KINDS:
-        raise ValueError(f"kind of mask {kind!r} is unknown; there are {', '.join(KINDS)}")
-    scores = {
-        name: torch.rand(tuple(shape), generator=generator, dtype=torch.float64)
-        for name, shape in shapes.items()
-    }
+    refuse(kind not in KINDS, f"kind of mask {kind!r} is unknown; there are {', '.join(KINDS)}")
+
+    def draw(*shape):
+        return torch.rand(shape, generator=generator, dtype=torch.float64)
+
+    scores = {name: draw(*shape) for name, shape in shapes.items()}
     if kind == "even":
         rows = {
             name: prune({str(o): row for o, row in enumerate(score)}, sparsity, "layer")
@@ -106,68 +127,76 @@ def random(
         }
         return {name: torch.stack(list(each.values())) for name, each in rows.items()}
     for score in scores.values():
-        outputs, inputs, ones = *score.shape[:2], [1] * (score.dim() - 2)
+        outputs, inputs, *sides = score.shape
+        ones = [1] * len(sides)
         if kind == "bounded":
             score *= torch.arange(1, outputs + 1).view(outputs, 1, *ones)
-        if (
-            kind == "uneven"
-        ):  # the largest u^(1/w) are a draw without replacement in proportion to w (Efraimidis & Spirakis 2006)
-            own = [
-                4 ** (torch.rand(count, generator=generator, dtype=torch.float64) - 0.5)
-                for count in (outputs, inputs)
-            ]
+        if kind == "uneven":
+            # the largest u^(1/w) are a draw without replacement in proportion to w
+            # (Efraimidis & Spirakis 2006)
+            own = [4 ** (draw(count) - 0.5) for count in (outputs, inputs)]
             score.log_().div_(torch.outer(*own).view(outputs, inputs, *ones))
     return prune(scores, sparsity, "layer")
 
 
 def _apportioned(claims, sizes, total):
-    """The first ``total`` weights in the order of claim / 1, claim / 3, claim / 5, ... of each layer, as counts by layer."""
-    layers, full = range(len(sizes)), set()
+    """The first ``total`` weights in the order of claim / 1, claim / 3, ... of each, as counts."""
+    layers = range(len(sizes))
+    full: set[int] = set()
     while True:  # the exact shares are level * claim, but for the layers that are full
-        open_claims = sum(claims[i] for i in layers if i not in full)
-        level = Fraction(total - sum(sizes[i] for i in full), open_claims)
+        left = total - sum(sizes[i] for i in full)
+        level = Fraction(left, sum(claims[i] for i in layers if i not in full))
         over = {i for i in layers if i not in full and level * claims[i] > sizes[i]}
         if not over:
             break
         full |= over
-    # rounded shares are the first so many weights in that order; the few that are missing, or too many, follow it
-    live = [
-        min(size, int(level * claim + Fraction(1, 2)))
-        for claim, size in zip(claims, sizes, strict=True)
-    ]
+    # rounded shares are the first so many weights in that order; the few that are missing, or too
+    # many, follow it
+    shares = [int(level * claim + Fraction(1, 2)) for claim in claims]
+    live = [min(size, share) for size, share in zip(sizes, shares, strict=True)]
+
+    def rank(i, odd):
+        return Fraction(claims[i], 2 * live[i] + odd), -i
+
     while sum(live) < total:
-        live[
-            max(
-                (i for i in layers if live[i] < sizes[i]),
-                key=lambda i: (Fraction(claims[i], 2 * live[i] + 1), -i),
-            )
-        ] += 1
+        live[max((i for i in layers if live[i] < sizes[i]), key=lambda i: rank(i, 1))] += 1
     while sum(live) > total:
-        live[
-            min(
-                (i for i in layers if live[i]),
-                key=lambda i: (Fraction(claims[i], 2 * live[i] - 1), -i),
-            )
-        ] -= 1
+        live[min((i for i in layers if live[i]), key=lambda i: rank(i, -1))] -= 1
     return live
 
 
-def _keep(scores: torch.Tensor, count: int) -> torch.Tensor:
-    """All but the ``count`` lowest; of those equal to the last that goes, the first go. A selection is faster than a sort."""
+def _keep(scores, count):
+    """All but the ``count`` lowest; of those equal to the last that goes, the first go."""
     if not count:
         return torch.ones(scores.numel(), dtype=torch.bool, device=scores.device)
-    limit = scores.kthvalue(count).values
+    limit = scores.kthvalue(count).values  # a selection is faster than a sort
     keep = scores > limit
     equal = (scores == limit).nonzero().squeeze(1)
     keep[equal[count - int((scores < limit).sum()) :]] = True
     return keep
 
 
-def density(mask: dict[str, torch.Tensor]) -> float:
-    """Share of live weights."""
-    return sum(int(m.sum()) for m in mask.values()) / sum(m.numel() for m in mask.values())
+def empty_layers(mask: Named) -> list[str]:
+    """Names of layers in which no weight lives: such a network cannot learn, as nothing passes."""
+    return [name for name, live in mask.items() if not live.any()]
 
 
-def empty_layers(mask: dict[str, torch.Tensor]) -> list[str]:
-    """Names of layers in which no weight lives: nothing passes them, so such a network cannot learn."""
-    return [name for name, m in mask.items() if not m.any()]
+def checked(what: str, found: Named, weights: Named) -> Named:
+    """What a registered function has ``found`` for these ``weights``, in their order and place.
+
+    Raises ``ValueError``, which begins with ``what`` was called, unless each weight, and no other
+    name, has a tensor of its shape without NaN.
+
+    >>> checked("criterion 'mine'", {"a": torch.ones(3)}, {"a": torch.ones(2)})
+    Traceback (most recent call last):
+    ValueError: criterion 'mine' gives for 'a' the shape (3,), not (2,)
+    """
+    refuse(
+        not isinstance(found, dict),
+        f"{what} gives a {type(found).__name__}, not a tensor by weight's name",
+    )
+    for name in {**weights, **found}:
+        given, wanted = (tuple(of[name].shape) if name in of else "none" for of in (found, weights))
+        refuse(given != wanted, f"{what} gives for {name!r} the shape {given}, not {wanted}")
+        refuse(found[name].isnan().any(), f"{what} gives NaN for {name!r}")
+    return {name: found[name].detach().to(weight.device) for name, weight in weights.items()}

@@ -1,82 +1,84 @@
-"""How the gradients of single examples align with a direction: their cosines as a distribution, and the classes at its upper end."""
+"""How single examples' gradients align with a direction: their cosines, and who is at the top."""
+
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor, nn
 
-from lib.metrics.gradients import (
-    MeasureError,
-    check,
-    check_labels,
-    counted_direction,
-    local,
-    passes,
-)
+from lib.metrics.contract import Named, check, check_labels, require
+from lib.metrics.gradients import counted_direction, norms_and_dots, passes
 
 LEVELS = 200  # quantiles kept: 0, 1/200, ..., 1
 TOP = 0.05  # the examples above the 95% quantile
 
 
 def cosines(
-    network, x, labels, direction, *, masks=(None,), which="all", chunk=None
-) -> list[torch.Tensor]:
-    """Cosines [n] between each example's negative loss gradient and ``direction``, one tensor for each of ``masks``.
+    network: nn.Module,
+    x: Tensor,
+    labels: Tensor,
+    direction: Named,
+    *,
+    masks: Sequence[Named | None] = (None,),
+    **options,
+) -> list[Tensor]:
+    """Cosines [n] between each example's negative loss gradient and ``direction``, by mask.
 
-    Price study, Figures 8b and 8c; over the live weights that count. The gradient of the loss is 1 - p of the label times that of the
-    log-odds (all wrong classes against the label): that one is used, since it points the same way and does not underflow where
-    the network is confident (numbers so small would also slow the processor). Several masks share the passes. Arguments and
-    errors: see ``lib.metrics.gradients``. An example whose gradient is zero for other reasons, in a dead network, gives NaN.
+    Price study, Figures 8b and 8c; over the live weights that count. The gradient of the loss is
+    1 - p of the label times that of the log-odds (all wrong classes against the label): that one is
+    used, since it points the same way and does not underflow where the network is confident
+    (numbers so small would also slow the processor). Several masks share the passes. An example
+    whose gradient is zero for other reasons, in a dead network, gives NaN. Arguments (``options``)
+    and errors: see ``lib.metrics.contract``; a direction of zero is refused.
+
+    >>> network = nn.Linear(2, 2, bias=False).eval()
+    >>> _, ahead = nn.init.zeros_(network.weight), {"weight": torch.tensor([[0.0, 0.0], [1, 1]])}
+    >>> cosines(network, torch.tensor([[1.0, 1.0]]), torch.tensor([1]), ahead)
+    [tensor([0.7071])]
     """
-    lengths, ahead = [], []
+    ahead, lengths = [], []
     for mask in masks:
-        check(network, x, labels, mask, which)
+        _, which, chunk = check(network, x, labels, mask=mask, **options)
         ahead.append(counted_direction(network, direction, mask, which))
         norms = [torch.linalg.vector_norm(value).double() for value in ahead[-1].values()]
         lengths.append(torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(()))
-        if not lengths[-1] > 0:
-            raise MeasureError(
-                "the direction is zero over the weights that count: no cosine is defined"
-            )
-    found = [[] for _ in masks]
+        require(lengths[-1] > 0, "the direction is zero over the weights that count: no cosine")
+    found = []
     # passes at the cost of the live weights are those of one mask
     for part, taken in passes(network, x, chunk, mask=masks[0] if len(masks) == 1 else None):
-        check_labels(labels, taken.logits)
-        norms, dots = [0.0] * len(found), [0.0] * len(found)
-        for name, layer, delta in taken.deltas([_log_odds_gradient(taken.logits, labels[part])]):
-            for i, mask in enumerate(masks):
-                norm, along = layer.squares_and_dots(
-                    delta, local(mask, name), local(ahead[i], name), which
-                )
-                norms[i], dots[i] = norms[i] + sum(norm.values()), dots[i] + along
-        for values, norm, dot, length in zip(found, norms, dots, lengths, strict=True):
-            values.append(-dot / (norm.sqrt() * length.to(norm.dtype)))
-    return [torch.cat(values) for values in found]
+        check_labels(labels[part], *taken.logits.shape)
+        cotangent = _log_odds_gradient(taken.logits, labels[part])
+        both = zip(norms_and_dots(taken, cotangent, masks, ahead, which), lengths, strict=True)
+        found.append([-dot / (norm.sqrt() * length.to(norm.dtype)) for (norm, dot), length in both])
+    return [torch.cat(values) for values in zip(*found, strict=True)]
 
 
 def _log_odds_gradient(logits, labels):
-    """Gradient of the log-odds in the logits, [n, C]: -1 at the label, and elsewhere the softmax over the other classes."""
+    """Gradient of the log-odds in the logits, [n, C]: -1 at the label, else softmax without it."""
     labels = labels.unsqueeze(1)
-    return torch.softmax(logits.detach().scatter(1, labels, -torch.inf), -1).scatter(
-        1, labels, -1.0
-    )
+    others = torch.softmax(logits.detach().scatter(1, labels, -torch.inf), -1)
+    return others.scatter(1, labels, -1.0)
 
 
-def distribution(cosines: torch.Tensor, labels: torch.Tensor, classes: int) -> dict:
-    """The ``cosines`` [n] of examples with ``labels`` int64 [n] as numbers to keep (price study, Figures 8b, 8c, 9 and 10).
+def distribution(cosines: Tensor, labels: Tensor, classes: int) -> dict:
+    """The ``cosines`` [n] of examples with ``labels`` int64 [n] as numbers to keep.
 
-    ``mean``, ``std``, ``above_zero`` (a share), ``quantiles`` (201, evenly spaced levels), and of the 5% with the highest
-    cosines (round(0.05 n), ties by index) the number in each class, ``top``, beside that of all examples, ``all``. An example
-    whose gradient is zero has no cosine (NaN): it counts in ``undefined`` alone. Raises ``MeasureError`` where fewer than 20
-    examples have one.
+    ``mean``, ``std``, ``above_zero`` (a share), ``quantiles`` (201, evenly spaced levels), and of
+    the 5% with the highest cosines (round(0.05 n), ties by index) the number in each class,
+    ``top``, beside that of all examples, ``all`` (price study, Figures 8b, 8c, 9 and 10). An
+    example without a cosine (NaN) counts in ``undefined`` alone. Raises ``MeasureError`` where
+    fewer than 20 examples have one.
+
+    >>> found = distribution(torch.linspace(-1, 1, 40), torch.arange(40) // 20, 2)
+    >>> found["above_zero"], found["top"], found["all"]
+    (0.5, [0, 2], [20, 20])
     """
-    if cosines.shape != labels.shape:
-        raise MeasureError(
-            f"{tuple(cosines.shape)} cosines and {tuple(labels.shape)} labels: one label for each is needed"
-        )
+    check_labels(labels, len(cosines), classes)
     defined = ~cosines.isnan()
     values, kept = cosines[defined].double().cpu(), labels[defined].cpu()
-    if len(values) < round(1 / TOP):
-        raise MeasureError(
-            f"{len(values)} of {len(cosines)} examples have a gradient: too few for a distribution"
-        )
+    require(
+        len(values) >= round(1 / TOP),
+        f"{len(values)} of {len(cosines)} examples have a gradient: too few for a distribution",
+    )
     highest = torch.argsort(values, descending=True, stable=True)[: round(TOP * len(values))]
     levels = torch.linspace(0, 1, LEVELS + 1, dtype=torch.float64)
     return {

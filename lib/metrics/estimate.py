@@ -1,4 +1,4 @@
-"""What a stochastic estimator returns: a value, its standard error, and how many samples stand behind it."""
+"""What an estimator returns, and what it raises where there is nothing to return."""
 
 import math
 from dataclasses import dataclass
@@ -6,9 +6,25 @@ from dataclasses import dataclass
 import torch
 
 
+class MeasureError(ValueError):
+    """What cannot be measured; the message names what is wrong and what is allowed."""
+
+
+def require(holds: object, message: str) -> None:
+    """Raise ``MeasureError`` with the ``message`` unless it ``holds``."""
+    if not holds:
+        raise MeasureError(message)
+
+
 @dataclass(frozen=True)
 class Estimate:
-    """``value`` with its standard error ``error`` from ``samples`` samples; what was sampled, the estimator's docstring says."""
+    """``value`` with its standard error ``error`` from ``samples`` samples.
+
+    What was sampled, the estimator's docstring says.
+
+    >>> print(Estimate.of(torch.tensor([1.0, 3.0])))
+    2 ± 1 (n = 2)
+    """
 
     value: float
     error: float

@@ -1,165 +1,125 @@
-"""The Fisher information: its trace with sampled labels or exactly, by example, class and layer, and its diagonal.
+"""The Fisher information: its trace with sampled labels or exactly, by example, and its diagonal.
 
-Always the true Fisher, F = E_x E_{y ~ p(y|x)} [g gᵀ] with g the gradient of log p(y|x) (price study, equation 2.3): the labels come
-from the network itself. What takes them from the data is called ``empirical``. Arguments and errors: see ``lib.metrics.gradients``.
+Always the true Fisher, F = E_x E_{y ~ p(y|x)} [g gᵀ] with g the gradient of log p(y|x) (price
+study, equation 2.3): the labels come from the network itself, not from the data (Kunstner et al.
+2019). Arguments (``options``) and errors: see ``lib.metrics.contract``.
 """
 
 import torch
+from torch import Generator, Tensor, nn
 
+from lib.metrics.contract import Named, check, joined, masked, parameters
 from lib.metrics.estimate import Estimate
-from lib.metrics.gradients import (
-    at_once,
-    check,
-    flushed,
-    parameters,
-    passes,
-    per_example,
-    residual,
-    squares,
-)
-from lib.metrics.layers import MeasureError, Named
-
-__all__ = [
-    "MeasureError",
-    "by_class",
-    "by_layer",
-    "columns",
-    "diagonal",
-    "empirical",
-    "exact",
-    "sampled",
-    "trace",
-]
+from lib.metrics.gradients import at_once, flushed, passes, residual, squares
 
 
-def sample_labels(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """A label for each example from the network's own distribution, int64 [n], drawn on the CPU; any label where its logits overflow."""
+def _sampled(logits, generator, draws):
+    """Gradients in the logits for labels from the network's own distribution, drawn on the CPU.
+
+    Any label where the logits overflow.
+    """
     p = torch.softmax(logits.detach().double(), -1).cpu().nan_to_num(1.0)
-    return torch.multinomial(p, 1, generator=generator).squeeze(1).to(logits.device)
+    labels = [torch.multinomial(p, 1, generator=generator).squeeze(1) for _ in range(draws)]
+    return [residual(logits, y.to(logits.device)) for y in labels]
 
 
-def columns(logits: torch.Tensor) -> list[torch.Tensor]:
-    """C - 1 gradients [n, C] in the logits whose outer products add up to diag(p) - p pᵀ, the Fisher matrix of the logits.
+def _columns(logits):
+    """C - 1 gradients [n, C] in the logits whose outer products add up to diag(p) - p pᵀ.
 
-    Its Cholesky factor: with q_k = Σ_{i>k} p_i, S_kk = √(p_k q_k / q_{k-1}) and S_jk = -(p_j / q_k) S_kk for j > k.
+    That is the Fisher matrix of the logits, and these its Cholesky factor: with q_k = Σ_{i>k} p_i,
+    S_kk = √(p_k q_k / q_{k-1}) and S_jk = -(p_j / q_k) S_kk for j > k.
     """
     p = torch.softmax(logits.detach(), -1)
-    beyond = (
-        p.flip(1).cumsum(1).flip(1)
-    )  # beyond[:, k] = q_{k-1}, summed from the end: no digits are lost where p_k is near 1
-    found = []
+    tiny, found = torch.finfo(p.dtype).tiny, []
+    # beyond[:, k] = q_{k-1}, summed from the end: no digits are lost where p_k is near 1
+    beyond = p.flip(1).cumsum(1).flip(1)
     for k in range(p.shape[1] - 1):
-        q = beyond[:, k + 1]
-        pivot = (p[:, k] * q / beyond[:, k].clamp_min(torch.finfo(p.dtype).tiny)).sqrt()
-        column = torch.zeros_like(p)
-        column[:, k] = pivot
-        column[:, k + 1 :] = -p[:, k + 1 :] * (
-            pivot / q.clamp_min(torch.finfo(p.dtype).tiny)
-        ).unsqueeze(1)
+        q, column = beyond[:, k + 1], torch.zeros_like(p)
+        column[:, k] = (p[:, k] * q / beyond[:, k].clamp_min(tiny)).sqrt()
+        column[:, k + 1 :] = -p[:, k + 1 :] * (column[:, k] / q.clamp_min(tiny)).unsqueeze(1)
         found.append(flushed(column))
     return found
 
 
 def sampled(
-    network, x, *, generator: torch.Generator, mask=None, which="all", draws: int = 1, chunk=None
-) -> torch.Tensor:
-    """Each example's squared gradient norm for ``draws`` labels sampled from the network, their mean: [n].
+    network: nn.Module, x: Tensor, *, generator: Generator, draws: int = 1, **options
+) -> Tensor:
+    """Each example's squared gradient norm for ``draws`` labels of the network's, their mean: [n].
 
-    The labels are sampled within the same forward pass; each draw costs a backward pass to the layers' outputs.
+    The labels are sampled within the same forward pass; each draw costs a backward pass to the
+    layers' outputs.
+
+    >>> network = nn.Linear(2, 2, bias=False).eval()
+    >>> _ = nn.init.zeros_(network.weight)
+    >>> sampled(network, torch.tensor([[3.0, 4.0]]), generator=Generator())
+    tensor([12.5000])
     """
-    check(network, x, None, mask, which)
-    if draws < 1:
-        raise MeasureError(f"draws is {draws}; it must be at least 1")
-    found = []
-    for _, taken in passes(network, x, chunk, draws, mask):
-        labels = [sample_labels(taken.logits, generator) for _ in range(draws)]
-        found.append(
-            sum(squares(taken, [residual(taken.logits, y) for y in labels], mask, which).values())
-            / draws
-        )
+    mask, which, chunk = check(network, x, draws=draws, **options)
+    found = [
+        squares(taken, _sampled(taken.logits, generator, draws), mask, which) / draws
+        for _, taken in passes(network, x, chunk, draws, mask)
+    ]
     return torch.cat(found)
 
 
-def trace(
-    network, x, *, generator: torch.Generator, mask=None, which="all", draws: int = 1, chunk=None
-) -> Estimate:
-    """Tr(F): mean over the examples of the squared gradient norm at sampled labels (price study, equation 2.3, Figures 3, 7).
+def trace(network: nn.Module, x: Tensor, *, generator: Generator, **options) -> Estimate:
+    """Tr(F): mean over the examples of ``sampled`` (price study, equation 2.3, Figures 3, 7).
 
-    The error is over examples and labels together: that of the trace over the population that the examples are drawn from.
+    The error is over examples and labels together: that of the trace over the population that the
+    examples are drawn from. ``options`` may hold ``draws``.
+
+    >>> network = nn.Linear(2, 2, bias=False).eval()
+    >>> _ = nn.init.zeros_(network.weight)
+    >>> print(trace(network, torch.tensor([[3.0, 4.0], [0.0, 1.0]]), generator=Generator()))
+    6.5 ± 6 (n = 2)
     """
-    return Estimate.of(
-        sampled(network, x, generator=generator, mask=mask, which=which, draws=draws, chunk=chunk)
-    )
+    return Estimate.of(sampled(network, x, generator=generator, **options))
 
 
-def exact(network, x, *, mask=None, which="all", chunk=None) -> torch.Tensor:
-    """Each example's Fisher trace exactly, the expectation over all labels: [n]. C - 1 backward passes to the layers' outputs."""
-    return sum(_exact(network, x, mask, which, chunk).values())
+def exact(network: nn.Module, x: Tensor, **options) -> Tensor:
+    """Each example's Fisher trace exactly, the expectation over all labels: [n].
 
+    It takes C - 1 backward passes to the layers' outputs.
 
-def _exact(network, x, mask, which, chunk):
-    check(network, x, None, mask, which)
-    classes = network(x[:1]).shape[1]
-    found = {}
-    together = at_once(network, x, classes - 1)
-    for _, taken in passes(network, x, chunk, together, mask):
-        for name, values in squares(taken, columns(taken.logits), mask, which, together).items():
-            found.setdefault(name, []).append(values)
-    return {name: torch.cat(pieces) for name, pieces in found.items()}
-
-
-def by_layer(network, x, *, mask=None, which="all", chunk=None) -> dict[str, Estimate]:
-    """The exact trace by layer; the errors are over examples. The layers add up to the whole."""
-    layers = {}
-    for name, values in _exact(network, x, mask, which, chunk).items():
-        layer = name.rpartition(".")[0]
-        layers[layer] = layers.get(layer, 0.0) + values
-    return {layer: Estimate.of(values) for layer, values in layers.items()}
-
-
-def by_class(values: torch.Tensor, labels: torch.Tensor, classes: int) -> dict[int, Estimate]:
-    """The mean of per-example ``values`` [n] (of ``exact`` or ``sampled``) over the examples of each class that has any."""
-    return {c: Estimate.of(values[labels == c]) for c in range(classes) if (labels == c).any()}
-
-
-def empirical(network, x, labels, *, mask=None, which="all", chunk=None) -> Estimate:
-    """Trace of the *empirical* Fisher: mean squared gradient norm at the given labels. Not the Fisher (Kunstner et al. 2019)."""
-    return Estimate.of(per_example(network, x, labels, mask=mask, which=which, chunk=chunk)[0])
+    >>> network = nn.Linear(2, 2, bias=False).eval()
+    >>> _ = nn.init.zeros_(network.weight)
+    >>> exact(network, torch.tensor([[3.0, 4.0]]))
+    tensor([12.5000])
+    """
+    mask, which, chunk = check(network, x, **options)
+    together = at_once(network, x, network(x[:1]).shape[1] - 1)
+    found = [
+        squares(taken, _columns(taken.logits), mask, which, together)
+        for _, taken in passes(network, x, chunk, together, mask)
+    ]
+    return torch.cat(found)
 
 
 def diagonal(
-    network,
-    x,
-    *,
-    generator: torch.Generator | None = None,
-    mask=None,
-    which="all",
-    draws: int = 1,
-    chunk=None,
+    network: nn.Module, x: Tensor, *, generator: Generator | None = None, draws: int = 1, **options
 ) -> Named:
-    """F's diagonal by parameter name, a mean over the examples: what Fisher pruning scores weights by (Theis et al. 2018).
+    """F's diagonal by parameter name, a mean over the examples (Theis et al. 2018).
 
-    With a ``generator`` from ``draws`` sampled labels an example, without one exactly (C - 1 backward passes). Zero where the
-    mask has no weight.
+    With a ``generator`` from ``draws`` sampled labels an example, without one exactly (C - 1
+    backward passes). Zero where the mask has no weight; the sum over a layer is its part of Tr(F).
+
+    >>> network = nn.Linear(2, 2, bias=False).eval()
+    >>> _ = nn.init.zeros_(network.weight)
+    >>> diagonal(network, torch.tensor([[3.0, 4.0]]))["weight"]
+    tensor([[2.2500, 4.0000],
+            [2.2500, 4.0000]])
     """
-    check(network, x, None, mask, which)
-    counted = parameters(network, which, mask)
+    mask, which, chunk = check(network, x, draws=draws, **options)
     copies = draws if generator else network(x[:1]).shape[1] - 1
-    total = {name: torch.zeros_like(value, requires_grad=False) for name, value in counted.items()}
-    for _, taken in passes(network, x, chunk, copies, mask):
-        if generator:
-            cotangents = [
-                residual(taken.logits, sample_labels(taken.logits, generator)) / draws**0.5
-                for _ in range(draws)
-            ]
-        else:
-            cotangents = columns(taken.logits)
+    total = {n: torch.zeros_like(p.detach()) for n, p in parameters(network, which, mask).items()}
+    for _, taken in passes(network, x, chunk, copies):
+        cotangents = (
+            _columns(taken.logits)
+            if generator is None
+            else [c / draws**0.5 for c in _sampled(taken.logits, generator, draws)]
+        )
         for name, layer, delta in taken.deltas(cotangents):
-            for kind, values in layer.diagonal(delta, which).items():
-                full = f"{name}.{kind}" if name else kind
-                if full in total:
-                    total[full] += values / len(x)
-    return {
-        name: value * mask[name] if mask and name in mask else value
-        for name, value in total.items()
-    }
+            for kind, values in layer.diagonal(delta).items():
+                if joined(name, kind) in total:
+                    total[joined(name, kind)] += values / len(x)
+    return masked(total, mask)

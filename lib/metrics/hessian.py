@@ -1,7 +1,8 @@
-"""The Hessian of the mean cross-entropy in the live weights: products, trace, spectrum, largest eigenvalues, the whole matrix.
+"""The Hessian of the mean cross-entropy in the live weights: trace, spectrum, ends, all of it.
 
-All rest on the operator of ``lib.metrics.curvature``; ``of="fisher"`` takes the Fisher matrix instead. Arguments (``mask``,
-``which``, ``chunk``) and errors as in ``lib.metrics.gradients``.
+All rest on the operator ``Curvature``, and take its arguments as ``options`` (``mask``, ``which``,
+``of``, ``chunk``); ``of="fisher"`` takes the Fisher matrix instead. Errors: see
+``lib.metrics.contract``.
 """
 
 import copy
@@ -9,293 +10,260 @@ import time
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Generator, Tensor, nn
 
 from lib.metrics import fisher
+from lib.metrics.contract import NORMS, Named, check, check_counts, check_named, require, shares
 from lib.metrics.curvature import GRAPH_BYTES, Curvature
-from lib.metrics.estimate import Estimate
-from lib.metrics.gradients import check
-from lib.metrics.lanczos import Lanczos, Spectrum, until
-from lib.metrics.layers import MeasureError, Named
+from lib.metrics.estimate import Estimate, MeasureError
+from lib.metrics.lanczos import Spectrum, lanczos
 from lib.models import networks
 
-__all__ = [
-    "Curvature", "MeasureError", "Spectrum",
-    "exact", "exact_seconds", "extreme_eigenvalues", "hutchinson", "hvp", "identity_holds", "largest_eigenvalues", "spectrum", "trace",
-    "with_batch_statistics",
-]  # fmt: skip
-
 DENSE_LIMIT = 6000  # live weights up to which ``exact`` makes the whole matrix
+NEAR_ZERO = 1e-3  # of the largest |eigenvalue|: what is smaller is known with that accuracy
 _LINEAR_IN_EACH_WEIGHT = {
-    nn.Linear, nn.Conv2d, nn.ReLU, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Identity,
-    nn.Dropout, nn.BatchNorm1d, nn.BatchNorm2d, nn.Sequential, nn.ModuleList,
-    networks.MLP, networks.LeNet5, networks.BasicBlock, networks.Bottleneck,
-    networks.ResNet, networks.ResNet50, networks.VGG11, networks.VGG16,
+    nn.Linear, nn.Conv2d, nn.ReLU, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten,
+    nn.Identity, nn.Dropout, nn.BatchNorm1d, nn.BatchNorm2d, nn.Sequential, nn.ModuleList,
+    networks.MLP, networks.LeNet5, networks.Shortcut, networks.BasicBlock, networks.Bottleneck,
+    networks.ResNet, networks.VGG,
 }  # fmt: skip
 
 
 def identity_holds(network: nn.Module) -> tuple[bool, str]:
     """Whether Tr(H) = Tr(F) exactly, for any labels and mask; and if not, why.
 
-    It holds where the logits are piecewise linear in each single weight: then the diagonal of their second derivatives vanishes
-    almost everywhere, and of the Hessian's diagonal the Gauss-Newton part alone is left. A kind of module that is not known
-    to keep this counts as breaking it.
+    It holds where the logits are piecewise linear in each single weight: then the diagonal of their
+    second derivatives vanishes almost everywhere, and of the Hessian's diagonal the Gauss-Newton
+    part alone is left. A kind of module that is not known to keep this counts as breaking it.
+
+    >>> identity_holds(nn.Sequential(nn.Linear(2, 2), nn.Tanh()))
+    (False, "'1' is a Tanh, not known to be piecewise linear in each weight")
     """
     for name, module in network.named_modules():
-        kind, place = type(module), name or "(the network itself)"
-        if kind not in _LINEAR_IN_EACH_WEIGHT:
-            return (
-                False,
-                f"{place!r} is a {kind.__name__}, not known to be piecewise linear in each weight",
-            )
-        if module.training and isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.Dropout)):
-            return False, f"{place!r} ({kind.__name__}) is in train mode"
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
-            return (
-                False,
-                f"{place!r} ({kind.__name__}) keeps no running statistics, so that it is never in eval mode",
-            )
-        if module._forward_hooks or module._forward_pre_hooks:
-            return False, f"{place!r} has forward hooks, which may change what it computes"
-    if len(list(network.parameters())) < len(
-        list(network.named_parameters(remove_duplicate=False))
-    ):
-        return False, "two layers share a parameter"
-    return True, ""
+        kind, norm = type(module), isinstance(module, NORMS)
+        reasons = {
+            "is a {}, not known to be piecewise linear in each weight": (
+                kind not in _LINEAR_IN_EACH_WEIGHT
+            ),
+            "({}) is in train mode": module.training and (norm or isinstance(module, nn.Dropout)),
+            "({}) keeps no running statistics, so that it is never in eval mode": (
+                norm and module.running_mean is None
+            ),
+            "has forward hooks, which may change what it computes": (
+                module._forward_hooks or module._forward_pre_hooks
+            ),
+        }
+        for reason, holds in reasons.items():
+            if holds:
+                place = name or "(the network itself)"
+                return False, f"{place!r} {reason.format(kind.__name__)}"
+    return (False, "two layers share a parameter") if shares(network) else (True, "")
 
 
 def with_batch_statistics(network: nn.Module) -> nn.Module:
-    """A copy whose BatchNorm layers normalise by the examples that pass together, as in train mode, and which counts as in eval mode.
+    """A copy whose BatchNorm normalises by the examples that pass together, as in train mode.
 
-    Its Hessian is the one that a tool sees which leaves the network in train mode: that of a loss in which examples depend on one
-    another, another one for each batch. Nothing in the copy changes as it is used. Raises ``MeasureError`` where there is no BatchNorm.
+    It counts as in eval mode. Its Hessian is the one that a tool sees which leaves the network in
+    train mode: that of a loss in which examples depend on one another, another one for each batch.
+    Nothing in the copy changes as it is used. Raises ``MeasureError`` where there is no BatchNorm.
+
+    >>> with_batch_statistics(nn.Sequential(nn.BatchNorm1d(2)))[0].running_mean is None
+    True
     """
     copied = copy.deepcopy(network).eval()
-    layers = [
-        module for module in copied.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)
-    ]
-    if not layers:
-        raise MeasureError(
-            "the network has no BatchNorm layer: its Hessian is the same in train and in eval mode"
-        )
+    layers = [module for module in copied.modules() if isinstance(module, NORMS)]
+    require(
+        layers,
+        "the network has no BatchNorm layer: its Hessian is the same in train and in eval mode",
+    )
     for layer in layers:
         layer.running_mean = layer.running_var = None
     return copied
 
 
 def hvp(
-    network, x, labels, vector: Named, *, mask=None, which="all", of="hessian", chunk=None
+    network: nn.Module,
+    x: Tensor,
+    labels: Tensor | None,
+    vector: Named,
+    **options,
 ) -> Named:
-    """H v for ``vector`` by parameter name (a parameter that it does not name: zero), with zeros where no weight lives.
+    """H v for ``vector`` by parameter name (what it does not name: zero); zeros where none lives.
 
     For many products with one matrix, make a ``Curvature`` and keep it.
+
+    >>> network = nn.Linear(1, 2, bias=False).eval()
+    >>> _, v = nn.init.zeros_(network.weight), {"weight": torch.tensor([[1.0], [0.0]])}
+    >>> hvp(network, torch.tensor([[2.0]]), torch.tensor([0]), v)["weight"].flatten()
+    tensor([ 1., -1.])
     """
-    matrix = Curvature(network, x, labels, mask=mask, which=which, of=of, chunk=chunk)
-    for name, value in vector.items():
-        if name in matrix.parameters and value.shape != matrix.parameters[name].shape:
-            raise MeasureError(
-                f"the vector of {name!r} has shape {tuple(value.shape)}; it must be {tuple(matrix.parameters[name].shape)}"
-            )
-        if name not in matrix.parameters and name not in dict(network.named_parameters()):
-            raise MeasureError(f"the vector names {name!r}, and the network has no such parameter")
+    matrix = Curvature(network, x, labels, **options)
+    check_named(network, vector, "vector")
     return matrix.named(matrix @ matrix.flat(vector))
 
 
 def hutchinson(
-    network,
-    x,
-    labels,
+    network: nn.Module,
+    x: Tensor,
+    labels: Tensor | None,
     *,
-    generator: torch.Generator,
-    probes=30,
-    mask=None,
-    which="all",
-    of="hessian",
-    chunk=None,
+    generator: Generator,
+    probes: int = 30,
+    **options,
 ) -> Estimate:
-    """Tr(H) as the mean of vᵀHv over Rademacher ``probes`` v (Hutchinson 1990); the error is over probes, for these examples."""
-    if probes < 1:
-        raise MeasureError(f"probes is {probes}; it must be at least 1")
-    matrix = Curvature(network, x, labels, mask=mask, which=which, of=of, chunk=chunk)
+    """Tr(H) as the mean of vᵀHv over Rademacher ``probes`` v (Hutchinson 1990).
+
+    The error is over probes, for these examples.
+
+    >>> network = nn.Linear(1, 2).eval()
+    >>> x, y, generator = torch.ones(4, 1), torch.zeros(4).long(), Generator().manual_seed(0)
+    >>> hutchinson(network, x, y, generator=generator, probes=9).samples
+    9
+    """
+    check_counts(probes=probes)
+    matrix = Curvature(network, x, labels, **options)
     draws = [matrix.signs(generator) for _ in range(probes)]
     return Estimate.of(torch.stack([(v @ (matrix @ v)).cpu() for v in draws]))
 
 
 def trace(
-    network,
-    x,
-    labels,
+    network: nn.Module,
+    x: Tensor,
+    labels: Tensor,
     *,
-    method="auto",
-    generator=None,
-    probes=30,
-    mask=None,
-    which="all",
-    chunk=None,
+    generator: Generator | None = None,
+    probes: int = 30,
+    **options,
 ) -> Estimate:
-    """Tr(H) of the mean loss: exactly, as the Fisher trace, where the two are the same (``identity_holds``), else by Hutchinson.
+    """Tr(H) of the mean loss: as the exact Tr(F) where ``identity_holds``, else by Hutchinson.
 
-    ``method`` may insist on ``"fisher"`` or ``"hutchinson"`` (needs a ``generator``). The Fisher's error is over examples,
-    Hutchinson's over probes. Price study, Table 2.
+    Hutchinson needs a ``generator``; its error is over probes, the Fisher's over examples. Price
+    study, Table 2.
+
+    >>> network = nn.Linear(2, 2, bias=False).eval()
+    >>> _ = nn.init.zeros_(network.weight)
+    >>> trace(network, torch.tensor([[3.0, 4.0]]), torch.tensor([1])).value
+    12.5
     """
-    if method not in ("auto", "fisher", "hutchinson"):
-        raise MeasureError(f"method is {method!r}; allowed are auto, fisher, hutchinson")
     holds, reason = identity_holds(network)
-    if method == "fisher" and not holds:
-        raise MeasureError(f"Tr(H) is not Tr(F) here: {reason}; use method='hutchinson'")
-    if holds and method != "hutchinson":
-        check(network, x, labels, mask, which)
-        return Estimate.of(fisher.exact(network, x, mask=mask, which=which, chunk=chunk))
+    if holds:
+        check(network, x, labels)
+        return Estimate.of(fisher.exact(network, x, **options))
     if generator is None:
-        raise MeasureError(
-            "Hutchinson's estimator draws probes: give a generator"
-            + (f" ({reason})" if reason else "")
-        )
-    return hutchinson(
-        network, x, labels, generator=generator, probes=probes, mask=mask, which=which, chunk=chunk
-    )
+        raise MeasureError(f"Hutchinson's estimator draws probes: give a generator; {reason}")
+    return hutchinson(network, x, labels, generator=generator, probes=probes, **options)
 
 
 def spectrum(
-    network,
-    x,
-    labels,
+    network: nn.Module,
+    x: Tensor,
+    labels: Tensor | None,
     *,
-    generator: torch.Generator,
-    steps=40,
-    probes=1,
-    mask=None,
-    which="all",
-    of="hessian",
-    chunk=None,
+    generator: Generator,
+    steps: int = 40,
+    probes: int = 1,
+    **options,
 ) -> Spectrum:
-    """The density of eigenvalues in the live subspace by stochastic Lanczos quadrature (price study, Figure 4; Ghorbani et al. 2019).
+    """The density of eigenvalues in the live subspace by stochastic Lanczos quadrature.
 
-    Each of the Rademacher ``probes`` takes ``steps`` products and keeps ``steps`` vectors of the live size. A probe whose space is
-    exhausted earlier has fewer Ritz values, which then are eigenvalues.
+    Price study, Figure 4; Ghorbani et al. 2019. Each of the Rademacher ``probes`` takes ``steps``
+    products and keeps ``steps`` vectors of the live size. A probe whose space is exhausted earlier
+    has fewer Ritz values, which then are eigenvalues.
+
+    >>> network = nn.Linear(1, 2, bias=False).eval()
+    >>> _ = nn.init.zeros_(network.weight)
+    >>> x, y, generator = torch.tensor([[2.0]]), torch.tensor([0]), Generator().manual_seed(0)
+    >>> spectrum(network, x, y, generator=generator).largest <= 2
+    True
     """
-    if steps < 1 or probes < 1:
-        raise MeasureError(f"steps and probes are {steps} and {probes}; both must be at least 1")
-    matrix = Curvature(network, x, labels, mask=mask, which=which, of=of, chunk=chunk)
-    found = []
-    for _ in range(probes):
-        process = Lanczos(matrix, matrix.signs(generator), steps)
-        while not process.done:
-            process.step()
-        found.append(process.ritz()[:2])
-    return Spectrum(
-        tuple(values for values, _ in found), tuple(weights for _, weights in found), matrix.size
-    )
-
-
-def largest_eigenvalues(
-    network,
-    x,
-    labels,
-    *,
-    generator: torch.Generator,
-    count=1,
-    tolerance=1e-3,
-    steps=200,
-    mask=None,
-    which="all",
-    of="hessian",
-    chunk=None,
-) -> np.ndarray:
-    """The ``count`` largest eigenvalues, falling, each within ``tolerance`` of itself; distinct ones where some are equal.
-
-    Raises ``MeasureError`` where ``steps`` products do not suffice.
-    """
-    matrix = Curvature(network, x, labels, mask=mask, which=which, of=of, chunk=chunk)
-    if not 1 <= count <= min(steps, matrix.size):
-        raise MeasureError(
-            f"count is {count}; with {matrix.size} live weights and {steps} steps it lies in 1 to {min(steps, matrix.size)}"
-        )
-
-    def found(values, errors):
-        values, errors = values[::-1][:count], errors[::-1][:count]
-        return (
-            values.copy()
-            if len(values) == count and (errors <= tolerance * np.abs(values)).all()
-            else None
-        )
-
-    return until(
-        matrix, generator, steps, found, f"{count} eigenvalues are not found within {tolerance:g}"
-    )
-
-
-NEAR_ZERO = 1e-3  # of the largest |eigenvalue|: what lies below it is told apart from zero only with that accuracy
+    check_counts(steps=steps, probes=probes)
+    matrix = Curvature(network, x, labels, **options)
+    found = (lanczos(matrix, generator, steps) for _ in range(probes))
+    values, weights, _ = zip(*found, strict=True)
+    return Spectrum(values, weights, matrix.size)
 
 
 def extreme_eigenvalues(
-    network,
-    x,
-    labels,
+    network: nn.Module,
+    x: Tensor,
+    labels: Tensor | None,
     *,
-    generator: torch.Generator,
-    tolerance=1e-2,
-    steps=300,
-    mask=None,
-    which="all",
-    of="hessian",
-    chunk=None,
+    generator: Generator,
+    tolerance: float = 1e-2,
+    steps: int = 300,
+    **options,
 ) -> tuple[float, float]:
-    """(smallest, largest) eigenvalue in the live subspace by Lanczos' process from one Rademacher vector.
+    """(smallest, largest) eigenvalue in the live subspace by Lanczos' process from one vector.
 
-    By the bounds of the residuals each lies within ``tolerance`` of its own size of an eigenvalue; one smaller than ``NEAR_ZERO`` times the
-    other, within ``tolerance`` of that: a Hessian without negative eigenvalues ends at zero. Raises ``MeasureError`` where ``steps``
-    products do not suffice.
+    By the bounds of the residuals each lies within ``tolerance`` of its own size of an eigenvalue;
+    one smaller than ``NEAR_ZERO`` times the other, within ``tolerance`` of that: a Hessian without
+    negative eigenvalues ends at zero. Raises ``MeasureError`` where ``steps`` do not suffice.
+
+    >>> network = nn.Linear(1, 2, bias=False).eval()
+    >>> _ = nn.init.zeros_(network.weight)
+    >>> x, y, generator = torch.tensor([[2.0]]), torch.tensor([0]), Generator().manual_seed(1)
+    >>> len(extreme_eigenvalues(network, x, y, generator=generator))
+    2
     """
-    if not tolerance > 0 or steps < 1:
-        raise MeasureError(
-            f"tolerance and steps are {tolerance} and {steps}; the one must be above 0, the other at least 1"
-        )
-    matrix = Curvature(network, x, labels, mask=mask, which=which, of=of, chunk=chunk)
+    require(
+        tolerance > 0 and steps >= 1,
+        f"tolerance and steps are {tolerance} and {steps}; they must be above 0 and at least 1",
+    )
+    matrix = Curvature(network, x, labels, **options)
 
     def found(values, errors):
         ends, bounds = values[[0, -1]], errors[[0, -1]]
         sizes = np.maximum(np.abs(ends), NEAR_ZERO * np.abs(ends).max())
         return (float(ends[0]), float(ends[1])) if (bounds <= tolerance * sizes).all() else None
 
-    return until(
-        matrix,
-        generator,
-        steps,
-        found,
-        f"the two ends of the spectrum are not found within {tolerance:g}",
-    )
+    failure = f"the two ends of the spectrum are not found within {tolerance:g}"
+    return lanczos(matrix, generator, steps, found, failure)
 
 
-def exact(network, x, labels, *, mask=None, which="all", of="hessian", chunk=None) -> torch.Tensor:
-    """The whole matrix over the live weights, [live, live], symmetric; in the dtype of the network.
+def exact(
+    network: nn.Module,
+    x: Tensor,
+    labels: Tensor | None,
+    **options,
+) -> Tensor:
+    """The whole matrix over the live weights, [live, live], symmetric, in the network's dtype.
 
-    Raises ``MeasureError`` above ``DENSE_LIMIT`` live weights. ``exact_seconds`` says beforehand about how long it takes.
+    Raises ``MeasureError`` above ``DENSE_LIMIT`` live weights. ``exact_seconds`` says beforehand
+    about how long it takes.
+
+    >>> network = nn.Linear(1, 2, bias=False).eval()
+    >>> _ = nn.init.zeros_(network.weight)
+    >>> exact(network, torch.tensor([[2.0]]), torch.tensor([0]))
+    tensor([[ 1., -1.],
+            [-1.,  1.]])
     """
-    matrix, step = _whole(network, x, labels, mask, which, of, chunk)
-    whole = torch.cat(
-        [
-            matrix.rows(start, min(start + step, matrix.size))
-            for start in range(0, matrix.size, step)
-        ]
-    )
+    matrix, step = _whole(network, x, labels, **options)
+    starts = range(0, matrix.size, step)
+    whole = torch.cat([matrix.rows(start, min(start + step, matrix.size)) for start in starts])
     return (whole + whole.t()) / 2
 
 
-def exact_seconds(network, x, labels, *, mask=None, which="all", of="hessian", chunk=None) -> float:
-    """About how long ``exact`` with the same arguments would take here, in seconds: its second batch of rows, timed."""
-    matrix, step = _whole(network, x, labels, mask, which, of, chunk)
-    matrix.rows(0, min(step, matrix.size))  # the first one builds the graphs
+def exact_seconds(
+    network: nn.Module,
+    x: Tensor,
+    labels: Tensor | None,
+    **options,
+) -> float:
+    """About how long ``exact`` would take here, in seconds: its second batch of rows, timed."""
+    matrix, step = _whole(network, x, labels, **options)
+    matrix.rows(0, step)  # the first one builds the graphs
     begin = time.perf_counter()
-    matrix.rows(0, min(step, matrix.size)).sum().item()  # a number from a GPU waits for it
-    return (time.perf_counter() - begin) * matrix.size / min(step, matrix.size)
+    matrix.rows(0, step).sum().item()  # a number from a GPU waits for it
+    return (time.perf_counter() - begin) * matrix.size / step
 
 
-def _whole(network, x, labels, mask, which, of, chunk):
+def _whole(network, x, labels, **options):
     """The operator, and how many rows of it to take at a time."""
-    matrix = Curvature(network, x, labels, mask=mask, which=which, of=of, chunk=chunk)
-    if matrix.size > DENSE_LIMIT:
-        raise MeasureError(
-            f"{matrix.size} weights are live; the whole matrix is made for at most {DENSE_LIMIT}: use spectrum"
-        )
-    return matrix, max(1, min(16, GRAPH_BYTES // (matrix.chunk * matrix.bytes_each)))
+    matrix = Curvature(network, x, labels, **options)
+    require(
+        matrix.size <= DENSE_LIMIT,
+        f"{matrix.size} weights are live; the whole matrix is made for at most {DENSE_LIMIT}: use "
+        "spectrum",
+    )
+    fits = GRAPH_BYTES // (matrix.chunk * matrix.bytes_each)
+    return matrix, min(matrix.size, max(1, min(16, fits)))

@@ -1,4 +1,4 @@
-"""Lanczos' process on the Hessian, and the spectrum that it sees: density, quantiles, ends, and how two of them differ."""
+"""Lanczos' process, and the spectrum that it sees: density, quantiles, ends, distances."""
 
 import math
 from collections.abc import Callable
@@ -7,13 +7,19 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from lib.metrics.curvature import Curvature
-from lib.metrics.layers import MeasureError
+from lib.metrics.curvature import Curvature, require
 
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Ritz values and their weights, a float64 array per probe; the weights of a probe add up to 1. ``live`` is the dimension."""
+    """Ritz values and their weights, a float64 array per probe; a probe's weights add up to 1.
+
+    ``live`` is the dimension.
+
+    >>> seen = Spectrum.of([4.0, -1.0, 0.0, -3.0])
+    >>> seen.smallest, seen.largest, seen.trace, seen.negative_share
+    (-3.0, 4.0, 0.0, 0.5)
+    """
 
     ritz: tuple[np.ndarray, ...]
     weights: tuple[np.ndarray, ...]
@@ -31,38 +37,39 @@ class Spectrum:
         return values[order], np.concatenate(self.weights)[order] / len(self.ritz)
 
     def density(self, grid, width: float) -> np.ndarray:
-        """The density of eigenvalues on ``grid`` [g], each Ritz value broadened to a Gaussian of standard deviation ``width``."""
-        if not width > 0:
-            raise MeasureError(f"width is {width}; it must be above 0")
+        """The density on ``grid`` [g], each value a Gaussian of standard deviation ``width``."""
+        require(width > 0, f"width is {width}; it must be above 0")
         values, weights = self._points()
         z = (np.asarray(grid, dtype=float)[:, None] - values) / width
         return (weights * np.exp(-(z**2) / 2)).sum(1) / (width * math.sqrt(2 * math.pi))
 
     def quantile(self, q):
-        """The eigenvalue below which the share ``q`` (a number or an array, in [0, 1]) of the density lies.
+        """The eigenvalue below which the share ``q`` (numbers in [0, 1]) of the density lies.
 
-        At a Ritz value the density has half of its weight behind it, as for the nodes of a quadrature; linear in between.
+        At a Ritz value the density has half of its weight behind it, as for the nodes of a
+        quadrature; linear in between.
         """
-        if not ((np.asarray(q) >= 0) & (np.asarray(q) <= 1)).all():
-            raise MeasureError(f"q is {q}; it must lie in [0, 1]")
+        inside = (np.asarray(q) >= 0) & (np.asarray(q) <= 1)
+        require(inside.all(), f"q is {q}; it must lie in [0, 1]")
         values, weights = self._points()
         return np.interp(q, np.cumsum(weights) - weights / 2, values)
 
     @property
     def largest(self) -> float:
-        """The largest Ritz value: a lower bound of the largest eigenvalue, and near it after some tens of steps."""
-        return max(float(values.max()) for values in self.ritz)
+        """The largest Ritz value: a lower bound of the largest eigenvalue."""
+        return float(max(values.max() for values in self.ritz))
 
     @property
     def smallest(self) -> float:
         """The smallest Ritz value: an upper bound of the smallest eigenvalue."""
-        return min(float(values.min()) for values in self.ritz)
+        return float(min(values.min() for values in self.ritz))
 
     @property
     def negative_share(self) -> float:
-        """The share of negative eigenvalues in the sum of all |eigenvalues|, in [0, 1]; 0 for a matrix of zeros.
+        """The share of negative eigenvalues in the sum of all |eigenvalues|; 0 where all are zero.
 
-        Weighting by size makes it blind to the many eigenvalues that are zero up to rounding, whose sign is an accident.
+        Weighting by size makes it blind to the many eigenvalues that are zero up to rounding, whose
+        sign is an accident.
         """
         values, weights = self._points()
         sizes = weights * np.abs(values)
@@ -71,7 +78,8 @@ class Spectrum:
     def distance(self, other: "Spectrum") -> float:
         """The Wasserstein-1 distance of the two densities, in the unit of an eigenvalue.
 
-        Between all eigenvalues of two matrices of one size it is the mean difference of the k-th smallest of both.
+        Between all eigenvalues of two matrices of one size it is the mean difference of the k-th
+        smallest of both.
         """
         from scipy.stats import wasserstein_distance
 
@@ -81,72 +89,59 @@ class Spectrum:
     @property
     def trace(self) -> float:
         """The dimension times the mean of the density: Tr(H) as these probes see it."""
-        return self.live * float(
-            np.mean(
-                [values @ weights for values, weights in zip(self.ritz, self.weights, strict=True)]
-            )
-        )
+        means = [v @ w for v, w in zip(self.ritz, self.weights, strict=True)]
+        return self.live * float(np.mean(means))
 
 
-class Lanczos:
-    """Lanczos' process from a start vector, with full reorthogonalisation: the whole basis is kept, [steps, size].
+def lanczos(
+    matrix: Curvature,
+    generator: torch.Generator,
+    steps: int,
+    found: Callable | None = None,
+    failure: str = "",
+):
+    """Lanczos' process from a Rademacher vector, with full reorthogonalisation: the Ritz values.
 
-    ``done`` after so many steps, or earlier where the space is ``exhausted``: then the Ritz values are eigenvalues.
+    After ``steps`` products, or where the space is exhausted (the Ritz values then are
+    eigenvalues): the values, rising, their weights in the start vector, and bounds of their errors.
+    With ``found(values, bounds)``, asked at every fifth step and the last, its first answer that is
+    not None; ``MeasureError`` with ``failure`` where it has none. [steps, live] numbers are kept.
     """
-
-    def __init__(self, matrix: Curvature, start: torch.Tensor, steps: int):
-        self.matrix, self.scale = matrix, 0.0
-        self.basis = torch.empty(
-            min(steps, matrix.size), matrix.size, dtype=matrix.dtype, device=matrix.device
-        )
-        self.basis[0] = start / start.norm()
-        self.diagonal, self.beside, self.done, self.exhausted = [], [], False, False
-
-    def step(self):
-        """One product; afterwards ``done`` says whether the space is exhausted."""
-        j, basis = len(self.diagonal), self.basis
-        w = self.matrix @ basis[j]
-        self.diagonal.append((w @ basis[j]).item())
-        w.sub_(basis[j], alpha=self.diagonal[-1])
+    shape = (min(steps, matrix.size), matrix.size)
+    basis = torch.empty(shape, dtype=matrix.dtype, device=matrix.device)
+    start = matrix.signs(generator)
+    basis[0] = start / start.norm()
+    diagonal, beside, scale, done = list[float](), list[float](), 0.0, False
+    while not done:
+        j = len(diagonal)
+        w = matrix @ basis[j]
+        diagonal.append((w @ basis[j]).item())
+        w.sub_(basis[j], alpha=diagonal[-1])
         if j:
-            w.sub_(basis[j - 1], alpha=self.beside[-1])
+            w.sub_(basis[j - 1], alpha=beside[-1])
         known = basis[: j + 1]
         torch.addmv(w, known.t(), torch.mv(known, w), alpha=-1, out=w)
-        length = w.norm().item()
-        if not math.isfinite(length):
-            raise MeasureError(
-                "a product with the Hessian is not finite: the loss overflows on these examples"
-            )
-        self.scale = max(self.scale, abs(self.diagonal[-1]), length)
-        self.exhausted = (
-            j + 1 == self.matrix.size or length <= 20 * torch.finfo(basis.dtype).eps * self.scale
+        beside.append(w.norm().item())
+        require(
+            math.isfinite(beside[-1]),
+            "a product with the Hessian is not finite: the loss overflows on these examples",
         )
-        self.done = self.exhausted or j + 1 == len(basis)
-        self.beside.append(length)
-        if not self.done:
-            torch.div(w, length, out=basis[j + 1])
+        scale = max(scale, abs(diagonal[-1]), beside[-1])
+        exhausted = beside[-1] <= 20 * torch.finfo(basis.dtype).eps * scale
+        done = exhausted or j + 1 == len(basis)
+        if not done:
+            torch.div(w, beside[-1], out=basis[j + 1])
+        if found and (done or (j + 1) % 5 == 0):
+            values, _, errors = _ritz(diagonal, beside)
+            answer = found(values, errors)
+            if answer is not None:
+                return answer
+    require(not found, f"{failure} after {len(diagonal)} steps; give more steps")
+    return _ritz(diagonal, beside)
 
-    def ritz(self):
-        """Ritz values (rising), their weights in the start vector, and bounds of their errors."""
-        from scipy.linalg import eigh_tridiagonal
 
-        values, vectors = eigh_tridiagonal(np.array(self.diagonal), np.array(self.beside[:-1]))
-        return values, vectors[0] ** 2, np.abs(self.beside[-1] * vectors[-1])
+def _ritz(diagonal, beside):
+    from scipy.linalg import eigh_tridiagonal
 
-
-def until(matrix: Curvature, generator: torch.Generator, steps: int, found: Callable, failure: str):
-    """Take up to ``steps`` Lanczos steps until ``found(Ritz values, bounds of their errors)`` is not None, and return it.
-
-    It is asked at every fifth step and the last, with the values rising. Raises ``MeasureError`` with ``failure`` where it never answers.
-    """
-    process = Lanczos(matrix, matrix.signs(generator), steps)
-    while True:
-        process.step()
-        taken = len(process.diagonal)
-        if process.done or taken % 5 == 0:
-            values, _, errors = process.ritz()
-            result = found(values, errors)
-            if result is not None:
-                return result
-        if process.done:
-            raise MeasureError(f"{failure} after {taken} steps; give more steps")
+    values, vectors = eigh_tridiagonal(np.array(diagonal), np.array(beside[:-1]))
+    return values, vectors[0] ** 2, np.abs(beside[-1] * vectors[-1])

@@ -1,34 +1,36 @@
 """Floating-point operations of a network, counted from its layers.
 
-Counted are the products and sums of convolutions and linear layers: 2 for each weight at each place where it is used. Biases,
-normalisation, activations and pooling are left out, and a backward pass counts as two forward ones (Evci et al. 2020, RigL).
+Counted are the products and sums of convolutions and linear layers: 2 for each weight at each place
+where it is used. Biases, normalisation, activations, pooling and whatever no such layer does (the
+products of attention) are left out; a backward pass counts as two forward ones (Evci et al. 2020).
 """
 
 import copy
+import functools
 
 import torch
 from torch import nn
 
+from lib.models import networks
+
 
 def uses(network: nn.Module, shape: tuple[int, ...]) -> dict[str, int]:
-    """At how many places each kernel is used in a forward pass of one example, by parameter name, in order of use.
+    """At how many places each kernel is used in a forward pass of one example, by parameter name.
 
-    1 for a linear layer on a flat input; the number of output positions for a convolution. Counted on one example that really
-    passes: on the meta device, or with torch's own counter, the first pass imports the compiler, which takes two seconds and
-    100 MB. ``network`` may be on the meta device and is left as it is.
+    In order of use: 1 for a linear layer on a flat input; the number of output positions for a
+    convolution. Counted on one example that really passes: on the meta device, or with torch's own
+    counter, the first pass imports the compiler, which takes two seconds and 100 MB. ``network``
+    may be on the meta device and is left as it is.
     """
-    found = {}
+    found: dict[str, int] = {}
 
-    def count(name):
-        def hook(module, inputs, output):
-            found[name] = found.get(name, 0) + output.numel() // module.weight.shape[0]
-
-        return hook
+    def count(name, module, inputs, output):
+        found[name] = found.get(name, 0) + output.numel() // module.weight.shape[0]
 
     network = copy.deepcopy(network).to_empty(device="cpu").eval()
-    for name, module in network.named_modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
-            module.register_forward_hook(count(f"{name}.weight"))
+    for name in networks.kernels(network):
+        module = network.get_submodule(name.rpartition(".")[0])
+        module.register_forward_hook(functools.partial(count, name))
     with torch.no_grad():
         network(torch.zeros(1, *shape))
     return found
@@ -37,12 +39,21 @@ def uses(network: nn.Module, shape: tuple[int, ...]) -> dict[str, int]:
 def forward(
     network: nn.Module, shape: tuple[int, ...], mask: dict[str, torch.Tensor] | None = None
 ) -> float:
-    """FLOPs of a forward pass of one example of ``shape``; with a ``mask`` by parameter name, only live weights count."""
+    """FLOPs of a forward pass of one example of ``shape``.
+
+    With a ``mask`` by parameter name, only live weights count.
+
+    >>> forward(networks.build("mlp", (64,), 10, widths=(16,)), (64,))
+    2368.0
+    """
     live = {name: p.numel() for name, p in network.named_parameters()}
     live |= {name: int(m.sum()) for name, m in (mask or {}).items()}
     return float(sum(2 * places * live[name] for name, places in uses(network, shape).items()))
 
 
 def training(forward_flops: float, examples: float) -> float:
-    """FLOPs of training on ``examples`` examples: three forward passes' worth each, forward, and backward to inputs and weights."""
+    """FLOPs of training on ``examples`` examples, three forward passes' worth each.
+
+    That is forward, and backward to inputs and to weights.
+    """
     return 3.0 * forward_flops * examples

@@ -1,132 +1,110 @@
-"""Measurements of finished runs, kept in the store: a network out of a run, an estimator over it, one table for all.
+"""Measurements of finished runs, kept in the store: a network, an estimator over it, one table.
 
-What was measured is known by the run's key, the measurement's name, its settings and the epoch: it is never measured twice,
-and an interruption loses only the one at work.
+What was measured is known by the run's key, the measurement's name, settings and function, and the
+epoch: it is never measured twice, and an interruption loses only the one at work.
 """
 
-import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterable
 
 import torch
-from torch import nn
+from tqdm import tqdm
 
 from lib.data import sets
-from lib.metrics.layers import MeasureError
-from lib.runs import results, sweep
+from lib.metrics.estimate import MeasureError
+from lib.registry import source_hash
+from lib.runs import results
 from lib.runs.store import Finished, Store
+from lib.runs.sweep import images_of
 from lib.specs.run import Run
 from lib.training import loop
 from lib.training.cohort import filled
-from lib.training.initial_states import labels_of
+from lib.training.initial_states import labels_of as labels_of
 
-__all__ = ["filled", "images_of", "labels_of", "mask_of", "measure", "module_of"]
-FORMAT = 1  # raised when an estimator's numbers change, so that older ones are not mistaken for new
+FORMAT = 1  # raised when an estimator's numbers change, so that older ones are not taken for new
 
 
 def module_of(
     run: Run, finished: Finished, images: sets.ImageSet, at: int | str | None = None
-) -> nn.Module:
-    """The network of a finished run as an ordinary module in eval mode, on the device of ``images``.
+) -> torch.nn.Module:
+    """The network of a finished run as a module in eval mode, on the device of ``images``.
 
-    ``at`` is None for the end of training, an epoch that the run was told to ``keep``, "best" (with ``keep_best``), or a snapshot:
-    "step500", or "step500-before" and "step500-after" where the mask changed on that step. Raises ``MeasureError`` for what was not kept.
+    ``at`` is None for the end of training, an epoch that the run was told to ``keep``, "best" (with
+    ``keep_best``), or a snapshot: "step500", or "step500-before" and "step500-after" where the mask
+    changed on that step. Raises ``MeasureError`` for what was not kept.
     """
     suffix = "" if at is None else f"@{at}"
     if f"weights{suffix}" not in finished.tensors:
-        kept = sorted(
-            name.split("@")[1] for name in finished.tensors if name.startswith("weights@")
-        )
+        kept = sorted(name.split("@")[1] for name in finished.tensors if "weights@" in name)
         raise MeasureError(
-            f"at is {at!r}: {run.solution}, seed {run.seed}, kept the weights of {', '.join(kept) or 'its end alone'}"
+            f"at is {at!r}: {run.solution}, seed {run.seed}, kept the weights of "
+            f"{', '.join(kept) or 'its end alone'}"
         )
-    network = loop.network_of(run, images)
-    return filled(
-        network,
-        finished.tensors[f"weights{suffix}"],
-        finished.tensors[f"buffers{suffix}"],
-        images.x_train.device,
-    )
+    weights, buffers = (finished.tensors[f"{name}{suffix}"] for name in ("weights", "buffers"))
+    return filled(loop.network_of(run, images), weights, buffers, images.x_train.device)
 
 
 def mask_of(
     run: Run, finished: Finished, images: sets.ImageSet, at: int | str | None = None
 ) -> dict[str, torch.Tensor]:
-    """Which weights live, by parameter name (bool), on the device of ``images``; a dense run's are all True.
+    """Which weights live, bool by parameter name, on the device of ``images``; all of a dense run.
 
-    ``at`` a snapshot (see ``module_of``) it is that moment's own mask, else the one at the end of training.
+    ``at`` a snapshot (see ``module_of``) it is that moment's own mask, else that of the end.
     """
-    row = finished.tensors.get(f"mask@{at}", finished.tensors["mask"])
-    views = loop.Layout(loop.network_of(run, images)).views(row)
+    name = f"mask@{at}" if f"mask@{at}" in finished.tensors else "mask"
+    views = loop.Layout(loop.network_of(run, images)).views(finished.tensors[name])
     return {name: live.to(images.x_train.device) for name, live in views.items()}
-
-
-def images_of(run: Run, device: str = "auto") -> sets.ImageSet:
-    """The examples that a run was trained and tested on, before label noise."""
-    return sweep.images_of(run.data, sweep.choose_device(device))
 
 
 def measure(
     runs: list[Run],
     name: str,
-    function: Callable[[nn.Module, dict[str, torch.Tensor], Run, sets.ImageSet], dict],
+    function: Callable[[torch.nn.Module, dict[str, torch.Tensor], Run, sets.ImageSet], dict],
     *,
     store: Store,
     settings: dict | None = None,
     at: Iterable[int | str | None] = (None,),
+    version: str | None = None,
     device: str = "auto",
     progress: bool = True,
 ):
-    """A DataFrame of ``function(network, mask, run, images)`` for each finished run and each epoch in ``at``.
+    """A DataFrame of ``function(network, mask, run, images)`` for each run and each epoch ``at``.
 
-    ``function`` returns a dict of numbers (or lists of numbers); ``settings`` is all that it depends on beside its arguments, and
-    goes into the key under which its result is kept, so choose another ``name`` or setting when it changes. A row has the run's
-    columns as in ``carry_out``, the epoch, and the function's values. A diverged run is not measured: its values are missing.
-    Raises ``KeyError`` for a run that the store lacks.
+    ``function`` returns a dict of numbers (or lists of numbers). Its result is kept under its name,
+    its ``settings`` and its source, or in place of the source a stated ``version``: edited, it is
+    measured anew. Objects that it finds outside itself count by their type alone, so name in the
+    settings what it takes from them. A row has the run's columns as in ``carry_out``, the epoch,
+    and the values; those of a diverged run are missing. Raises ``KeyError`` for a run that the
+    store lacks, and ``DamageError`` for one that is found to be damaged. Example: ``lib.runs``.
     """
     import pandas as pd
-    from tqdm import tqdm
 
-    at, rows = list(at), []
-    settings = json.loads(json.dumps(settings or {}, sort_keys=True, allow_nan=False))
-    todo = [(run, epoch) for run in dict.fromkeys(runs) for epoch in at]
+    asked = {
+        "name": name, "settings": settings or {}, "format": FORMAT,
+        "source": version or source_hash(getattr(function, "func", function), lenient=True),
+    }  # fmt: skip
+    asked, at, rows = json.loads(json.dumps(asked, allow_nan=False)), list(at), []
     bar = tqdm(
-        todo,
-        desc=name,
-        disable=not progress,
-        leave=False,
-        mininterval=2.0,
-        file=sys.stdout,
-        ncols=100,
-    )
-    found = None
-    for run, epoch in bar:
-        if found is None or found.key != run.key:
-            found = store.get(run.key)
-        if found is None:
-            raise KeyError(f"run {run.key} is not in the store {store.root}: carry it out first")
-        row = {**results.columns_of(run, found.info), "epoch": _epoch(run, epoch)}
-        if found.info["diverged"] is None:
-            text = json.dumps(
-                {"run": run.key, "name": name, "settings": settings, "at": epoch, "format": FORMAT},
-                sort_keys=True,
+        dict.fromkeys(runs), desc=name, disable=not progress, leave=False, mininterval=2.0,
+        ncols=100, file=sys.stdout,
+    )  # fmt: skip
+    for run in bar:
+        found = store.finished(run.key)
+        for epoch in at:
+            rows.append(
+                {
+                    **results.columns_of(run, found.info),
+                    "epoch": run.recipe.epochs if epoch is None else epoch,
+                }
             )
-            place = hashlib.sha256(text.encode()).hexdigest()[:40]
-            values = store.measured(place)
+            if found.info["diverged"] is not None:
+                continue
+            what = {**asked, "run": run.key, "at": epoch}
+            values = store.measured(what)
             if values is None:
-                images = images_of(run, device)
-                values = function(
-                    module_of(run, found, images, epoch),
-                    mask_of(run, found, images, epoch),
-                    run,
-                    images,
-                )
-                store.keep_measured(place, {"what": json.loads(text), "values": values})
-            row |= values
-        rows.append(row)
+                state = run, found, images_of(run.data, device), epoch
+                values = function(module_of(*state), mask_of(*state), run, state[2])
+                store.keep_measured(what, values)
+            rows[-1].update(values)
     return pd.DataFrame(rows)
-
-
-def _epoch(run, at):
-    return run.recipe.epochs if at is None else at

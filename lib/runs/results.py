@@ -1,67 +1,68 @@
-"""Tables of runs: what finished ones measured, by epoch and by step; what those still missing would cost."""
+"""Tables of runs: what finished ones measured, by epoch or step; what missing ones would cost."""
 
+from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 
 from lib.data import sets
-from lib.runs.store import Store
+from lib.runs.store import Finished, Store
 from lib.specs.run import Run
 
 
-def tabulate(runs: list[Run], store: Store):
-    """The table of finished ``runs`` (see ``carry_out``); raises ``KeyError`` for one that the store lacks."""
-    import pandas as pd
+def tabulate(runs: list[Run], store: Store, held: Mapping[str, Finished | None] | None = None):
+    """The table of finished ``runs`` (see ``carry_out``); raises ``KeyError`` for a missing one.
 
-    rows = []
-    for run in runs:
-        finished = _finished(run, store)
-        common = columns_of(run, finished.info)
-        rows += [{**common, **row} for row in finished.history]
-    return pd.DataFrame(rows)
-
-
-def _finished(run, store):
-    found = store.get(run.key)
-    if found is None:
-        raise KeyError(f"run {run.key} is not in the store {store.root}")
-    return found
+    What is ``held`` by its key is not read again.
+    """
+    return _table(runs, store, lambda found: found.history, held)
 
 
 def flows(runs: list[Run], store: Store):
-    """The gradient flow of finished ``runs`` while they trained (see ``lib.training.mask_updates``), a row per run and recorded step.
+    """The gradient flow of finished ``runs`` while they trained, a row per run and recorded step.
 
-    ``flow`` is that of the network as its optimiser steps left it; ``flow_after`` is another where the mask changed at that very step.
-    Raises ``KeyError`` for a run that the store lacks.
+    ``flow`` is that of the network as its optimiser steps left it; ``flow_after`` is another where
+    the mask changed at that very step. Raises ``KeyError`` for a run that the store lacks.
     """
-    import pandas as pd
 
-    rows = []
-    for run in runs:
-        info = _finished(run, store).info
-        before = {step: flow for step, flow, _ in info.get("updates", [])}
-        for step, flow in info.get("flow", []):
-            rows.append(
-                {
-                    **columns_of(run, info),
-                    "step": step,
-                    "flow": before.get(step, flow),
-                    "flow_after": flow,
-                }
-            )
-    return pd.DataFrame(rows)
+    def recorded(found):
+        before = {step: flow for step, flow, _ in found.info.get("updates", [])}
+        return [
+            {"step": step, "flow": before.get(step, flow), "flow_after": flow}
+            for step, flow in found.info.get("flow", [])
+        ]
+
+    return _table(runs, store, recorded)
 
 
 def mask_updates(runs: list[Run], store: Store):
-    """The gradient flow of finished ``runs`` just ``before`` and ``after`` each change of their masks, a row per run and change.
+    """Gradient flow just ``before`` and ``after`` each change of masks, a row per run and change.
 
     Raises ``KeyError`` for a run that the store lacks.
     """
+    return _table(
+        runs,
+        store,
+        lambda found: [
+            {"step": s, "before": b, "after": a} for s, b, a in found.info.get("updates", [])
+        ],
+    )
+
+
+def with_parents(runs: Iterable[Run]) -> list[Run]:
+    """``runs`` and all that they are made from, each once, parents before their children."""
+    line: list[Run] = []
+    for run in runs:
+        line += [*with_parents([run.parent] if run.parent else []), run]
+    return list(dict.fromkeys(line))
+
+
+def _table(runs, store, rows_of: Callable[[Finished], list[dict]], held=None):
     import pandas as pd
 
     rows = []
     for run in runs:
-        info = _finished(run, store).info
-        for step, before, after in info.get("updates", []):
-            rows.append({**columns_of(run, info), "step": step, "before": before, "after": after})
+        found = (held or {}).get(run.key) or store.finished(run.key)
+        common = columns_of(run, found.info)
+        rows += [{**common, **row} for row in rows_of(found)]
     return pd.DataFrame(rows)
 
 
@@ -69,81 +70,81 @@ def columns_of(run: Run, info: dict) -> dict:
     """The columns that every row of a run has: what it is, and what became of it."""
     moment = {"prune_epoch": run.begin} if run.continuation else {}
     return {
-        "key": run.key, "solution": run.solution, "sparsity": run.sparsity, "seed": run.seed, "dataset": run.data.name,
-        "network": run.network.name, "noise": run.data.noise, "epochs": run.recipe.epochs, "density": info["density"],
-        "pruned": info["pruned"], "prunable": info["prunable"], "mask": info.get("mask", ""),
+        "key": run.key, "solution": run.solution, "sparsity": run.sparsity, "seed": run.seed,
+        "dataset": run.data.name, "network": run.network.name, "noise": run.data.noise,
+        "epochs": run.recipe.epochs, "density": info["density"], "pruned": info["pruned"],
+        "prunable": info["prunable"], "mask": info.get("mask", ""),
         "diverged": info["diverged"] is not None, **moment,
     }  # fmt: skip
 
 
 def with_settings(table, runs: list[Run], *names: str):
-    """The table of ``runs`` with settings of theirs as columns: fields of recipe or pruning, or ``rate_floor``; None where a run has none.
+    """The table of ``runs`` with settings of theirs as columns, None where a run has none.
 
-    A figure that lays variants side by side tells them apart by these.
+    They are fields of recipe or pruning, or ``rate_floor``; a figure that lays variants side by
+    side tells them apart by these.
     """
-    found = {}
-    for run in runs:
-        found[run.key] = {
+
+    found = {
+        run.key: {
             **run.recipe.model_dump(),
             **(run.pruning.model_dump() if run.pruning else {}),
+            "rate_floor": run.continuation and run.continuation.floor,
         }
-        found[run.key]["rate_floor"] = run.continuation.floor if run.continuation else None
-    return table.assign(
-        **{
-            name: table["key"].map({key: of.get(name) for key, of in found.items()})
-            for name in names
-        }
-    )
+        for run in runs
+    }
+    columns = {name: {key: own.get(name) for key, own in found.items()} for name in names}
+    return table.assign(**{name: table["key"].map(values) for name, values in columns.items()})
 
 
 def final(table):
-    """One row per run: its last measured epoch, with ``best_test_accuracy`` and ``best_epoch`` beside it.
+    """One row per run: its last measured epoch, with its best test epoch beside it.
 
-    The best epoch is chosen on the test set, as the price study's workshop version did; it stands beside the final
-    number and never instead of it. Its training measures are those of that epoch (``best_*``).
+    That is chosen on the test set: it stands beside the final number and never instead of it, as
+    ``best_epoch`` and the measures there (``best_*``).
     """
     ordered = table.sort_values(["key", "epoch"], kind="stable")
     last = ordered.groupby("key", sort=False).tail(1).set_index("key")
-    ranked = (
-        ordered.assign(rank=ordered["test_accuracy"].fillna(-1.0))
-        .groupby("key", sort=False)["rank"]
-        .idxmax()
-    )
-    best = ordered.loc[ranked].set_index("key")
-    measures = [c for c in table.columns if c.startswith(("train_", "test_", "clean_", "flipped_"))]
-    last["best_epoch"] = best["epoch"]
-    for column in measures:
+    ranked = ordered["test_accuracy"].fillna(-1.0).groupby(ordered["key"], sort=False)
+    best = ordered.loc[ranked.idxmax()].set_index("key")
+    for column in ("epoch", *table.filter(regex="^(train|test|clean|flipped)_")):
         last[f"best_{column}"] = best[column]
     return last.reset_index().sort_values(["solution", "sparsity", "seed"]).reset_index(drop=True)
 
 
 def cost(runs: list[Run], store: Store):
-    """What ``carry_out(runs)`` would train: networks by solution, those still missing, and their image passes."""
+    """What ``carry_out(runs)`` would train: networks by solution, those missing, image passes."""
     import pandas as pd
 
-    rows = {}
-    for run in dict.fromkeys(parent for r in runs for parent in (r.parent, r) if parent):
-        row = rows.setdefault(
-            run.solution,
-            {"networks": 0, "to train": 0, "epochs each": set(), "image passes to go": 0},
+    solutions: dict[str, list[Run]] = {}
+    for run in with_parents(runs):
+        solutions.setdefault(run.solution, []).append(run)
+    rows = []
+    for alike in solutions.values():
+        missing = [run for run in alike if not store.has(run.key)]
+        sizes = [run.data.train or sets.size(run.data.name, run.data.folder) for run in missing]
+        lengths = sorted({run.length for run in alike})
+        rows.append(
+            {
+                "networks": len(alike),
+                "to train": len(missing),
+                "epochs each": lengths[0]
+                if len(lengths) == 1
+                else f"{lengths[0]} to {lengths[-1]}",
+                "image passes to go": sum(
+                    r.length * n for r, n in zip(missing, sizes, strict=True)
+                ),
+            }
         )
-        row["networks"] += 1
-        row["epochs each"].add(run.length)
-        if not store.has(run.key):
-            size = run.data.train or sets.size(run.data.name, run.data.folder)
-            row["to train"] += 1
-            row["image passes to go"] += run.length * size
-    for row in rows.values():
-        least, most = min(row["epochs each"]), max(row["epochs each"])
-        row["epochs each"] = most if least == most else f"{least} to {most}"
-    return pd.DataFrame.from_dict(rows, orient="index")
+    return pd.DataFrame(rows, index=list(solutions))
 
 
 def nested(runs: list[Run], store: Store) -> bool:
-    """Whether, within each seed and solution, the mask of a higher sparsity lies inside that of every lower one."""
-    groups = {}
+    """Whether, in each seed and solution, masks of higher sparsity lie inside those of lower."""
+    groups: dict[tuple, list] = {}
     for run in sorted((r for r in runs if r.pruning), key=lambda r: r.sparsity):
-        groups.setdefault((run.seed, run.solution), []).append(store.get(run.key).tensors["mask"])
+        group = groups.setdefault((run.seed, run.solution), [])
+        group.append(store.finished(run.key).tensors["mask"])
     return all(
         bool((inner <= outer).all())
         for masks in groups.values()

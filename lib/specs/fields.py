@@ -1,34 +1,27 @@
-"""The fields of specifications: their types, their checks, and the error that a person reads."""
+"""The types of the fields of specifications, and the error that a person reads.
+
+A field stands once, in the part that it belongs to (``parts``, ``run``): its default, type, check
+and documentation. Text from a command line is understood: "0.9" is a number, "[1, 2]" a list.
+"""
 
 import json
-from typing import Annotated, Literal
+from collections.abc import Callable, Collection
+from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
-from lib.data import sets
-from lib.masks import criteria, dynamic, masks
-from lib.models import initializers, networks
-from lib.training import monitors
+from lib import registry
 
-
-def _number(value):
-    """True and False count as 1 and 0 in Python, but nobody means a number by them."""
-    if isinstance(value, bool):
-        raise ValueError("it should be a number")
-    return value
-
-
-Count = Annotated[int, BeforeValidator(_number), Field(ge=1)]
-Epochs = Annotated[int, BeforeValidator(_number), Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Sparsity = Annotated[float, Field(ge=0, lt=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Smoothing = Annotated[float, Field(ge=0, lt=1)]
-Schedule = Literal["constant", "step", "exponential", "cosine", "linear"]
-FloorReading = Literal["scale", "restart", "each-step"]
-MomentumAfter = Literal["zero", "kept"]
-KeepDense = tuple[Literal["first", "last"], ...]
+MOST = 2**31 - 1  # what counts and sizes may be at most
+MOST_SEEDS = 10_000
 
 
 class ParameterError(ValueError):
@@ -38,18 +31,42 @@ class ParameterError(ValueError):
 class Spec(BaseModel):
     """A frozen, fully checked description. Unknown fields, NaN and infinities are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+    def contradictions(self) -> dict[str, bool]:
+        """What would make fields contradict each other: the error's words, and whether it is so."""
+        return {}
+
+    @model_validator(mode="after")
+    def _sound(self):
+        for words, so in self.contradictions().items():
+            if so:
+                raise ValueError(words)
+        return self
 
 
-def _one_of(names):
-    """Text among ``names``, which may grow: a criterion that a notebook registers is known from then on."""
+def holds(test: Callable[[Any], bool], words: str, kind=AfterValidator):
+    """A check that says ``words`` of a value of which ``test`` is false."""
 
     def check(value):
-        if value not in names:
+        if not test(value):
+            raise ValueError(words)
+        return value
+
+    return kind(check)
+
+
+def among(names: Collection[str]) -> BeforeValidator:
+    """Text among ``names``, which may grow: what a notebook registers is known from then on."""
+
+    def check(value):
+        if not isinstance(value, str) or value not in names:
             raise ValueError(f"allowed are {', '.join(names)}")
         return value
 
-    return Annotated[str, BeforeValidator(check)]
+    return BeforeValidator(check)
 
 
 def _parsed(value):
@@ -57,65 +74,56 @@ def _parsed(value):
     if isinstance(value, str) and value.strip()[:1] in ("[", "("):
         try:
             return json.loads(value.strip().replace("(", "[").replace(")", "]"))
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise ValueError(f"this is no list ({error})") from error
     return value
 
 
 def _listed(value):
     value = _parsed(value)
-    return (
-        [value] if isinstance(value, (int, float, str)) and not isinstance(value, bool) else value
-    )
+    single = isinstance(value, (int, float, str)) and not isinstance(value, bool)
+    return [value] if single else value
 
 
 def _seeds(value):
     """A number n means the seeds 0 to n-1; a list means exactly these."""
     value = _parsed(value)
-    if isinstance(value, str) and value.strip().isdigit():
-        value = int(value)
-    if isinstance(value, int) and not isinstance(value, bool):
-        if value < 1:
-            raise ValueError("a number of seeds must be at least 1")
-        return list(range(value))
-    if not isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple)):
+        return value
+    if not str(value).strip().lstrip("-").isdecimal():
         raise ValueError("give a number of seeds (3 means 0, 1, 2) or a list of seeds")
-    if any(a == b for i, a in enumerate(value) for b in value[:i]):
-        raise ValueError("each seed may stand once: a seed twice is no second sample")
-    return value
+    if not 1 <= int(value) <= MOST_SEEDS:
+        raise ValueError(f"a number of seeds must be at least 1 and at most {MOST_SEEDS:,}")
+    return list(range(int(value)))
 
 
-Dataset, NetworkName = _one_of(sets.NAMES), _one_of(networks.NAMES)
-Normalisation, Noise, Activation = (
-    _one_of(sets.NORMALISATIONS),
-    _one_of(sets.NOISES),
-    _one_of(tuple(networks.ACTIVATIONS)),
-)
-Pooling = Literal["max", "avg"]
-Criterion, Scope, Scheme = (
-    _one_of(criteria.CRITERIA),
-    _one_of(masks.SCOPES),
-    _one_of(initializers.SCHEMES),
-)
-Signal = _one_of(monitors.MONITORS)
-MaskUpdateRule, DropSchedule = _one_of(dynamic.METHODS), _one_of(dynamic.SCHEDULES)
-Form, Perturbation, MaskKind = (
-    _one_of(initializers.FORMS),
-    _one_of(initializers.PERTURBATIONS),
-    _one_of(masks.KINDS),
-)
-Seeds = Annotated[tuple[Epochs, ...], BeforeValidator(_seeds), Field(min_length=1)]
+# True and False count as 1 and 0 in Python, but nobody means a number by them
+Number = holds(lambda value: not isinstance(value, bool), "it should be a number", BeforeValidator)
 Listed = BeforeValidator(_listed)
+Once = holds(lambda values: len(set(values)) == len(values), "each value may stand once")
+Rising = holds(
+    lambda values: list(values) == sorted(set(values)),
+    "these optimiser steps must rise, each may stand once",
+)
+Count = Annotated[int, Number, Field(ge=1, le=MOST)]
+Whole = Annotated[int, Number, Field(ge=0, le=MOST)]
+Epochs = Annotated[int, Number, Field(ge=0, le=1_000_000)]
+Positive = Annotated[float, Number, Field(gt=0)]
+NonNegative = Annotated[float, Number, Field(ge=0)]
+Share = Annotated[float, Number, Field(ge=0, le=1)]
+Sparsity = Annotated[float, Number, Field(ge=0, lt=1)]
+Widths = Annotated[tuple[Annotated[int, Number, Field(ge=1, le=1_000_000)], ...], Listed]
+Seeds = Annotated[tuple[Whole, ...], BeforeValidator(_seeds), Field(min_length=1), Once]
+Monitors = Annotated[tuple[Annotated[str, among(registry.monitor)], ...], Listed, Once]
+Snapshots = Annotated[tuple[Count, ...], Listed, Rising]
 
 
 def explain(error: ValidationError) -> str:
     """A validation error in one line per parameter: its name, its value, what is allowed."""
     lines = []
     for problem in error.errors():
-        where = "".join(
-            f"[{p}]" if isinstance(p, int) else ("." if i else "") + str(p)
-            for i, p in enumerate(problem["loc"])
-        )
+        parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]]
+        where = "".join(parts).removeprefix(".")
         message = problem["msg"].removeprefix("Value error, ").replace("Input should", "it should")
         lines.append(f"{where} is {problem['input']!r}: {message}" if where else message)
     return "; ".join(dict.fromkeys(lines))

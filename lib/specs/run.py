@@ -1,48 +1,39 @@
 """Frozen specifications of runs, and the key by which the store knows them.
 
-A ``Run`` is one network trained by one specification. Sol-F and Sol-S hold their Sol-D as ``parent``. Its ``key`` is
-a hash of everything that can change the result: data and their fingerprint, network, pruning, recipe, seed,
-what is measured and kept, and the parent's key. Sol-P is a dense run pruned on its way: it begins at an epoch of its parent.
+A ``Run`` is one network trained by one specification. Its ``key`` is a hash of everything that can
+change the result and differs from its default: data and their fingerprint, network, pruning,
+recipe, seed, what is measured and kept, the source of a user's functions, and the parent's key.
+
+>>> from lib.specs.parts import *
+>>> recipe = Recipe(epochs=5, batch_size=32, lr=0.1)
+>>> data, mlp = Data(name="digits", fingerprint="0123"), Network(name="mlp")
+>>> half = Pruning(sparsity=0.5)
+>>> setup = Setup(data=data, network=mlp, dense=recipe, sparse=recipe, pruning=half)
+>>> dense = Run.dense(setup, seed=0, keep=(2,))
+>>> sol_f, sol_s = finetune(dense, sparsity=0.9), scratch(dense, sparsity=0.9)
+>>> sol_f.parent == sol_s.parent == dense, sol_f.sparsity, len({sol_f.key, sol_s.key})
+(True, 0.9, 2)
+>>> continued(dense, at=2, sparsity=0.9).length
+3
+>>> zhu_gupta = MaskUpdate(method="gradual", every=10, end=100)
+>>> ticket(gradually_pruned(setup, seed=0, sparsity=0.9, mask_update=zhu_gupta)).solution
+'sol_t'
 """
 
 import functools
 import hashlib
 import json
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import PrivateAttr, ValidationError
 
+from lib import registry
 from lib.models import initializers
-from lib.specs.fields import (
-    Count,
-    Epochs,
-    Form,
-    ParameterError,
-    Perturbation,
-    Signal,
-    Spec,
-    explain,
-)
+from lib.specs import fields
+from lib.specs.fields import ParameterError, Spec, among, explain
 from lib.specs.parts import Continuation, Data, Flow, MaskUpdate, Network, Pruning, Recipe, Setup
 
-FORMAT = 1  # raised when the meaning of a specification changes, so that older runs are not mistaken for it
-# Fields that came later stand in a specification only where they are used: the keys of earlier runs stay.
-LATER = {
-    "continuation": None, "watch": [], "watch_examples": None, "keep_velocity": False, "score_examples": None, "decay": "all",
-    "mask_update": None, "form": "masked", "rewind": 0, "flow": None, "replica": 0, "fresh": False, "perturbed": None,
-    "snapshots": [], "image_size": None, "label_smoothing": 0.0, "micro_batch": None,
-}  # fmt: skip
-
-
-def _without_later(content):
-    """``content`` without the later fields that are at their default, in the parts too."""
-    content = {
-        name: _without_later(value) if isinstance(value, dict) else value
-        for name, value in content.items()
-    }
-    return {
-        name: value for name, value in content.items() if name not in LATER or value != LATER[name]
-    }
+FORMAT = 2  # raised when the meaning of a specification changes: older runs are not mistaken for it
 
 
 def key_of(specification: dict) -> str:
@@ -54,86 +45,114 @@ def key_of(specification: dict) -> str:
 class Run(Spec):
     """One network, trained once; ``seed`` derives its every draw. ``solution`` is
 
-    ``sol_d``  dense, ``sol_f`` finetuned, ``sol_s`` from scratch (price study), ``sol_p`` pruned on its way (early-pruning study),
-    ``sol_g``  pruned gradually while training, and ``sol_t`` a ticket: its mask on its own start (gradient-flow study).
+    ``sol_d``  dense, ``sol_f`` finetuned, ``sol_s`` from scratch (price study), ``sol_p`` pruned on
+    its way (early-pruning study), ``sol_g`` pruned gradually while training, and ``sol_t`` a
+    ticket: its mask on its own start (gradient-flow study).
 
-    The epochs of Sol-P are counted on its parent's clock: it begins at ``continuation.at`` and ends with the recipe.
+    Sol-P's epochs are its parent's: it begins at ``continuation.at`` and ends with the recipe.
     """
 
     solution: Literal["sol_d", "sol_f", "sol_s", "sol_p", "sol_g", "sol_t"]
-    seed: int = Field(ge=0)
+    seed: fields.Whole
     data: Data
     network: Network
     recipe: Recipe
     pruning: Pruning | None = None
     parent: "Run | None" = None
-    measure_every: Count = 1
-    keep: tuple[Epochs, ...] = ()
+    measure_every: fields.Count = 1
+    keep: tuple[fields.Epochs, ...] = ()
+    """Epochs whose weights are kept."""
     keep_best: bool = False
-    keep_velocity: bool = False  # at the kept epochs, for those who go on from there with it
-    watch: tuple[
-        Signal, ...
-    ] = ()  # signals taken at every epoch while training, from so many examples: see lib.training.monitors
-    watch_examples: Count | None = None
+    """Whether those of the best test accuracy are kept too."""
+    keep_velocity: bool = False
+    """At the kept epochs, for those who go on from there with it."""
+    watch: fields.Monitors = ()
+    watch_examples: fields.Count | None = None
     continuation: Continuation | None = None
     mask_update: MaskUpdate | None = None
-    form: Form = (
-        "masked"  # how fresh weights take account of the mask: see lib.models.initializers.sparse
-    )
-    rewind: Epochs = 0  # the epoch to whose weights a ticket goes back
+    form: Annotated[str, among(initializers.FORMS)] = "masked"
+    """How fresh weights take account of the mask: see ``initializers.sparse``."""
+    rewind: fields.Epochs = 0
+    """The epoch to whose weights a ticket goes back."""
     flow: Flow | None = None
-    snapshots: tuple[
-        Count, ...
-    ] = ()  # optimiser steps whose states are kept, before and after the mask update on them: see lib.training.mask_updates
-    replica: int = Field(
-        0, ge=0
-    )  # replicas of one specification differ in their data order (and crops) alone
-    fresh: bool = False  # this replica's fresh weights are its own draw too
-    perturbed: Perturbation | None = (
-        None  # what is done to a ticket's starting weights: see lib.models.initializers.perturbed
-    )
-    setup: Setup = Field(exclude=True, repr=False)
+    snapshots: fields.Snapshots = ()
+    """Steps whose states are kept, before and after the mask update on them."""
+    replica: fields.Whole = 0
+    """Replicas of one specification differ in their data order (and crops) alone."""
+    fresh: bool = False
+    """Whether this replica's fresh weights are its own draw too; so replica 0 is another run."""
+    perturbed: Annotated[str, among(initializers.PERTURBATIONS)] | None = None
+    """What is done to a ticket's starting weights: see ``initializers.perturbed``."""
+    _setup: Setup | None = PrivateAttr(None)
+    _versions: dict[str, str] = PrivateAttr(default_factory=dict)
 
-    @model_validator(mode="after")
-    def _whole(self):
-        first = self.solution in ("sol_d", "sol_g")
-        if first != (self.parent is None) or (self.solution == "sol_d") != (self.pruning is None):
-            raise ValueError(
-                "a dense run has neither parent nor pruning; a sparse run has both, a gradually pruned one no parent"
-            )
+    def contradictions(self):
+        mine, parent, last = self.solution, self.parent, self.recipe.epochs
         method = self.mask_update and self.mask_update.method
-        if (self.solution == "sol_g") != (method == "gradual"):
-            raise ValueError(
-                f"mask_update is {method!r} in a {self.solution!r}: a gradually pruned run, 'sol_g', and no other has 'gradual'"
-            )
-        if method and self.solution in ("sol_d", "sol_p"):
-            raise ValueError(
-                f"mask_update is {method!r} in a {self.solution!r}: there is no mask from its start on that could change"
-            )
-        if (self.solution == "sol_p") != (self.continuation is not None):
-            raise ValueError("a run pruned on its way, and no other, has a continuation")
-        if list(self.snapshots) != sorted(set(self.snapshots)):
-            raise ValueError(
-                f"snapshots is {self.snapshots}: these optimiser steps must rise, each may stand once"
-            )
-        if any(epoch > self.recipe.epochs for epoch in self.keep):
-            raise ValueError(f"keep is {self.keep}: the run has only {self.recipe.epochs} epochs")
-        return self
+        kept = list(parent.keep) if parent else []
+        gradual = parent is not None and parent.solution == "sol_g"
+        of_parent = parent.sparsity if parent else 0.0
+        at, needs_velocity = self.begin, parent is not None and parent.keep_velocity
+        return {
+            "a dense run has neither parent nor pruning; a sparse run has both, a gradually pruned "
+            "one no parent": (mine in ("sol_d", "sol_g")) != (parent is None)
+            or (mine == "sol_d") != (self.pruning is None),
+            f"mask_update is {method!r} in a {mine!r}: a gradually pruned run, 'sol_g', and no "
+            "other has 'gradual'": (mine == "sol_g") != (method == "gradual"),
+            f"mask_update is {method!r} in a {mine!r}: there is no mask from its start on that "
+            "could change": method is not None and mine in ("sol_d", "sol_p"),
+            "a run pruned on its way, and no other, has a continuation": (mine == "sol_p")
+            != (self.continuation is not None),
+            f"keep is {self.keep}: the run has only {last} epochs": max((0, *self.keep)) > last,
+            "form is 'neuron': it has no fan for init 'he-fan-out'; allowed are masked and layer, "
+            "or another init": self.form == "neuron" and self.network.init == "he-fan-out",
+            f"sparsity is {self.sparsity!r}: a run on the mask of a gradually pruned one has its "
+            f"sparsity, {of_parent}": gradual and of_parent != self.sparsity,
+            f"a ticket has the mask of a gradually pruned run, 'sol_g', and not of one that is "
+            f"{parent and parent.solution!r}": mine == "sol_t" and not gradual,
+            f"rewind is {self.rewind}: the pruned run keeps its weights at {kept} only; add it to "
+            "its `keep`": self.rewind > 0 and gradual and self.rewind not in kept,
+            "what is pruned on its way is a dense run, 'sol_d', and not a gradually pruned one, "
+            "'sol_g'": mine == "sol_p" and gradual,
+            f"the pruning epoch is {at!r}: it must be a whole number from 0 to {last}, the dense "
+            "run's last epoch": type(at) is not int or not 0 <= at <= last,
+            f"the pruning epoch is {at}: the dense run keeps its weights at {kept} only; add it to "
+            "its `keep`": mine == "sol_p" and at not in kept and (at != last or needs_velocity),
+        }
+
+    def model_post_init(self, context) -> None:
+        """Take down the versions of a user's functions, as they are now."""
+        self._versions = self._versions_now()
 
     @classmethod
     def dense(
         cls, setup: Setup, *, seed: int, keep: tuple[int, ...] = (), snapshots: tuple[int, ...] = ()
     ) -> "Run":
-        """Init-D to Sol-D. Weights are kept at the epochs ``keep``, for measures, or to prune there (``continued``).
+        """Init-D to Sol-D.
 
-        ``snapshots`` are optimiser steps (from 1) after which the state is kept. Raises ``ValueError`` where they do not rise.
+        Weights are kept at the epochs ``keep``, for measures, or to prune there (``continued``),
+        and states at the optimiser steps ``snapshots`` (from 1). Raises ``ParameterError``, as do
+        all that make runs, for what cannot be.
         """
-        return cls(
-            solution="sol_d", seed=seed, data=setup.data, network=setup.network, recipe=setup.dense, keep=keep, snapshots=snapshots,
-            flow=setup.flow, measure_every=setup.measure_every, keep_best=setup.pruning.source == "best-test", setup=setup,
-            keep_velocity=bool(setup.continuation and setup.continuation.momentum == "kept"),
-            watch=setup.watch, watch_examples=setup.watch_examples if setup.watch else None,
-        )  # fmt: skip
+        given: dict[str, Any] = {"seed": seed, "keep": keep, "snapshots": snapshots}
+        given["keep_best"] = setup.pruning.source == "best-test"
+        given["keep_velocity"] = getattr(setup.continuation, "momentum", "") == "kept"
+        if setup.watch:
+            given |= {"watch": setup.watch, "watch_examples": setup.watch_examples}
+        return _made(setup, solution="sol_d", recipe=setup.dense, **given)
+
+    @property
+    def setup(self) -> Setup:
+        """The setup that made it, and by which others begin from it. It is no part of the run."""
+        if self._setup is None:
+            raise ParameterError("this run was made without a setup: give it one by `under`")
+        return self._setup
+
+    def under(self, setup: Setup) -> "Run":
+        """The same run; what begins from it is trained by another ``setup``."""
+        run = self.model_copy()
+        run._setup = setup
+        return run
 
     @property
     def begin(self) -> int:
@@ -152,14 +171,37 @@ class Run(Spec):
 
     @functools.cached_property
     def specification(self) -> dict:
-        """Everything that can change the result, as plain JSON values; the parent stands by its key."""
-        content = _without_later(self.model_dump(mode="json", exclude={"setup", "parent"}))
-        return {**content, "parent": self.parent.key if self.parent else None, "format": FORMAT}
+        """All that can change the result and is not at its default, as plain JSON values."""
+        content = self.model_dump(mode="json", exclude_defaults=True, exclude={"parent"})
+        if self.parent:
+            content["parent"] = self.parent.key
+        if self._versions:
+            content["versions"] = self._versions
+        return {**content, "format": FORMAT}
 
     @functools.cached_property
     def key(self) -> str:
         """40 hex digits: the name of this run in every store."""
         return key_of(self.specification)
+
+    def check_versions(self) -> None:
+        """Raise ``ParameterError`` where a user's function was edited since the run was made."""
+        edited = sorted(dict(self._versions.items() ^ self._versions_now().items()))
+        if edited:
+            raise ParameterError(
+                f"{', '.join(edited)} was edited since this run was made: build the run again"
+            )
+
+    def _versions_now(self):
+        """Of the user's own entries that it names. Data are known by their fingerprint."""
+        named = [(registry.network, self.network.name), (registry.initializer, self.network.init)]
+        named += [(registry.monitor, name) for name in self.watch]
+        if self.pruning:
+            named.append((registry.criterion, self.pruning.criterion))
+        if self.mask_update:
+            named.append((registry.mask_update, self.mask_update.method))
+        found = {f"{kind.kind} {name}": kind.version(name) for kind, name in named}
+        return {name: version for name, version in found.items() if version}
 
     def __hash__(self):
         return hash(self.key)
@@ -168,26 +210,30 @@ class Run(Spec):
         return isinstance(other, Run) and self.key == other.key
 
 
-def _sparse(dense: Run, solution: str, sparsity: float, keep: tuple[int, ...], **more) -> Run:
-    setup = dense.setup
-    pruning = _at(setup.pruning, sparsity)
-    if dense.solution == "sol_g" and pruning.sparsity != dense.sparsity:
-        raise ParameterError(
-            f"sparsity is {sparsity!r}: a run on the mask of a gradually pruned one has its sparsity, {dense.sparsity}"
-        )
-    return Run(
-        solution=solution, seed=dense.seed, data=dense.data, network=dense.network, recipe=setup.sparse, pruning=pruning,
-        parent=dense, flow=setup.flow, measure_every=setup.measure_every, keep=keep, setup=setup, **more,
-    )  # fmt: skip
+def _made(setup: Setup, sparsity: float | None = None, **given: Any) -> Run:
+    """A run of ``setup``, which it keeps for those that begin from it."""
+    shared = {name: getattr(setup, name) for name in ("data", "network", "flow", "measure_every")}
+    try:
+        if sparsity is not None:
+            given["pruning"] = Pruning(**{**setup.pruning.model_dump(), "sparsity": sparsity})
+        run = Run(**{**shared, **given})
+    except ValidationError as error:
+        raise ParameterError(explain(error)) from None
+    run._setup = setup
+    return run
 
 
-# Replicas: with ``replica`` 1, 2, ... the run of the same specification in other data orders, all from the same start. With ``fresh``
-# each replica draws its fresh weights for itself too; replica 0 then is another run than replica 0 without.
+def _sparse(dense: Run, solution: str, sparsity: float, **given: Any) -> Run:
+    given = {"recipe": dense.setup.sparse, "seed": dense.seed, "parent": dense, **given}
+    return _made(dense.setup, sparsity, solution=solution, **given)
 
 
 def finetune(dense: Run, *, sparsity: float, keep: tuple[int, ...] = (), replica: int = 0) -> Run:
-    """Init-F to Sol-F: Sol-D's surviving weights, trained on (price study, Figure 2)."""
-    return _sparse(dense, "sol_f", sparsity, keep, replica=replica)
+    """Init-F to Sol-F: Sol-D's surviving weights, trained on (price study, Figure 2).
+
+    With ``replica`` 1, 2, ... the same in other data orders, all from the same start.
+    """
+    return _sparse(dense, "sol_f", sparsity, keep=keep, replica=replica)
 
 
 def scratch(
@@ -203,27 +249,13 @@ def scratch(
 ) -> Run:
     """Init-S to Sol-S: the same mask on fresh weights (price study, Figure 2).
 
-    ``form`` says how those take account of the mask (``lib.models.initializers.sparse``); with a ``mask_update`` the mask changes while training.
-    Of a gradually pruned run it is that run's own mask. ``snapshots`` as in ``Run.dense``; on a step at which the mask changes the state
-    is kept twice, before and after the change. Raises ``ParameterError`` for an unknown form.
+    ``form`` says how those take account of the mask (``lib.models.initializers.sparse``); with a
+    ``mask_update`` the mask changes while training. Of a gradually pruned run it is that run's own
+    mask. On a step of ``snapshots`` at which the mask changes, the state is kept twice. A ``fresh``
+    replica draws its fresh weights for itself too; replica 0 is then another run than without.
     """
-    if form not in initializers.FORMS:
-        raise ParameterError(f"form is {form!r}: allowed are {', '.join(initializers.FORMS)}")
-    if form == "neuron" and dense.network.init == "he-fan-out":
-        raise ParameterError(
-            "form is 'neuron': it has no fan for init 'he-fan-out'; allowed are masked and layer, or another init"
-        )
-    return _sparse(
-        dense,
-        "sol_s",
-        sparsity,
-        keep,
-        form=form,
-        mask_update=mask_update,
-        snapshots=snapshots,
-        replica=replica,
-        fresh=fresh,
-    )
+    given = {"keep": keep, "form": form, "mask_update": mask_update, "snapshots": snapshots}
+    return _sparse(dense, "sol_s", sparsity, replica=replica, fresh=fresh, **given)
 
 
 def gradually_pruned(
@@ -237,72 +269,32 @@ def gradually_pruned(
     replica: int = 0,
     fresh: bool = False,
 ) -> Run:
-    """Sol-G: a dense start pruned while it trains (Zhu & Gupta 2017; the gradient-flow study's "pruning solution").
-
-    ``snapshots`` as in ``scratch``.
-    """
-    pruning = _at(setup.pruning, sparsity)
-    return Run(
-        solution="sol_g", seed=seed, data=setup.data, network=setup.network, recipe=setup.dense, pruning=pruning, mask_update=mask_update,
-        flow=setup.flow, measure_every=setup.measure_every, keep=keep, snapshots=snapshots, replica=replica, fresh=fresh, setup=setup,
-    )  # fmt: skip
+    """Sol-G: a dense start pruned while it trains (Zhu & Gupta 2017; the gradient-flow study)."""
+    given = {"keep": keep, "snapshots": snapshots, "replica": replica, "fresh": fresh}
+    given |= {"seed": seed, "recipe": setup.dense, "mask_update": mask_update}
+    return _made(setup, sparsity, solution="sol_g", **given)
 
 
 def ticket(pruned: Run, *, rewind: int = 0, replica: int = 0, perturbed: str | None = None) -> Run:
-    """Sol-T: the mask of a gradually pruned run on its own start, or on its weights at the epoch ``rewind`` (which it must keep).
+    """Sol-T: the mask of a gradually pruned run on its own start.
 
-    ``perturbed`` changes these starting weights (``lib.models.initializers.perturbed``). Raises ``ParameterError`` for an unknown perturbation.
+    Or on its weights at the epoch ``rewind``, which it must keep; ``perturbed`` changes these
+    starting weights (``lib.models.initializers.perturbed``).
     """
-    if pruned.solution != "sol_g":
-        raise ParameterError(
-            f"a ticket has the mask of a gradually pruned run, 'sol_g', and not of one that is {pruned.solution!r}"
-        )
-    if rewind and rewind not in pruned.keep:
-        raise ParameterError(
-            f"rewind is {rewind}: the pruned run keeps its weights at {list(pruned.keep)} only; add it to its `keep`"
-        )
-    if perturbed is not None and perturbed not in initializers.PERTURBATIONS:
-        raise ParameterError(
-            f"perturbed is {perturbed!r}: allowed are {', '.join(initializers.PERTURBATIONS)}"
-        )
-    return _sparse(
-        pruned, "sol_t", pruned.sparsity, (), rewind=rewind, replica=replica, perturbed=perturbed
-    )
-
-
-def _at(pruning, sparsity):
-    try:
-        return Pruning(**{**pruning.model_dump(), "sparsity": sparsity})
-    except ValidationError as error:
-        raise ParameterError(explain(error)) from None
+    given = {"rewind": rewind, "replica": replica, "perturbed": perturbed}
+    return _sparse(pruned, "sol_t", pruned.sparsity, **given)
 
 
 def continued(dense: Run, *, at: int, sparsity: float) -> Run:
-    """Sol-P: the dense run pruned at the end of epoch ``at``, and trained on to its last epoch on its own schedule and data order.
+    """Sol-P: the dense run pruned at the end of epoch ``at``, and trained on to its last epoch.
 
-    Prune(θ_{0→t}, r)_{t→T} of the early-pruning study (section 3); the setup's ``continuation`` says how the rate and the
-    momentum go on. ``at=0`` trains the dense run's masked start, ``at`` the last epoch is one-shot pruning without training.
-    It is measured at its end alone (and before its first step, where ``at`` is 0). Raises ``ParameterError`` for an epoch beyond the
-    dense run's last or one that it does not keep.
+    Prune(θ_{0→t}, r)_{t→T} of the early-pruning study (section 3), on the dense run's own schedule
+    and data order; the setup's ``continuation`` says how the rate and the momentum go on. ``at=0``
+    trains the dense run's masked start, ``at`` the last epoch is one-shot pruning without training.
+    It is measured at its end alone (and before its first step, where ``at`` is 0).
     """
-    setup, last = dense.setup, dense.recipe.epochs
-    if dense.solution == "sol_g":
-        raise ParameterError(
-            "what is pruned on its way is a dense run, 'sol_d', and not a gradually pruned one, 'sol_g'"
-        )
-    if not isinstance(at, int) or isinstance(at, bool) or not 0 <= at <= last:
-        raise ParameterError(
-            f"the pruning epoch is {at!r}: it must be a whole number from 0 to {last}, the dense run's last epoch"
-        )
-    if at not in (*dense.keep, last) or (
-        at == last and dense.keep_velocity and last not in dense.keep
-    ):
-        raise ParameterError(
-            f"the pruning epoch is {at}: the dense run keeps its weights at {list(dense.keep)} only; add it to its `keep`"
-        )
-    pruning = _at(setup.pruning, sparsity)
-    return Run(
-        solution="sol_p", seed=dense.seed, data=dense.data, network=dense.network, recipe=setup.dense, pruning=pruning, parent=dense,
-        measure_every=max(last, 1), setup=setup,
-        continuation=(setup.continuation or Continuation(at=0)).model_copy(update={"at": at}),
-    )  # fmt: skip
+    setup = dense.setup
+    goes_on = (setup.continuation or Continuation(at=0)).model_copy(update={"at": at})
+    given = {"recipe": setup.dense, "parent": dense, "seed": dense.seed, "continuation": goes_on}
+    given |= {"measure_every": max(setup.dense.epochs, 1), "flow": None}
+    return _made(setup, sparsity, solution="sol_p", **given)

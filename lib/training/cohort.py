@@ -1,159 +1,205 @@
 """The state of a cohort: K networks of one architecture as flat tensors of shape [K, P].
 
-Weights, velocity and mask are each one tensor; views by name feed the forward pass. An optimiser step, a mask,
-weight decay or a checkpoint is one operation over one tensor, whatever the architecture, and a member is one row.
+Weights, velocity and mask are each one tensor; views by name feed the forward pass. An optimiser
+step, a mask, weight decay or a checkpoint is one operation over one tensor, whatever the
+architecture, and a member is one row. Rows and members change their order together, or not at all.
 """
 
 import copy
 import functools
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import nn
 
+from lib import rng
+from lib.data import sets
+from lib.masks import dynamic
+from lib.masks.masks import Named
 from lib.models import networks
+from lib.specs.parts import Network
+from lib.specs.run import Run
+
+STATE = ("weights", "buffers", "mask")  # of a member at any moment
 
 
 class Layout:
-    """Where each parameter and each BatchNorm statistic of an architecture lies in a flat row."""
+    """Where each parameter and each running statistic of an architecture lies in a flat row.
+
+    The count of batches is no state: with a fixed momentum BatchNorm never reads it.
+    """
 
     def __init__(self, network: nn.Module):
         self.parameters = {name: p.shape for name, p in network.named_parameters()}
-        # the count of batches is no state: with a fixed momentum BatchNorm never reads it
         self.buffers = {
-            n: b.shape for n, b in network.named_buffers() if not n.endswith("num_batches_tracked")
+            name: buffer.shape
+            for name, buffer in network.named_buffers()
+            if not name.endswith("num_batches_tracked")
         }
         self.size = sum(shape.numel() for shape in self.parameters.values())
         self.buffer_size = sum(shape.numel() for shape in self.buffers.values())
 
-    def views(self, rows: torch.Tensor, buffers: bool = False) -> dict[str, torch.Tensor]:
+    def views(self, rows: torch.Tensor, buffers: bool = False) -> Named:
         """Views [..., *shape] by name into ``rows`` [..., P] (or [..., B] for ``buffers``)."""
         views, offset = {}, 0
         for name, shape in (self.buffers if buffers else self.parameters).items():
-            views[name] = rows[..., offset : offset + shape.numel()].unflatten(-1, shape or (1,))
-            offset += shape.numel()
+            part = rows[..., offset : offset + shape.numel()]
+            views[name], offset = part.view((*rows.shape[:-1], *shape)), offset + shape.numel()
         return views
 
-    def row(self, values: dict[str, torch.Tensor]) -> torch.Tensor:
+    def row(self, values: Named) -> torch.Tensor:
         """The flat row [P] of parameters given by name; the inverse of ``views``."""
         return torch.cat([values[name].reshape(-1) for name in self.parameters])
 
-    def mask_row(self, mask: dict[str, torch.Tensor]) -> torch.Tensor:
+    def mask_row(self, mask: Named) -> torch.Tensor:
         """The flat bool row [P] of a mask by name; parameters that it does not name live."""
-        ones = {
-            name: torch.ones(shape, dtype=torch.bool) for name, shape in self.parameters.items()
-        }
+        ones = {n: torch.ones(shape, dtype=torch.bool) for n, shape in self.parameters.items()}
         return self.row({**ones, **mask})
 
     def fresh_buffers(self) -> torch.Tensor:
-        """BatchNorm statistics [B] as they are before training: mean 0, variance 1."""
-        row = torch.zeros(self.buffer_size)
-        for name, view in self.views(row, buffers=True).items():
-            view.fill_(float(name.endswith("running_var")))
-        return row
+        """Running statistics [B] as they are before training: mean 0, variance 1."""
+        ones = {name: float(name.endswith("running_var")) for name in self.buffers}
+        rows = [torch.full((s.numel(),), ones[name]) for name, s in self.buffers.items()]
+        return torch.cat([*rows, torch.zeros(0)])
 
 
-def build(network_spec, shape: tuple[int, ...], classes: int) -> nn.Module:
-    """The meta-device module of a ``runs.Network`` for such inputs; raises ``ValueError`` where they do not fit."""
-    s = network_spec
-    return networks.build(
-        s.name,
-        shape,
-        classes,
-        widths=s.widths,
-        width=s.width,
-        activation=s.activation,
-        pooling=s.pooling,
-    )
+def build(network_spec: Network, shape: tuple[int, ...], classes: int) -> nn.Module:
+    """The meta-device module of a specification's network for such inputs.
+
+    Raises ``ValueError`` where they do not fit.
+    """
+    return networks.build(network_spec.name, shape, classes, **network_spec.options)
+
+
+def network_of(run: Run, images: sets.ImageSet) -> nn.Module:
+    """The meta-device module that ``run`` trains on ``images``."""
+    return build(run.network, images.shape, images.classes)
 
 
 def filled(
     network: nn.Module, weights: torch.Tensor, buffers: torch.Tensor, device="cpu"
 ) -> nn.Module:
-    """A copy of the meta-device ``network`` with these flat rows [P] and [B] as its parameters and statistics, in eval mode."""
+    """A copy of the meta-device ``network`` in eval mode, with these rows [P] and [B]."""
     layout = Layout(network)
     network = copy.deepcopy(network).to_empty(device=device).eval()
-    values = {**layout.views(weights), **layout.views(buffers, buffers=True)}
-    with torch.no_grad():
-        for name, tensor in (*network.named_parameters(), *network.named_buffers()):
-            tensor.copy_(values[name]) if name in values else tensor.zero_()
+    counts = {name: torch.tensor(0) for name, _ in network.named_buffers()}
+    views = {**layout.views(weights), **layout.views(buffers, buffers=True)}
+    network.load_state_dict({**counts, **views})
     return network
 
 
-@dataclass
+class Member:
+    """One run in training: its labels ``given`` [N], those ``flipped``, and what it has gathered.
+
+    Its weights are a row of its cohort.
+    """
+
+    def __init__(self, run: Run, given: torch.Tensor, flipped: torch.Tensor, facts: dict):
+        self.run, self.given, self.flipped, self.facts = run, given, flipped, facts
+        self.history: list[dict] = []
+        self.kept: Named = {}
+        self.best = -1.0
+        self.diverged: int | None = None  # the epoch after which it was found so
+
+    def done(self, trained: int) -> bool:
+        """Whether this member has nothing left to train after ``trained`` epochs of the cohort."""
+        return trained >= self.run.length or self.diverged is not None
+
+    def draws(self, name: str, epoch: int) -> torch.Generator:
+        """Its generator for one draw of data in an epoch; who goes on has those of its parent."""
+        stream = "sol_d" if self.run.continuation else self.run.solution
+        replica = ("replica", self.run.replica) if self.run.replica else ()
+        return rng.generator(self.run.seed, stream, name, epoch, *replica)
+
+
 class Cohort:
-    """K members. ``weights``, ``velocity``, ``mask`` [K, P] and ``buffers`` [K, B] float32 on one device."""
+    """K rows on one device, and whose they are (nobody's, if they are looked at alone).
 
-    layout: Layout
-    weights: torch.Tensor
-    buffers: torch.Tensor
-    mask: torch.Tensor
-    velocity: torch.Tensor = None
-    gradients: torch.Tensor = field(default=None, repr=False)
+    ``weights``, ``velocity``, ``gradients`` float32 and ``mask`` bool [K, P], ``buffers`` [K, B].
+    """
 
-    def __post_init__(self):
-        if self.velocity is None:
-            self.velocity = torch.zeros_like(self.weights)
-        if self.gradients is None:
-            self.gradients = torch.zeros_like(self.weights)
+    def __init__(
+        self,
+        layout: Layout,
+        weights: torch.Tensor,
+        buffers: torch.Tensor,
+        mask: torch.Tensor,
+        velocity: torch.Tensor | None = None,
+        gradients: torch.Tensor | None = None,
+        members: Sequence[Member] = (),
+    ):
+        self.layout, self.weights, self.buffers, self.mask = layout, weights, buffers, mask
+        self.velocity = torch.zeros_like(weights) if velocity is None else velocity
+        self.gradients = torch.zeros_like(weights) if gradients is None else gradients
+        self.members = list(members)
 
     @functools.cached_property
     def bits(self) -> torch.Tensor | None:
-        """int32 [K, P]: all bits set where a weight lives and none where it is pruned (see ``sgd_``); None if all live."""
+        """int32 [K, P]: all bits set where a weight lives, else none (see ``sgd_``).
+
+        None if all live. Forget it where a mask changes: ``remask``.
+        """
         return None if self.mask.all() else self.mask.int().neg_()
 
     def __len__(self):
         return len(self.weights)
 
-    def select(self, members: list[int]) -> "Cohort":
-        """A cohort of its own that holds copies of these members."""
-        index = torch.tensor(members, device=self.weights.device)
-        return Cohort(
-            self.layout, *(t[index] for t in (self.weights, self.buffers, self.mask, self.velocity))
-        )
+    def select(self, order: list[int]) -> "Cohort":
+        """A cohort of its own with copies of these rows and with their members, in this order."""
+        index = torch.tensor(order, dtype=torch.long, device=self.weights.device)
+        rows = {name: getattr(self, name)[index] for name in (*STATE, "velocity")}
+        members = [self.members[k] for k in order if self.members]
+        return Cohort(self.layout, members=members, **rows)
 
     def slice(self, start: int, stop: int) -> "Cohort":
         """The members ``start`` to ``stop`` as views: training them trains this cohort."""
-        state = ("weights", "buffers", "mask", "velocity", "gradients")
-        return replace(self, **{name: getattr(self, name)[start:stop] for name in state})
+        names = (*STATE, "velocity", "gradients")
+        rows = {name: getattr(self, name)[start:stop] for name in names}
+        return Cohort(self.layout, members=self.members[start:stop], **rows)
+
+    def keep(self, k: int, suffix: str, *names: str) -> Named:
+        """Copy what row ``k`` has under ``names`` now to what its member has kept; return that."""
+        for name in names:
+            self.members[k].kept[f"{name}{suffix}"] = getattr(self, name)[k].cpu().clone()
+        return self.members[k].kept
+
+    def remask(self, k: int, mask: torch.Tensor) -> None:
+        """Give row ``k`` this mask [P]; weights and momentum follow (``dynamic.apply_``)."""
+        dynamic.apply_(self.weights[k], self.velocity[k], self.mask[k], mask)
+        self.mask[k] = mask
+        self.__dict__.pop("bits", None)  # made from the mask when next asked for
 
     def modules(self, network: nn.Module) -> Iterator[nn.Module]:
-        """One module per member whose parameters, gradients and statistics are views of its rows.
+        """A module per row whose parameters, gradients and statistics are views of it.
 
-        ``network`` is a meta-device module that serves as the pattern; it is rebuilt for each member. The views are
-        taken by ``.data``: they share the memory but not autograd's version counter, so that one member's step is
-        no in-place change to another's graph when workers train both at once.
+        ``network`` is a meta-device module that serves as the pattern. The views are taken by
+        ``.data``: they share the memory but not autograd's version counter, so that one member's
+        step is no in-place change to another's graph when workers train both at once.
         """
         for k in range(len(self)):
             module = copy.deepcopy(network)
-            weights, gradients = (
-                self.layout.views(self.weights.data[k]),
-                self.layout.views(self.gradients.data[k]),
-            )
-            for name, value in weights.items():
-                owner, _, kind = name.rpartition(".")
-                parameter = nn.Parameter(value.data)
+            gradients = self.layout.views(self.gradients.data[k])
+            views = self.layout.views(self.weights.data[k])
+            views |= self.layout.views(self.buffers[k], buffers=True)
+            own = {name: value.data for name, value in views.items()}
+            module.load_state_dict(own, strict=False, assign=True)
+            for name, parameter in module.named_parameters():
                 parameter.grad = gradients[name].data
-                setattr(module.get_submodule(owner), kind, parameter)
-            for name, value in self.layout.views(self.buffers[k], buffers=True).items():
-                owner, _, kind = name.rpartition(".")
-                norm = module.get_submodule(owner)
-                setattr(norm, kind, value.data)
-                norm.num_batches_tracked = None
+            for norm in module.modules():
+                if hasattr(norm, "num_batches_tracked"):
+                    norm.num_batches_tracked = None  # type: ignore[assignment]
             yield module
 
 
 def sgd_(cohort: Cohort, rate, momentum: float, nesterov: bool, decay) -> None:
     """One SGD step of every member in place: PyTorch's rule, with the gradient masked.
 
-    ``rate`` and ``decay`` are numbers or tensors [K, 1]. A pruned weight starts at zero with zero velocity, its
-    gradient is zero here, and decay adds a multiple of the weight itself: it is zero after every step.
+    ``rate`` and ``decay`` are numbers or tensors [K, 1]. A pruned weight starts at zero with zero
+    velocity, its gradient is zero here, and decay adds a multiple of the weight itself: it is zero
+    after every step.
     """
     weights, gradients, velocity = cohort.weights, cohort.gradients, cohort.velocity
-    if (
-        cohort.bits is not None
-    ):  # bitwise "and" clears a NaN too, and runs ten times as fast as masked_fill_
+    if cohort.bits is not None:  # "and" clears a NaN too, ten times as fast as masked_fill_
         gradients.view(torch.int32).bitwise_and_(cohort.bits)
     if isinstance(decay, torch.Tensor):
         gradients.addcmul_(weights, decay)
@@ -169,22 +215,26 @@ def sgd_(cohort: Cohort, rate, momentum: float, nesterov: bool, decay) -> None:
         weights.add_(step, alpha=-rate)
 
 
-def column(values: torch.Tensor, device):
-    """``step -> `` the column [c, 1] of ``values`` [c, steps], or one number where all members agree (it is faster)."""
+def column(values: torch.Tensor, device) -> Callable[[int], float | torch.Tensor]:
+    """``step -> `` the column [c, 1] of ``values`` [c, steps], or one number where all agree.
+
+    A number is faster.
+    """
     if (values == values[0]).all():
-        numbers = values[0].tolist()
-        return numbers.__getitem__
+        return values[0].tolist().__getitem__
     values = values.to(device)
     return lambda step: values[:, step : step + 1]
 
 
-def decays(recipes: list, layout: Layout, device):
-    """The ``decay`` of ``sgd_`` for members with these recipes: a number, or [c, 1], or [c, P] where some spare what is no kernel."""
+def decays(recipes: list, layout: Layout, device) -> float | torch.Tensor:
+    """The ``decay`` of ``sgd_`` for members with these recipes.
+
+    A number or [c, 1]; or [c, P] where some spare what is no kernel.
+    """
     share = torch.tensor([[recipe.weight_decay] for recipe in recipes])
     if all(recipe.decay == "all" for recipe in recipes):
         return column(share, device)(0)
-    kernels = layout.row(
-        {name: torch.full(s, float(len(s) > 1)) for name, s in layout.parameters.items()}
-    )
+    shapes = layout.parameters.items()
+    kernels = layout.row({name: torch.full(s, float(len(s) > 1)) for name, s in shapes})
     spared = torch.tensor([[recipe.decay == "kernels"] for recipe in recipes])
     return (share * torch.where(spared, kernels, torch.ones_like(kernels))).to(device)

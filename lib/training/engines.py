@@ -1,12 +1,15 @@
-"""Forward and backward passes of a group of members: batched products for MLPs, members in turn for the rest, and those of
-``lib.sparse.live`` where few weights live.
+"""Forward and backward passes of a group of members: batched products for MLPs, members in turn
+for all else, and those of ``lib.sparse.live`` where few weights live.
 
-All kinds have the same three methods. ``gradients(x, y)`` takes a batch for each member, x [c, B, ...] and labels
-y int64 [c, B], fills the group's gradient rows with those of each member's mean cross-entropy, and returns the
-losses [c]. ``logits(x)`` evaluates the same inputs x [n, ...] in every member: [c, n, C]. ``changed(k)`` hears that the mask of
-member k has changed. With label smoothing e, the cross-entropy is against 1 - e for the label and e / C for each of the C classes
+All engines have the same three methods. ``gradients(x, y)`` takes a batch for each member, x
+[c, B, ...] and labels y int64 [c, B], fills the group's gradient rows with those of each member's
+mean cross-entropy, and returns the losses [c]. ``logits(x)`` evaluates the same inputs x [n, ...]
+in every member: [c, n, C]. ``changed(k)`` hears that the mask of member k has changed. With label
+smoothing e, the cross-entropy is against 1 - e for the label and e / C for each of the C classes
 (Szegedy et al. 2016, section 7).
 """
+
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -17,43 +20,51 @@ from lib.sparse import live
 from lib.specs.parts import Recipe
 from lib.training.cohort import Cohort
 
+PLAIN = Recipe(epochs=0, batch_size=1, lr=1.0)
 
-class BatchedMLP:
+
+class Dense:
+    """An engine whose passes take all weights: pruned ones are zeros like any others."""
+
+    def changed(self, k: int) -> None:
+        """Nothing to do."""
+
+
+class BatchedMLP(Dense):
     """All members of a group in explicit batched matrix products, without autograd.
 
-    The passes of c small networks cost about the calls of one: that is where a cohort of small networks gains.
+    The passes of c small networks cost about the calls of one: that is where a cohort of small
+    networks gains.
     """
 
     def __init__(self, group: Cohort, network: MLP, smoothing: float = 0.0):
         self.smoothing = smoothing
-        weights, gradients = (
-            list(group.layout.views(rows).values()) for rows in (group.weights, group.gradients)
-        )
+        weights = list(group.layout.views(group.weights).values())
+        gradients = list(group.layout.views(group.gradients).values())
         self.weights, self.biases = weights[::2], [bias.unsqueeze(1) for bias in weights[1::2]]
-        self.transposed = [
-            weight.transpose(1, 2) for weight in self.weights
-        ]  # once: a small step is mostly such calls
+        # once: a small step is mostly such calls
+        self.transposed = [weight.transpose(1, 2) for weight in self.weights]
         self.gradient_views = list(zip(gradients[::2], gradients[1::2], strict=True))
         self.tanh = network.activation == "tanh"
-        # a lone large member takes the plain product: the same bits, without the bookkeeping of the batched one
+        # a lone large member takes the plain product: the same bits, and no batch to keep books of
         self.single = len(group) == 1 and group.layout.size > 50_000
 
     def _activations(self, x):
         """The input of every layer, and the logits."""
         values, last = [x], len(self.weights) - 1
         for depth, (weight, bias) in enumerate(zip(self.transposed, self.biases, strict=True)):
-            x = (
-                torch.addmm(bias[0, 0], x[0], weight[0]).unsqueeze(0)
-                if self.single
-                else torch.baddbmm(bias, x, weight)
-            )
+            if self.single:
+                x = torch.addmm(bias[0, 0], x[0], weight[0]).unsqueeze(0)
+            else:
+                x = torch.baddbmm(bias, x, weight)
             if depth < last:
                 x = x.tanh_() if self.tanh else x.relu_()
             values.append(x)
         return values
 
     @torch.inference_mode()
-    def gradients(self, x, y):
+    def gradients(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """See above."""
         values = self._activations(x.flatten(2))
         log_p = torch.log_softmax(values.pop(), -1)
         y = y.unsqueeze(-1)
@@ -72,101 +83,92 @@ class BatchedMLP:
                 weight_gradient.copy_(torch.bmm(delta.transpose(1, 2), values[depth]))
             torch.sum(delta, 1, out=bias_gradient)
             if depth:
-                delta = torch.bmm(delta, self.weights[depth])
-                a = values[depth]
-                delta = (
+                delta, a = torch.bmm(delta, self.weights[depth]), values[depth]
+                if self.tanh:
                     delta.mul_(1 - a * a)
-                    if self.tanh
-                    else torch.ops.aten.threshold_backward(delta, a, 0)
-                )
+                else:
+                    delta = torch.ops.aten.threshold_backward(delta, a, 0)
         return loss.mean((1, 2)).neg_()
 
-    def changed(self, k):
-        """Nothing to do: pruned weights are zeros like any others."""
-
     @torch.no_grad()
-    def logits(self, x):
-        members = len(self.weights[0])
-        return self._activations(x.flatten(1).expand(members, -1, -1))[-1]
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """See above."""
+        return self._activations(x.flatten(1).expand(len(self.weights[0]), -1, -1))[-1]
 
 
-class InTurn:
-    """Members one after the other over the same rows, with autograd: convolutions do not gain from batching.
+class InTurn(Dense):
+    """Members one after the other, with autograd: any module, and convolutions gain from no batch.
 
-    With a ``micro_batch`` a batch goes through in parts of so many examples, whose gradients add up: memory is bounded by the part, and
-    BatchNorm normalises over it.
+    With a ``micro_batch`` a batch goes through in parts of so many examples, whose gradients add
+    up: memory is bounded by the part, and BatchNorm normalises over it.
     """
 
     def __init__(
         self,
         group: Cohort,
         network: nn.Module,
-        precision="float32",
-        smoothing=0.0,
-        micro_batch: int | None = None,
+        recipe: Recipe = PLAIN,
     ):
-        self.group = group
-        self.device = group.weights.device.type
-        self.autocast = precision == "bfloat16"
-        self.smoothing, self.micro_batch = smoothing, micro_batch
+        self.group, self.recipe = group, recipe
         self.modules = list(group.modules(network))
 
     def _forward(self, module, x):
-        with torch.autocast(self.device, torch.bfloat16, enabled=self.autocast):
+        halved = self.recipe.precision == "bfloat16"
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=halved):
             return module(x).float()
 
-    def gradients(self, x, y):
+    def gradients(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """See above."""
         self.group.gradients.zero_()
-        losses = []
-        for module, inputs, labels in zip(self.modules, x, y, strict=True):
-            module.train()
-            if self.micro_batch is None or self.micro_batch >= len(labels):
-                loss = F.cross_entropy(
-                    self._forward(module, inputs), labels, label_smoothing=self.smoothing
-                )
-                loss.backward()  # adds into the views of the gradient rows
-                losses.append(loss.detach())
-                continue
-            total = 0.0
-            for part, given in zip(
-                inputs.split(self.micro_batch), labels.split(self.micro_batch), strict=True
-            ):
-                loss = F.cross_entropy(
-                    self._forward(module, part),
-                    given,
-                    label_smoothing=self.smoothing,
-                    reduction="sum",
-                ) / len(labels)
-                loss.backward()
-                total = total + loss.detach()
-            losses.append(total)
-        return torch.stack(losses)
+        size = self.recipe.micro_batch or y.shape[1]
+        return torch.stack(
+            [
+                self._backward(module.train(), inputs.split(size), labels.split(size))
+                for module, inputs, labels in zip(self.modules, x, y, strict=True)
+            ]
+        )
 
-    def changed(self, k):
-        """Nothing to do: pruned weights are zeros like any others."""
+    def _backward(self, module, inputs, labels):
+        """Add the gradients over all parts into the views of the gradient rows; the loss."""
+        total, count = torch.zeros((), device=labels[0].device), sum(map(len, labels))
+        for part, given in zip(inputs, labels, strict=True):
+            loss = F.cross_entropy(
+                self._forward(module, part),
+                given,
+                label_smoothing=self.recipe.label_smoothing,
+                reduction="mean" if len(labels) == 1 else "sum",
+            )
+            loss = loss / count if len(labels) > 1 else loss
+            loss.backward()
+            total += loss.detach()
+        return total
 
     @torch.no_grad()
-    def logits(self, x):
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """See above."""
         return torch.stack([self._forward(module.eval(), x) for module in self.modules])
+
+
+Engine = BatchedMLP | InTurn | live.LiveOnly
+
+
+def batched(network: nn.Module, recipe: Recipe) -> TypeGuard[MLP]:
+    """Whether the passes are batched products: an MLP in float32 (no BatchNorm, small batches)."""
+    return type(network) is MLP and recipe.precision == "float32"
 
 
 def engine(
     group: Cohort,
     network: nn.Module,
-    recipe: Recipe | None = None,
+    recipe: Recipe = PLAIN,
     live_inputs: tuple[int, ...] | None = None,
-):
-    """The passes of a group under a recipe (None: plain): at the cost of the live weights where the shape of the inputs is given for
-    that (see ``lib.sparse.live``), else batched where the network is an MLP in float32, else in turn."""
-    precision, smoothing, micro_batch = (
-        (recipe.precision, recipe.label_smoothing, recipe.micro_batch)
-        if recipe
-        else ("float32", 0.0, None)
-    )
+) -> Engine:
+    """The passes of a group under a recipe, in turn where nothing faster is known.
+
+    At the cost of the live weights where the shape of the inputs is given for that.
+    """
     if live_inputs is not None:
         return live.LiveOnly(group, network, live_inputs)
-    if (
-        isinstance(network, MLP) and precision == "float32"
-    ):  # an MLP has no BatchNorm, and its batches are small
-        return BatchedMLP(group, network, smoothing)
-    return InTurn(group, network, precision, smoothing, micro_batch)
+    if batched(network, recipe):
+        return BatchedMLP(group, network, recipe.label_smoothing)
+    return InTurn(group, network, recipe)

@@ -1,4 +1,7 @@
-"""Where a run starts: its weights, its BatchNorm statistics and its mask (price study, Figure 2; early-pruning study, section 3)."""
+"""Where a run starts: its weights, its BatchNorm statistics and its mask.
+
+See the price study's Figure 2, and section 3 of the early-pruning study.
+"""
 
 import hashlib
 from dataclasses import dataclass
@@ -11,84 +14,79 @@ from lib.data import sets
 from lib.masks import criteria, masks
 from lib.models import initializers, networks
 from lib.specs.run import Run
-from lib.training.cohort import Layout, filled
+from lib.training.cohort import Layout, Named, filled
 
 
 @dataclass(frozen=True)
 class InitialState:
-    """``weights`` float32 [P], ``buffers`` float32 [B], ``mask`` bool [P], facts about the mask, the optimiser's ``velocity`` [P]."""
+    """``weights`` float32 [P], ``buffers`` [B], ``mask`` bool [P], facts about the mask.
+
+    And the ``momentum`` [P] that the optimiser begins with; None: zero.
+    """
 
     weights: torch.Tensor
     buffers: torch.Tensor
     mask: torch.Tensor
     facts: dict
-    velocity: torch.Tensor | None = None
+    momentum: torch.Tensor | None = None
+
+    @property
+    def velocity(self) -> torch.Tensor:
+        """The optimiser's velocity [P]."""
+        return torch.zeros_like(self.weights) if self.momentum is None else self.momentum
 
 
 def initial_state(
     run: Run,
     network: nn.Module,
     layout: Layout,
-    parent: dict[str, torch.Tensor] | None,
+    parent: Named | None,
     images: sets.ImageSet | None = None,
 ) -> InitialState:
-    """The start of ``run``; ``parent`` holds the tensors of its finished dense run ("weights", "buffers", and kept ones).
+    """The start of ``run``.
 
-    Init-D is drawn from (seed, "init"). A mask is made from the dense run's weights by the run's criterion (its draws come
-    from (seed, "criterion")), which may look at the training examples of ``images``. Init-F is Sol-D under it, with Sol-D's
-    BatchNorm statistics; Init-S is a draw from (seed, "scratch") under it, with fresh ones; a run pruned on its way starts
-    from the dense run as it was at that epoch; a ticket from the start of the gradually pruned run whose mask it has, or from its weights
-    at a later epoch, perturbed or not. A fresh replica draws under a name of its own. Raises ``ValueError`` where the sparsity
-    empties a layer.
+    ``parent`` holds the tensors of its finished dense run ("weights", "buffers", and kept ones).
+    Init-D is drawn from (seed, "init"). A mask is made from the dense run's weights by the run's
+    criterion (its draws come from (seed, "criterion")), which may look at the training examples of
+    ``images``. Init-F is Sol-D under it, with Sol-D's BatchNorm statistics; Init-S is a draw from
+    (seed, "scratch") under it, with fresh ones; a run pruned on its way starts from the dense run
+    as it was at that epoch; a ticket from the start of the gradually pruned run whose mask it has,
+    or from its weights at a later epoch, perturbed or not. A fresh replica draws under a name of
+    its own. Raises ``ValueError`` where the sparsity empties a layer, or a criterion is at fault.
     """
-    if run.solution in ("sol_d", "sol_g"):
-        weights = layout.row(
-            initializers.dense(network, run.network.init, run.seed, _draw("init", run))
-        )
-        mask = torch.ones(layout.size, dtype=torch.bool)
-        return InitialState(
-            weights, layout.fresh_buffers(), mask, {"live": layout.size, "prunable": 0, "pruned": 0}
-        )
+    form, seed, fresh = run.network.init, run.seed, layout.fresh_buffers()
+    if parent is None or run.parent is None:
+        first = layout.row(initializers.dense(network, form, seed, _draw("init", run)))
+        facts: dict = {"live": layout.size, "prunable": 0, "pruned": 0}
+        return InitialState(first, fresh, torch.ones(layout.size, dtype=torch.bool), facts)
     suffix = _moment(run)
     trained, statistics = parent[f"weights{suffix}"], parent[f"buffers{suffix}"]
-    own = run.parent.solution == "sol_g"  # then its mask is there already
-    row = (
-        parent["mask"]
-        if own
-        else layout.mask_row(_mask(run, network, layout, trained, statistics, images))
-    )
+    if run.parent.solution == "sol_g":  # its mask is there already
+        row = parent["mask"]
+    else:
+        row = layout.mask_row(_mask(run, network, layout, trained, statistics, images))
     facts = mask_facts(run, network, layout, row)
-    if empty := facts.get("empty layers"):
-        raise ValueError(
-            f"sparsity {run.pruning.sparsity} leaves no weight in {', '.join(empty)} (seed {run.seed}); choose a lower one"
-        )
+    empty = ", ".join(facts.get("empty layers", []))
+    masks.refuse(
+        empty,
+        f"sparsity {run.sparsity} leaves no weight in {empty} (seed {seed}); choose a lower one",
+    )
     if run.solution == "sol_s":
         mask = {name: live for name, live in layout.views(row).items() if live.dim() > 1}
-        weights, idle = initializers.sparse(
-            network, mask, run.network.init, run.seed, _draw("scratch", run), form=run.form
-        )
-        facts |= (
-            {"neurons without input": sum(map(len, idle.values()))} if run.form != "masked" else {}
-        )
-        return InitialState(layout.row(weights) * row, layout.fresh_buffers(), row, facts)
+        draw = _draw("scratch", run)
+        weights, idle = initializers.sparse(network, mask, form, seed, draw, form=run.form)
+        if run.form != "masked":
+            facts["neurons without input"] = sum(map(len, idle.values()))
+        return InitialState(layout.row(weights) * row, fresh, row, facts)
     if run.solution == "sol_t" and not run.rewind:
-        trained, statistics = (
-            layout.row(
-                initializers.dense(network, run.network.init, run.seed, _draw("init", run.parent))
-            ),
-            layout.fresh_buffers(),
-        )
+        draw = _draw("init", run.parent)
+        trained = layout.row(initializers.dense(network, form, seed, draw))
+        statistics = fresh
     if run.perturbed:
-        trained = layout.row(
-            initializers.perturbed(
-                layout.views(trained), layout.views(row), run.perturbed, run.seed
-            )
-        )
-    velocity = (
-        parent[f"velocity{suffix}"] * row
-        if run.continuation and run.continuation.momentum == "kept"
-        else None
-    )
+        views = layout.views(trained), layout.views(row)
+        trained = layout.row(initializers.perturbed(*views, run.perturbed, seed))
+    kept = run.continuation and run.continuation.momentum == "kept"
+    velocity = parent[f"velocity{suffix}"] * row if kept else None
     return InitialState(trained * row, statistics, row, facts, velocity)
 
 
@@ -98,9 +96,10 @@ def _draw(name, run):
 
 
 def mask_facts(run: Run, network: nn.Module, layout: Layout, row: torch.Tensor) -> dict:
-    """What is kept about a mask ``row`` (bool [P]), with the "empty layers" if it leaves a prunable layer without any weight."""
+    """What is kept about a mask ``row`` (bool [P]); "empty layers" if there are any."""
     views = layout.views(row)
-    mask = {name: views[name] for name in networks.prunable(network, run.pruning.keep_dense)}
+    spared = run.pruning.keep_dense if run.pruning else ()
+    mask = {name: views[name] for name in networks.prunable(network, spared)}
     empty = masks.empty_layers(mask)
     size = sum(m.numel() for m in mask.values())
     return {
@@ -124,15 +123,11 @@ def _moment(run):
 
 
 def _mask(run, network, layout, weights, buffers, images):
-    pruning, views = run.pruning, layout.views(weights)
-    names = networks.prunable(network, pruning.keep_dense)
-    task = None
+    pruning, views, task = run.pruning, layout.views(weights), None
     if images is not None:
         count = pruning.score_examples
-        x, y = (
-            images.x_train if count is None else images.x_train[:count],
-            labels_of(run, images)[0][:count],
-        )
+        x = images.x_train if count is None else images.x_train[:count]
+        y = labels_of(run, images)[0][:count]
         task = criteria.Task(
             lambda: filled(network, weights, buffers, x.device),
             x,
@@ -140,17 +135,15 @@ def _mask(run, network, layout, weights, buffers, images):
             pruning.sparsity,
             pruning.scope,
         )
-    stream = rng.generator(
-        run.seed, "criterion", pruning.criterion, *([run.begin] if run.continuation else [])
-    )
-    scores = criteria.CRITERIA[pruning.criterion](
-        {name: views[name] for name in names}, stream, task
-    )
+    moment = [run.begin] if run.continuation else []
+    stream = rng.generator(run.seed, "criterion", pruning.criterion, *moment)
+    kernels = {name: views[name] for name in networks.prunable(network, pruning.keep_dense)}
+    scores = criteria.scores(pruning.criterion, kernels, stream, task)
     return masks.prune(scores, pruning.sparsity, pruning.scope)
 
 
 def labels_of(run: Run, images: sets.ImageSet) -> tuple[torch.Tensor, torch.Tensor]:
-    """The training labels as the run was given them, int64 [N], and which of them are wrong, bool [N]."""
+    """The training labels as the run was given them, int64 [N], and which are wrong, bool [N]."""
     y = images.y_train
     if not run.data.noise:
         return y, torch.zeros_like(y, dtype=torch.bool)

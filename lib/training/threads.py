@@ -1,4 +1,4 @@
-"""How many threads do the work of a cohort: members are split into groups, and workers take the groups in turn."""
+"""How many threads do the work of a cohort: workers take its groups of members in turn."""
 
 import threading
 from collections.abc import Callable
@@ -10,17 +10,18 @@ import torch
 def plan(
     members: int, live: int, work: float, batched: bool, cores: int
 ) -> tuple[list[int], int, int]:
-    """(sizes of the groups, workers, threads of each) for ``members`` that cost ``work`` FLOPs a step each, and ``live`` ones behind them.
+    """(sizes of the groups, workers, threads of each) for ``members``, and ``live`` ones behind.
 
-    Small networks are grouped until a step is worth its calls (about 60 MFLOP); those whose steps cost their live weights alone
-    (``lib.sparse.live``) are groups of one. A worker takes a group at a time and computes with one thread; where there are fewer groups than
-    cores, spare cores help with a group of many members, or with a lone large one (whose convolutions then add up in another order
-    than they do in a cohort).
+    A step of one of the ``members`` costs ``work`` FLOPs. Small networks are grouped until a step
+    is worth its calls (about 60 MFLOP); those whose steps cost their live weights alone
+    (``lib.sparse.live``) are groups of one. A worker takes a group at a time and computes with one
+    thread; where there are fewer groups than cores, spare cores help with a group of many members,
+    or with a lone large one (whose convolutions then add up in another order than in a cohort).
     """
-    size = min(members, max(1, round(60e6 / work))) if batched else 1
-    groups = -(-members // max(size, 1))
+    size = max(1, min(members, round(60e6 / work))) if batched else 1
+    groups = -(-members // size)
     size = -(-members // max(groups, 1))
-    sizes = [min(size, members - start) for start in range(0, members, max(size, 1))] + [1] * live
+    sizes = [min(size, members - k * size) for k in range(groups)] + [1] * live
     workers = min(cores, len(sizes))
     # batched products are split between members: the bits stay
     shared = members and (work > 100e6 or (size >= 8 and size * work > 5e6))
@@ -30,43 +31,43 @@ def plan(
 class Workers:
     """``count`` workers with ``threads`` threads each.
 
-    A lone worker is the calling thread itself: another one would have OpenMP threads of its own, and where there
-    are more of these than cores they no longer wait actively, which halves the speed of small operations. Several
-    workers stay from epoch to epoch: a new thread would set up its buffers for matrix products anew.
+    A lone worker is the calling thread itself: another one would have OpenMP threads of its own,
+    and where there are more of these than cores they no longer wait actively, which halves the
+    speed of small operations. Several workers stay from epoch to epoch: a new thread would set up
+    its buffers for matrix products anew.
     """
 
     def __init__(self, count: int, threads: int):
         self.count, self.threads = count, threads
-        self.cancelled = (
-            threading.Event()
-        )  # set when one worker fails, so that the others stop soon
+        self.cancelled = threading.Event()  # set when one fails, so that the others stop soon
         self.pool = (
             ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(threads,))
             if count > 1
             else None
         )
 
-    @property
-    def alone(self) -> bool:
-        """Whether the calling thread does the work."""
-        return self.pool is None
-
     def each(
-        self, work: Callable[[int], object], count: int, tick: Callable[[], None] = lambda: None
-    ) -> list:
-        """``work(number)`` for every number below ``count``; ``tick`` is called now and then while other threads work."""
-        if self.alone:
+        self, work: Callable[[int], None], count: int, tick: Callable[[], None] = lambda: None
+    ) -> None:
+        """``work(number)`` for every number below ``count``.
+
+        ``tick`` is called now and then while other threads work; here, where none does, it is not.
+        """
+        if self.pool is None:
             before = torch.get_num_threads()
             torch.set_num_threads(self.threads)
             try:
-                return [work(number) for number in range(count)]
+                for number in range(count):
+                    work(number)
             finally:
                 torch.set_num_threads(before)
+            return
         tasks = [self.pool.submit(work, number) for number in range(count)]
         try:
             while wait(tasks, timeout=0.5)[1]:
                 tick()
-            return [task.result() for task in tasks]
+            for task in tasks:
+                task.result()
         except BaseException:
             self.cancelled.set()
             wait(tasks)

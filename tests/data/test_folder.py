@@ -1,4 +1,6 @@
-"""A folder of images: found, checked, streamed as a plain loop would read it, and trained on with the code of every other set."""
+"""A folder of images: found, checked, streamed as a plain loop would read it, and trained on with
+the code of every other set.
+"""
 
 import random
 import shutil
@@ -7,15 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from lib.claims import flow_methods
+from lib.claims.decisions import NotHere, decide
 from PIL import Image
 from support import carry_out, same_results, same_table
 from torchvision.transforms import functional
 
 from lib import rng
-from lib.claims import flow_methods
-from lib.claims.decisions import NotHere, decide
+from lib.data import decoding, sets
 from lib.data import folder as folders
-from lib.data import sets
 from lib.runs import results, sweep
 from lib.runs.store import Store
 from lib.specs.parts import MaskUpdate
@@ -28,7 +30,10 @@ TRAIN, VAL = 8, 3  # images of a class
 
 
 def paint(path, label, number, size):
-    """An image with colours by its class, and noise by its number; of many sizes, proportions, modes and file types."""
+    """An image with colours by its class, and noise by its number.
+
+    Of many sizes, proportions, modes and file types.
+    """
     stream = np.random.default_rng(1000 * label + number)
     small = np.zeros((4, 4, 3)) + 200 * np.eye(3)[label % 3] + stream.integers(0, 56, (4, 4, 3))
     image = Image.fromarray(small.astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
@@ -42,7 +47,9 @@ def paint(path, label, number, size):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A set of three classes; only the first four images of each part are looked at whole before training."""
+    """A set of three classes; only the first four images of each part are looked at whole before
+    training.
+    """
     monkeypatch.setattr(folders, "SAMPLE", 4)
     for part, count in (("train", TRAIN), ("val", VAL)):
         for label, name in enumerate(CLASSES):
@@ -97,11 +104,13 @@ SMALL = {
 def setup_of(folder, **given):
     settings = presets.Settings(**{**SMALL, "folder": str(folder), **given})
     images = load(folder, normalise=settings.normalise, train=settings.train_examples)
-    return setup_of(settings, images.fingerprint)
+    return presets.setup_of(settings, images.fingerprint)
 
 
 def methods(setup):
-    """Dense, gradually pruned and its rewound ticket, and RigL from a random mask with growth gradients of held examples."""
+    """Dense, gradually pruned and its rewound ticket, and RigL from a random mask with growth
+    gradients of held examples.
+    """
     gradual = MaskUpdate(method="gradual", every=1, start=1, end=4)
     rigl = MaskUpdate(method="rigl", every=2, end=6, fraction=0.3, drop="cosine", held=7)
     pruned = gradually_pruned(setup, seed=0, sparsity=0.5, mask_update=gradual, keep=(1,))
@@ -117,11 +126,11 @@ def methods(setup):
     ]
 
 
-# -- what is read ------------------------------------------------------------------------------------------------------
+# -- what is read ----------------------------------------------------------------------------------
 
 
 def test_examples_are_torchvisions(folder):
-    """Central crops, labels and normalisation, image by image, in the order of a hash of the names."""
+    """Central crops, labels, normalisation, image by image, in the order of a hash of the names."""
     images = load(folder, normalise="imagenet")
     assert (len(images.x_train), len(images.x_test), images.classes, images.shape) == (
         24,
@@ -154,7 +163,10 @@ def test_examples_are_torchvisions(folder):
 
 
 def test_random_crops_are_those_of_a_plain_loop(folder):
-    """The same draws in a loop of torchvision's functions: bit for bit; and their areas, proportions and flips are in range."""
+    """The same draws in a loop of torchvision's functions: bit for bit.
+
+    And their areas, proportions and flips are in range.
+    """
     x = load(folder).x_train
     index, seeds = torch.tensor([5, 0, 5, 23, 7, 7]), torch.arange(6) * 12345
     (found,) = x.batches([(index, seeds)])
@@ -199,11 +211,14 @@ class Recorder:
 
 
 def test_random_crops_lie_inside_and_vary():
-    """3,000 crops of a wide image: inside it, as large as a rejection sampler's, half of them flipped; of a thread, its middle."""
+    """3,000 crops of a wide image.
+
+    Inside it, as large as a rejection sampler's, half of them flipped; of a thread, its middle.
+    """
     found = []
     for seed in range(3000):
         image = Recorder(400, 300)
-        folders.cropped(image, 32, seed)
+        decoding.cropped(image, 32, seed)
         left, top, right, bottom = image.box
         assert 0 <= left < right <= 400
         assert 0 <= top < bottom <= 300
@@ -221,16 +236,19 @@ def test_random_crops_lie_inside_and_vary():
     assert shares.min() < 0.09
     assert shares.max() > 0.9
     thread = Recorder(1000, 10)
-    folders.cropped(thread, 32, 0)
+    decoding.cropped(thread, 32, 0)
     assert thread.box == (493, 0, 506, 10)
 
 
 def test_no_more_is_held_than_the_batches_ahead(folder, monkeypatch):
-    """While a batch is at work two more are decoded, and no image beyond them; all at once are refused where they are too many."""
+    """While a batch is at work two more are decoded, and no image beyond them.
+
+    All at once are refused where they are too many.
+    """
     x = load(folder).x_train
-    decoded, real = [], folders.Streamed.decode
+    decoded, real = [], decoding.Streamed.decode
     monkeypatch.setattr(
-        folders.Streamed,
+        decoding.Streamed,
         "decode",
         lambda self, number, seed=None: decoded.append(number) or real(self, number, seed),
     )
@@ -238,22 +256,27 @@ def test_no_more_is_held_than_the_batches_ahead(folder, monkeypatch):
     batches = x.batches((torch.tensor(order[k : k + 4]), None) for k in range(0, 24, 4))
     for number in range(1, 7):
         next(batches)
-        assert set(order[: 4 * number]) <= set(decoded) <= set(order[: 4 * (number + folders.AHEAD)])
+        assert (
+            set(order[: 4 * number]) <= set(decoded) <= set(order[: 4 * (number + decoding.AHEAD)])
+        )
     assert sorted(decoded) == list(range(24))
     decoded.clear()
     assert torch.equal(x[:5], x[:5])
     assert sorted(decoded) == [0, 1, 2, 3, 4]  # once
-    monkeypatch.setattr(folder, "LIMIT", 20 * x.bytes)
+    monkeypatch.setattr(decoding, "LIMIT", 20 * x.bytes)
     assert sum(len(part) for part in x.split(6)) == 24
     with pytest.raises(
         sets.DataError,
-        match=r"24 images of 32x32 pixels were asked for at once.* at most 20 \(setting watch_examples",
+        match=r"24 images of 32x32 pixels were asked for at once.* at most 20 \(setting watch_ex",
     ):
         x[:]
 
 
 def test_the_fingerprint(folder):
-    """Of names, sides and the first images' bytes: not of the place, nor of the bytes of the others; other settings give another."""
+    """Of names, sides and the first images' bytes.
+
+    Not of the place, nor of the bytes of the others; other settings give another.
+    """
     first = load(folder)
     moved = shutil.copytree(folder, folder.parent / "elsewhere")
     assert load(moved).fingerprint == first.fingerprint
@@ -274,7 +297,9 @@ def test_the_fingerprint(folder):
 
 
 def test_a_run_is_the_same_wherever_the_folder_lies(folder):
-    """Its place is no part of a specification, and the new settings are none where they are at their defaults."""
+    """Its place is no part of a specification, and the new settings are none where they are at
+    their defaults.
+    """
     here, there = (
         setup_of(place) for place in (folder, shutil.copytree(folder, folder.parent / "elsewhere"))
     )
@@ -287,7 +312,7 @@ def test_a_run_is_the_same_wherever_the_folder_lies(folder):
     assert not {"label_smoothing", "micro_batch"} & plain.keys()
 
 
-# -- bad input ---------------------------------------------------------------------------------------------------------
+# -- bad input -------------------------------------------------------------------------------------
 
 
 def spoil(folder, how):
@@ -330,7 +355,8 @@ def spoil(folder, how):
         ("class without val", r"set/train holds classes that val/ lacks: cat; both"),
         (
             "no image",
-            r"1 of the 24 images in .*set/train cannot be opened: ant/train_0\.JPEG \(UnidentifiedImageError\)",
+            r"1 of the 24 images in .*set/train cannot be opened: ant/train_0\.JPEG "
+            r"\(UnidentifiedImageError\)",
         ),
         (
             "broken png",
@@ -346,12 +372,14 @@ def test_a_set_that_cannot_be_used(folder, how, says):
 
 
 def test_settings_that_cannot_be_used(folder, monkeypatch):
-    """No folder, a treatment that needs every image, more examples than there are, decoders that are no number."""
+    """No folder, a treatment that needs every image, more examples than there are, decoders that
+    are no number.
+    """
     with pytest.raises(sets.DataError, match="give the parameter folder"):
         sets.load("folder")
     with pytest.raises(
         sets.DataError,
-        match="normalise is 'channel'; a folder, which is never held whole, has none, ",
+        match="normalise is 'channel'; a folder, which is never held whole, has none, cifar10-code",
     ):
         load(folder, normalise="channel")
     with pytest.raises(sets.DataError, match=r"test_examples is 10; .* has 1 to 9 test examples"):
@@ -379,7 +407,9 @@ def test_a_name_in_the_folder_of_image_sets(folder, monkeypatch):
 
 
 def test_claims_of_imagenet_need_imagenet():
-    """Rules about ResNet-50 and VGG-16 speak of ImageNet's 1,281,167 images alone, and then of what they say."""
+    """Rules about ResNet-50 and VGG-16 speak of ImageNet's 1,281,167 images alone, and then of what
+    they say.
+    """
     printed = flow_methods.IMAGENET["vgg-16"]
     rows = [
         {
@@ -417,11 +447,13 @@ def test_claims_of_imagenet_need_imagenet():
         flow_methods.flow_t1_lenet_init_scratch(table.assign(network="resnet-50"))
 
 
-# -- training ----------------------------------------------------------------------------------------------------------
+# -- training --------------------------------------------------------------------------------------
 
 
 def test_a_small_set_trains_as_in_memory(folder, store, tmp_path, monkeypatch):
-    """The same images as tensors, with the same crops in their place, give the same network to the bit: it is one training loop."""
+    """The same images as tensors, with the same crops in their place, give the same network to the
+    bit: it is one training loop.
+    """
     run = Run.dense(setup_of(folder, augment=False), seed=0)
     carry_out([run], store)
     streamed = load(folder, normalise="imagenet")
@@ -435,7 +467,10 @@ def test_a_small_set_trains_as_in_memory(folder, store, tmp_path, monkeypatch):
 
 
 def test_every_method_whatever_the_number_of_decoders(folder, store, tmp_path, monkeypatch):
-    """VGG-16 in small: dense, gradual, rewound ticket, RigL; with one decoding thread and with three, alone and in a cohort."""
+    """VGG-16 in small: dense, gradual, rewound ticket, RigL.
+
+    With one decoding thread and with three, alone and in a cohort.
+    """
     runs = methods(setup_of(folder))
     monkeypatch.setenv("SPARSITY_DECODERS", "1")
     table = carry_out(runs, store)
@@ -452,7 +487,10 @@ def test_every_method_whatever_the_number_of_decoders(folder, store, tmp_path, m
 
 
 def test_resnet_50_end_to_end(folder, store):
-    """ResNet-50 in small, in micro-batches: dense, gradual, ticket, RigL and a small dense one reach their end, with exact masks."""
+    """ResNet-50 in small, in micro-batches.
+
+    Dense, gradual, ticket, RigL and a small dense one reach their end, with exact masks.
+    """
     setup = setup_of(
         folder, network="resnet-50", micro_batch=5, epochs=1, sparse_epochs=1, batch_size=4
     )
@@ -465,7 +503,9 @@ def test_resnet_50_end_to_end(folder, store):
 
 
 def test_an_image_that_breaks_while_training(folder, store, tmp_path, monkeypatch):
-    """It is named, what was trained before its epoch is kept, and with a sound copy in its place all ends as if nothing had happened."""
+    """It is named, what was trained before its epoch is kept, and with a sound copy in its place
+    all ends as if nothing had happened.
+    """
     runs = methods(setup_of(folder))[:2]
     path = folder / "train" / load(folder).x_train.names[-1]
     sound, epochs, real = path.read_bytes(), [], loop.Training.run_epoch
@@ -479,7 +519,7 @@ def test_an_image_that_breaks_while_training(folder, store, tmp_path, monkeypatc
     monkeypatch.setattr(loop.Training, "run_epoch", breaking)
     with pytest.raises(
         sets.DataError,
-        match=rf"{path.name} cannot be decoded \(OSError: .*\. Put a sound copy in its place and run",
+        match=rf"{path.name} cannot be decoded \(OSError: .*\. Put a sound copy in its place and",
     ):
         carry_out(runs, store)
     assert epochs == [0, 1]
@@ -494,15 +534,15 @@ def test_an_image_that_breaks_while_training(folder, store, tmp_path, monkeypatc
 
 
 def test_each_epoch_and_member_has_its_own_crops(folder, store, monkeypatch):
-    """The draws are those of the named generator, by seed, epoch and place in the member's order."""
-    seen, real = [], folders.Streamed.decode
+    """The draws are those of the named generator, by seed, epoch and place in the member's own."""
+    seen, real = [], decoding.Streamed.decode
 
     def watched(self, number, seed=None):
         if seed is not None:
             seen.append((number, seed))
         return real(self, number, seed)
 
-    monkeypatch.setattr(folders.Streamed, "decode", watched)
+    monkeypatch.setattr(decoding.Streamed, "decode", watched)
     setup = setup_of(folder)
     carry_out([Run.dense(setup, seed=seed) for seed in (0, 1)], store)
     expected = []

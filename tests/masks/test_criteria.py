@@ -1,4 +1,5 @@
-"""Criteria that look at gradients and paths: their scores by hand on a small network, SynFlow's rounds, and whole runs by them."""
+"""Criteria that look at gradients and paths: their scores by hand on a small network, SynFlow's
+rounds, and whole runs by them."""
 
 import math
 from itertools import product
@@ -8,7 +9,7 @@ import torch
 from support import carry_out, images_of, small
 from torch import nn
 
-from lib import rng
+from lib import registry, rng
 from lib.masks import criteria, masks
 from lib.models import initializers, networks
 from lib.specs.run import Run, continued
@@ -30,15 +31,16 @@ def by_hand(sparsity=None, scope="global", biases=(0.0, 0.0)):
 
 
 def scores(name, weights, task):
-    return criteria.CRITERIA[name](weights, rng.generator(0, "criterion"), task)
+    return registry.criterion[name](weights, rng.generator(0, "criterion"), task)
 
 
 def test_snip_by_hand():
     """With q = e / (1 + e), the share that the larger logit has when it leads by one.
 
-    Example 1, label 0: hidden (-3 -> 0, 1/2), logits (0, 1), p - y = (-q, q).    Example 2, label 1: hidden (1, 3/2), logits (3, 2),
-    p - y = (q, -q). Gradients of the mean: in the second layer 1/2 ((q, q), (-q, -q)), and through Wᵀ(p - y) = (., 2q) and (4q, -2q)
-    in the first one 1/2 ((12q, 4q), (-4q, 2q)).
+    Example 1, label 0: hidden (-3 -> 0, 1/2), logits (0, 1), p - y = (-q, q). Example 2, label 1:
+    hidden (1, 3/2), logits (3, 2), p - y = (q, -q). Gradients of the mean: in the second layer 1/2
+    ((q, q), (-q, -q)), and through Wᵀ(p - y) = (., 2q) and (4q, -2q) in the first one 1/2 ((12q,
+    4q), (-4q, 2q)).
     """
     q = math.e / (1 + math.e)
     found = scores("snip", *by_hand())
@@ -51,7 +53,8 @@ def test_snip_by_hand():
 
 
 def test_grasp_is_the_product_with_the_whole_hessian():
-    """w · (H g), with H from differentiating a loss written out here twice; and removing a little of a weight changes the flow so."""
+    """w · (H g), with H from differentiating a loss written out here twice; and removing a little
+    of a weight changes the flow so."""
     weights, task = by_hand()
     theta = torch.cat([weight.flatten() for weight in weights.values()])
 
@@ -74,9 +77,11 @@ def test_grasp_is_the_product_with_the_whole_hessian():
 
 @pytest.mark.parametrize("biases", [(0.0, 0.0), (-5.0, 7.0)])
 def test_synflow_by_hand(monkeypatch, biases):
-    """One round: a weight times what reaches it and what leads on from it. Biases, signs and activations do not count.
+    """One round: a weight times what reaches it and what leads on from it. Biases, signs and
+    activations do not count.
 
-    Into the hidden units flow 1 + 2 = 3 and 1/2, out of them lead 3 + 1 = 4 and 0 + 2 = 2; each layer adds up to R = 13.
+    Into the hidden units flow 1 + 2 = 3 and 1/2, out of them lead 3 + 1 = 4 and 0 + 2 = 2; each
+    layer adds up to R = 13.
     """
     monkeypatch.setattr(criteria, "ROUNDS", 1)
     found = scores("synflow", *by_hand(sparsity=0.25, biases=biases))
@@ -86,7 +91,8 @@ def test_synflow_by_hand(monkeypatch, biases):
 
 
 def paths(weights, live):
-    """SynFlow's scores by adding up every path of a network of linear layers, one after the other."""
+    """SynFlow's scores by adding up every path of a network of linear layers, one after the
+    other."""
     found = [torch.zeros_like(weight) for weight in weights]
     sizes = [weights[0].shape[1], *(weight.shape[0] for weight in weights)]
     for path in product(*(range(size) for size in sizes)):
@@ -102,7 +108,8 @@ def paths(weights, live):
 @pytest.mark.parametrize("scope", masks.SCOPES)
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 def test_synflow_in_rounds(scope, activation):
-    """A hundred rounds over three layers give the mask that adding up the paths in each round gives."""
+    """A hundred rounds over three layers give the mask that adding up the paths in each round
+    gives."""
     network = networks.build("mlp", (3,), 2, widths=(4, 3), activation=activation)
     layout = Layout(network)
     row = layout.row(initializers.dense(network, "he", 5))
@@ -128,12 +135,13 @@ def test_synflow_in_rounds(scope, activation):
 
 
 def test_synflow_conserves_flow_and_looks_at_no_data():
-    """With BatchNorm, shortcuts and average pooling the scores of a layer still add up to the same R where every path passes it."""
-    for name, shape, layers in (
-        ("resnet-20", (3, 32, 32), ("0.0.weight", "6.weight")),
-        ("lenet-5", (1, 28, 28), None),
+    """With BatchNorm, shortcuts and average pooling the scores of a layer still add up to the same
+    R where every path passes it."""
+    for name, shape, options, layers in (
+        ("resnet-20", (3, 32, 32), {"width": 0.25}, ("0.0.weight", "6.weight")),
+        ("lenet-5", (1, 28, 28), {"pooling": "avg"}, None),
     ):
-        network = networks.build(name, shape, 10, width=0.25, pooling="avg")
+        network = networks.build(name, shape, 10, **options)
         layout = Layout(network)
         buffers = layout.fresh_buffers() + 0.3 * torch.rand(
             layout.buffer_size, generator=rng.generator(0, "buffers")
@@ -153,7 +161,8 @@ def test_synflow_conserves_flow_and_looks_at_no_data():
 
 
 def test_synflow_in_float64():
-    """Thirty layers of small weights: their products vanish in float32, and the mask is still exact and leaves no layer empty."""
+    """Thirty layers of small weights: their products vanish in float32, and the mask is still exact
+    and leaves no layer empty."""
     network = networks.build("mlp", (20,), 2, widths=(20,) * 30)
     layout = Layout(network)
     row = layout.row(initializers.dense(network, "he", 5)) / 100
@@ -171,10 +180,12 @@ def test_synflow_in_float64():
 
 
 def test_synflow_notices_a_collapse():
-    """More than one path cannot be pruned away: the layer and the round are named. Without a sparsity there are no rounds."""
+    """More than one path cannot be pruned away: the layer and the round are named. Without a
+    sparsity there are no rounds."""
     with pytest.raises(
         ValueError,
-        match=r"synflow at sparsity 0.9: round \d+ of 100 leaves no path .* no weight in \d.weight\); choose a lower",
+        match=r"synflow at sparsity 0.9: round \d+ of 100 leaves no path .* no weight in \d.weight"
+        r"\); choose a lower",
     ):
         scores("synflow", *by_hand(sparsity=0.9))
     with pytest.raises(ValueError, match="its task must name the sparsity"):
@@ -188,7 +199,8 @@ def test_synflow_notices_a_collapse():
 
 @pytest.mark.parametrize("criterion", ["snip", "grasp", "synflow"])
 def test_runs_by_these_criteria(criterion, store):
-    """A network pruned before training: the mask is that of the criterion's scores at its start, and its count is exact."""
+    """A network pruned before training: the mask is that of the criterion's scores at its start,
+    and its count is exact."""
     dense = Run.dense(
         small(criterion=criterion, score_examples=40, keep_dense=[], widths=[20, 10], epochs=1),
         seed=3,

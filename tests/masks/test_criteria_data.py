@@ -1,4 +1,5 @@
-"""Criteria that look at data: the scores that they claim to be, from the network at its moment and the examples that they may see."""
+"""Criteria that look at data: the scores that they claim to be, from the network at its moment and
+the examples that they may see."""
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from lib import rng
 from lib.masks import criteria
 from lib.metrics import fisher
 from lib.models import networks
+from lib.registry import criterion
 from lib.specs.fields import ParameterError
 from lib.specs.run import Run, continued, finetune, scratch
 from studies.presets import settings
@@ -18,10 +20,17 @@ RESNET = {"network": "resnet-20", "width": 0.25, "train_examples": 40}
 
 @pytest.fixture
 def tiny():
-    """A double-precision network with every kind of layer, nine examples, and the task that a criterion gets."""
+    """A double-precision network with every kind of layer, nine examples, and the task that a
+    criterion gets."""
     network = nn.Sequential(
-        nn.Conv2d(1, 2, 3, stride=2, padding=1), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(18, 5), nn.Tanh(), nn.Linear(5, 4)
-    )  # fmt: skip
+        nn.Conv2d(1, 2, 3, stride=2, padding=1),
+        nn.BatchNorm2d(2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(18, 5),
+        nn.Tanh(),
+        nn.Linear(5, 4),
+    )
     network = network.double().eval()
     for number, (_, tensor) in enumerate(
         [*network.named_parameters(), ("", network[1].running_mean)]
@@ -33,11 +42,12 @@ def tiny():
 
 
 def scores_of(name, weights, task, seed=7):
-    return criteria.CRITERIA[name](weights, rng.generator(seed), task)
+    return criterion[name](weights, rng.generator(seed), task)
 
 
 def slow_diagonal(network, x, labels):
-    """Mean over the examples of the squared gradient of log p(label), one backward pass an example."""
+    """Mean over the examples of the squared gradient of log p(label), one backward pass an
+    example."""
     total = {name: torch.zeros_like(p) for name, p in network.named_parameters()}
     for example, label in zip(x, labels, strict=True):
         network.zero_grad()
@@ -48,7 +58,8 @@ def slow_diagonal(network, x, labels):
 
 
 def test_fisher_scores_example_by_example(tiny):
-    """For the labels that the generator samples, F_ii is the mean squared gradient; biases and BatchNorm have no score."""
+    """For the labels that the generator samples, F_ii is the mean squared gradient; biases and
+    BatchNorm have no score."""
     network, weights, task = tiny
     p = torch.softmax(network(task.x), 1).detach()
     labels = torch.multinomial(p, 1, generator=rng.generator(7)).squeeze(1)
@@ -62,7 +73,8 @@ def test_fisher_scores_example_by_example(tiny):
 
 
 def test_fisher_scores_are_unbiased(tiny):
-    """Over many draws of labels their mean is the expectation over all labels, from the probabilities and one pass a label."""
+    """Over many draws of labels their mean is the expectation over all labels, from the
+    probabilities and one pass a label."""
     network, weights, task = tiny
     p = torch.softmax(network(task.x), 1).detach()
     exact = 0.0
@@ -123,7 +135,8 @@ def test_a_network_is_made_once_and_only_for_those_who_ask():
 
 
 def lowest(scores, sparsity):
-    """The mask without the round(s·N) lowest scores, those of lower index first, as flat rows by name."""
+    """The mask without the round(s·N) lowest scores, those of lower index first, as flat rows by
+    name."""
     flat = torch.cat([score.flatten() for score in scores.values()]).tolist()
     gone = set(sorted(range(len(flat)), key=lambda i: (flat[i], i))[: round(sparsity * len(flat))])
     return torch.tensor([i not in gone for i in range(len(flat))]).split(
@@ -134,7 +147,8 @@ def lowest(scores, sparsity):
 @pytest.mark.parametrize("name", ["fisher", "fisher_loss"])
 @pytest.mark.parametrize("options", [{"widths": [16, 12]}, RESNET], ids=["mlp", "resnet"])
 def test_a_run_pruned_by_fisher(options, name, store, one_thread):
-    """Exactly as many weights as asked for, those of the lowest score at its moment: Sol-P at an epoch, Sol-F and Sol-S at the end."""
+    """Exactly as many weights as asked for, those of the lowest score at its moment: Sol-P at an
+    epoch, Sol-F and Sol-S at the end."""
     dense = Run.dense(
         small(**options, criterion=name, epochs=2, sparse_epochs=1), seed=3, keep=(1,)
     )
@@ -152,21 +166,19 @@ def test_a_run_pruned_by_fisher(options, name, store, one_thread):
         names = networks.prunable(network, ("last",))
         task = criteria.Task(lambda network=network: network, images_of(dense).x_train, None)
         weights = {n: network.get_parameter(n).detach() for n in names}
-        scores = criteria.CRITERIA[name](
-            weights, rng.generator(3, "criterion", name, *moment), task
-        )
+        scores = criterion[name](weights, rng.generator(3, "criterion", name, *moment), task)
         live = layout.views(store.get(run.key).tensors["mask"])
         for n, expected in zip(names, lowest(scores, 0.7), strict=True):
             assert torch.equal(live[n].flatten(), expected)
 
 
 @pytest.fixture
-def saliency(monkeypatch):
-    """A criterion of one's own, |w · dL/dw| on the given labels (Lee et al. 2019), and what it saw."""
-    monkeypatch.setitem(criteria.CRITERIA, "saliency", None)  # leaves with the test
+def saliency():
+    """A criterion of one's own, |w · dL/dw| on the given labels (Lee et al. 2019), and what it
+    saw."""
     seen = []
 
-    @criteria.criterion
+    @criterion(version="1")
     def saliency(weights, generator, task):
         network = task.network
         seen.append(
@@ -180,11 +192,13 @@ def saliency(monkeypatch):
         gradients = torch.autograd.grad(loss, [network.get_parameter(name) for name in weights])
         return {name: (weights[name] * g).abs() for name, g in zip(weights, gradients, strict=True)}
 
-    return seen
+    yield seen
+    criterion.forget("saliency")
 
 
 def test_a_criterion_of_ones_own(saliency, store):
-    """Once it is decorated a figure can name it; it sees the network at its moment and the labels as given, wrong ones included."""
+    """Once it is decorated a figure can name it; it sees the network at its moment and the labels
+    as given, wrong ones included."""
     assert settings("early_fig1_periods", criterion="saliency", criteria=["saliency"]).criteria == (
         "saliency",
     )
@@ -214,7 +228,8 @@ def test_a_criterion_of_ones_own(saliency, store):
 
 
 def test_the_network_at_its_moment_has_its_statistics(saliency, store, one_thread):
-    """BatchNorm too is as it was at the epoch of pruning, and what a criterion computes does not move it."""
+    """BatchNorm too is as it was at the epoch of pruning, and what a criterion computes does not
+    move it."""
     dense = Run.dense(small(**RESNET, criterion="saliency", epochs=3), seed=3, keep=(1, 2))
     runs = [continued(dense, at=at, sparsity=0.5) for at in (1, 2)]
     carry_out(runs, store)
@@ -237,7 +252,8 @@ def test_a_criterion_of_ones_own_for_the_other_solutions(saliency, start, store)
 
 
 def test_how_much_a_criterion_may_see(saliency, store):
-    """The first ``score_examples`` training examples and their labels; another number is another run, and another mask."""
+    """The first ``score_examples`` training examples and their labels; another number is another
+    run, and another mask."""
     setups = [
         small(criterion="saliency", score_examples=count, noise=0.4) for count in (20, 149, None)
     ]

@@ -1,4 +1,5 @@
-"""Masks that change while training: their moments, their counts, what is dropped and what grows, by hand and against slow rules."""
+"""Masks that change while training: their moments, their counts, what is dropped and what grows, by
+hand and against slow rules."""
 
 import math
 
@@ -12,6 +13,7 @@ from lib import rng
 from lib.masks import dynamic, masks
 from lib.metrics import gradients
 from lib.models import initializers, networks
+from lib.registry import mask_update
 from lib.specs.run import Run
 from lib.training import engines
 from lib.training.cohort import Cohort, Layout, filled, sgd_
@@ -23,9 +25,32 @@ def stream(*name):
     return rng.generator(0, "test", *name)
 
 
-# -- RigL by hand ------------------------------------------------------------------------------------------------------
-# A layer of eight weights, five of them live; 0.4 of five are two. The smallest live ones are -0.1 and 0.2, so that 0.5, -0.7
-# and 0.9 are kept. Of the three dead and the two dropped, the gradients are 3 (dead), -4 (dead), 0.5 (dead), 1 (-0.1) and -3.5 (0.2).
+def change(gradient=None, fraction=0.0, sparsity=0.0, scope="layer"):
+    """What a rule sees of an update; it fails where a rule asks for a gradient that is not
+    given."""
+
+    def slope():
+        assert gradient is not None, "nothing was to ask for the gradient"
+        return gradient
+
+    return dynamic.Change(slope, fraction, sparsity, scope)
+
+
+def update(method, weights, mask, gradient, fraction, generator=None):
+    """The new mask of a network of one layer."""
+    of = [None if value is None else {"a": value} for value in (weights, mask, gradient)]
+    return dynamic.updated(method, *of[:2], generator, change(of[2], fraction))["a"]
+
+
+def pruned(weights, mask, sparsity, scope="layer"):
+    return dynamic.updated("gradual", weights, mask, None, change(sparsity=sparsity, scope=scope))
+
+
+# -- RigL by hand ----------------------------------------------------------------------------------
+# A layer of eight weights, five of them live; 0.4 of five are two. The smallest live ones are
+# -0.1 and 0.2, so that 0.5, -0.7
+# and 0.9 are kept. Of the three dead and the two dropped, the gradients are 3 (dead), -4 (dead),
+# 0.5 (dead), 1 (-0.1) and -3.5 (0.2).
 WEIGHTS = torch.tensor([0.5, -0.1, 0.0, 0.2, 0.0, -0.7, 0.0, 0.9])
 MASK = torch.tensor([1, 1, 0, 1, 0, 1, 0, 1]).bool()
 GRADIENT = torch.tensor([9.0, 1.0, 3.0, -3.5, -4.0, 9.0, 0.5, -9.0])
@@ -40,7 +65,7 @@ GRADIENT = torch.tensor([9.0, 1.0, 3.0, -3.5, -4.0, 9.0, 0.5, -9.0])
 )
 def test_an_update_by_hand(method, expected):
     """The new mask, and what becomes of weights and velocity."""
-    new = dynamic.update(method, WEIGHTS, MASK, GRADIENT, 0.4)
+    new = update(method, WEIGHTS, MASK, GRADIENT, 0.4)
     assert new.int().tolist() == expected
     weights, velocity = WEIGHTS.clone(), torch.arange(1.0, 9.0) * MASK
     dynamic.apply_(weights, velocity, MASK, new)
@@ -52,7 +77,8 @@ def test_an_update_by_hand(method, expected):
 
 
 def test_what_grows_starts_at_zero_without_momentum():
-    """Also where something had been left in its place; what is dropped is zero even if it was NaN."""
+    """Also where something had been left in its place; what is dropped is zero even if it was
+    NaN."""
     weights, velocity = (
         torch.tensor([1.0, math.nan, 3.0, 4.0]),
         torch.tensor([1.0, 2.0, math.nan, 4.0]),
@@ -70,10 +96,10 @@ def test_what_grows_starts_at_zero_without_momentum():
 def test_ties_fall_by_index():
     """Among equals the lower index is dropped first, and grown first."""
     ones, live = torch.ones(8), torch.tensor([0, 1, 1, 1, 1, 0, 0, 0]).bool()
-    assert dynamic.update(
+    assert update(
         "rigl", ones, live, torch.tensor([1.0, 0, 0, 1, 1, 1, 1, 1]), 0.5
     ).int().tolist() == [1, 0, 0, 1, 1, 1, 0, 0]
-    assert dynamic.update("rigl-inverted", ones, live, ones, 0.5).int().tolist() == [
+    assert update("rigl-inverted", ones, live, ones, 0.5).int().tolist() == [
         1,
         1,
         0,
@@ -91,12 +117,12 @@ def test_ties_fall_by_index():
 def test_the_count_is_rounded_down(fraction, dropped):
     """As in the study's code; 0.29 of 100 are 29, whatever floating point says."""
     weights, live = torch.arange(1.0, 201), torch.arange(200) < 100
-    new = dynamic.update("rigl", weights, live, weights, fraction)
+    new = update("rigl", weights, live, weights, fraction)
     assert int((~new[:100]).sum()) == dropped
     assert int(new.sum()) == 100
 
 
-# -- against slow rules ------------------------------------------------------------------------------------------------
+# -- against slow rules ----------------------------------------------------------------------------
 
 few = st.sampled_from([0.0, -0.0, 0.5, -0.5, 2.0])
 numbers = st.one_of(few, st.floats(width=32))
@@ -121,9 +147,10 @@ def slow_update(method, layer, fraction):
 
 @given(entries, st.floats(0, 1), st.sampled_from(DROPPING))
 def test_updates_are_those_of_the_slow_rules(layer, fraction, method):
-    """Dropped are the smallest, grown the wished for; density is the same to the weight, with NaN and infinity too."""
+    """Dropped are the smallest, grown the wished for; density is the same to the weight, with NaN
+    and infinity too."""
     weights, mask, gradient = (torch.tensor(column) for column in zip(*layer, strict=True))
-    new = dynamic.update(method, weights, mask, gradient, fraction, stream("grow"))
+    new = update(method, weights, mask, gradient, fraction, stream("grow"))
     assert int(new.sum()) == int(mask.sum())
     if method == "set":
         count = int(fraction * int(mask.sum()) + 1e-9)
@@ -133,87 +160,111 @@ def test_updates_are_those_of_the_slow_rules(layer, fraction, method):
 
 
 @pytest.mark.parametrize("method", DROPPING)
-def test_a_batch_gives_each_member_what_it_gets_alone(method):
-    """Members of different density and drop fraction; another member's NaN changes nothing."""
-    weights, gradient = (
-        torch.randn(3, 50, generator=stream("w")),
-        torch.randn(3, 50, generator=stream("g")),
+def test_layers_change_by_themselves(method):
+    """Layers of different density, NaN in one of them; a full one drops what it grows again."""
+    weights = {name: torch.randn(5, 10, generator=stream("w", name)) for name in "abc"}
+    gradient = {name: torch.randn(5, 10, generator=stream("g", name)) for name in "abc"}
+    live = (
+        torch.rand(3, 5, 10, generator=stream("m")) < torch.tensor([0.1, 0.5, 1.0])[:, None, None]
     )
-    mask = torch.rand(3, 50, generator=stream("m")) < torch.tensor([[0.1], [0.5], [1.0]])
-    weights[1, :25] = math.nan
-    fractions = torch.tensor([0.9, 0.3, 0.5])
-    together = dynamic.update(
-        method, weights, mask, gradient, fractions, [stream("grow", k) for k in range(3)]
-    )
-    for k in range(3):
-        alone = dynamic.update(
-            method, weights[k], mask[k], gradient[k], float(fractions[k]), stream("grow", k)
+    mask = dict(zip("abc", live, strict=True))
+    weights["b"][:2] = math.nan
+    new = dynamic.updated(method, weights, mask, stream("grow"), change(gradient, 0.5))
+    assert all(new[name].sum() == mask[name].sum() for name in mask)
+    assert not torch.equal(new["b"], mask["b"])
+    assert new["c"].all()
+    if method == "set":  # layer after layer from one generator
+        assert torch.equal(
+            new["a"], update(method, weights["a"], mask["a"], None, 0.5, stream("grow"))
         )
-        assert torch.equal(together[k], alone)
-    assert torch.equal(together.sum(1), mask.sum(1))
-    assert together[2].all()  # a full layer drops what it grows again
+    else:
+        for name in mask:
+            alone = update(method, weights[name], mask[name], gradient[name], 0.5)
+            assert torch.equal(new[name], alone)
 
 
 def test_set_grows_each_candidate_as_often():
-    """Over many updates each of the 15 dead and 5 dropped weights is grown in 5 of 20, within five standard errors."""
-    weights = torch.arange(1.0, 31)
-    mask = torch.arange(30) < 15
-    updates = 4000
+    """Over many updates each of the 15 dead and 5 dropped weights is grown in 5 of 20, within five
+    standard errors."""
+    weights, mask, updates = torch.arange(1.0, 31), torch.arange(30) < 15, 2000
     generators = [rng.generator(seed, "grow") for seed in range(updates)]
-    new = dynamic.update(
-        "set", weights.expand(updates, -1), mask.expand(updates, -1), None, 1 / 3, generators
-    )
-    share = new.double().mean(0)
+    new = [update("set", weights, mask, None, 1 / 3, generator) for generator in generators]
+    share = torch.stack(new).double().mean(0)
     assert (share[5:15] == 1).all()
     candidates = torch.cat([share[:5], share[15:]])
     assert (candidates - 0.25).abs().max() < 5 * math.sqrt(0.25 * 0.75 / updates)
 
 
-def test_rows_change_in_the_layers_named():
-    """Each of the layers by itself; what is not named stays as it is."""
-    network = networks.build("lenet-5", (1, 16, 16), 10)
-    layout, names = Layout(network), networks.prunable(network, ("last",))
-    spans = dynamic.spans(layout.parameters, names)
-    values = {
-        name: torch.randn(shape, generator=stream(name))
-        for name, shape in layout.parameters.items()
-    }
-    assert all(
-        torch.equal(layout.row(values)[span], values[name].flatten())
-        for span, name in zip(spans, names, strict=True)
-    )
-    weights, gradient = (torch.randn(2, layout.size, generator=stream(name)) for name in "wg")
-    mask = torch.stack(
-        [
-            layout.mask_row(
-                masks.prune({n: w for n, w in layout.views(row).items() if n in names}, 0.8)
-            )
-            for row in weights
-        ]
-    )
-    new = dynamic.update_rows("rigl", weights, mask, gradient, 0.3, None, spans)
-    elsewhere = torch.ones(layout.size, dtype=torch.bool)
-    for span in spans:
-        elsewhere[span] = False
-        assert torch.equal(
-            new[:, span],
-            dynamic.update("rigl", weights[:, span], mask[:, span], gradient[:, span], 0.3),
-        )
-        assert torch.equal(new[:, span].sum(1), mask[:, span].sum(1))
-        assert not torch.equal(new[:, span], mask[:, span])
-    assert new[:, elsewhere].all()
-    first = dynamic.update_rows("set", weights[0], mask[0], None, 0.3, stream("grow"), spans)
-    both = dynamic.update_rows(
-        "set", weights, mask, None, 0.3, [stream("grow"), stream("other")], spans
-    )
-    assert torch.equal(both[0], first)
+# -- rules of one's own ----------------------------------------------------------------------------
 
 
-# -- gradual pruning ---------------------------------------------------------------------------------------------------
+@pytest.fixture
+def mine():
+    """Registers a rule under the name "mine", as a notebook does."""
+    names = []
+
+    def register(rule):
+        names.append("mine")
+        mask_update(name="mine", version="1")(rule)
+
+    yield register
+    for name in names[:1]:
+        mask_update.forget(name)
+
+
+def by_salience(weights, mask, generator, change):
+    """Drop by |w g|, grow at random."""
+    worth = {name: (weight * change.gradient[name]).abs() for name, weight in weights.items()}
+    wish = {name: torch.rand(weight.shape, generator=generator) for name, weight in weights.items()}
+    return dynamic.regrown(mask, worth, wish, change.fraction)
+
+
+def test_a_rule_of_ones_own(mine):
+    """It is called as the project's own are, and may spoil what it is handed."""
+    mine(by_salience)
+    new = update("mine", WEIGHTS, MASK, GRADIENT, 0.4, stream("grow"))
+    kept = [0, 5, 7]  # |w g| is 4.5, 0.1, 0.7, 6.3, 8.1 where it lives
+    drawn = torch.rand(8, generator=stream("grow"))
+    drawn[kept] = -1.0
+    assert set(new.nonzero().flatten().tolist()) == {*kept, *drawn.topk(2).indices.tolist()}
+
+    def spoiling(weights, mask, generator, change):
+        weights["a"].zero_()
+        mask["a"].copy_(mask["a"].flip(0))
+        return mask
+
+    before = WEIGHTS.clone(), MASK.clone()
+    mine(spoiling)
+    assert torch.equal(update("mine", WEIGHTS, MASK, None, 0.4), MASK.flip(0))
+    assert torch.equal(WEIGHTS, before[0])
+    assert torch.equal(MASK, before[1])
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        (None, "gives a NoneType, not a tensor by weight's name"),
+        ({}, r"gives for 'a' the shape none, not \(8,\)"),
+        ({"a": MASK, "b": MASK}, r"gives for 'b' the shape \(8,\), not none"),
+        ({"a": MASK[:7]}, r"gives for 'a' the shape \(7,\), not \(8,\)"),
+        ({"a": WEIGHTS}, "gives torch.float32, not bool"),
+        ({"a": ~MASK}, "leaves 3 weights alive: there were 5"),
+    ],
+    ids=str,
+)
+def test_a_rule_that_returns_no_such_mask_is_refused(mine, result, message):
+    """With its name and the step."""
+    mine(lambda *_: result)
+    with pytest.raises(ValueError, match=f"mask_update 'mine' at step 0 {message}"):
+        update("mine", WEIGHTS, MASK, None, 0.4)
+
+
+# -- gradual pruning -------------------------------------------------------------------------------
 
 
 def test_the_cubic_schedule():
-    """Values worked out by hand: at a quarter, half and three quarters, 1 - left^3 is 37/64, 7/8 and 63/64."""
+    """Values worked out by hand: at a quarter, half and three quarters, 1 - left^3 is 37/64, 7/8
+    and 63/64."""
     at = {
         step: dynamic.gradual(step, start=3000, end=7000, final=0.96)
         for step in (0, 3000, 4000, 5000, 6000, 7000, 9000)
@@ -229,7 +280,8 @@ def test_the_cubic_schedule():
 
 @pytest.mark.parametrize("scope", masks.SCOPES)
 def test_gradual_masks_nest_and_end_exactly(scope):
-    """While the weights move between updates, no pruned one comes back, and each mask has the count of its sparsity."""
+    """While the weights move between updates, no pruned one comes back, and each mask has the count
+    of its sparsity."""
     weights = {
         "a": torch.randn(20, 30, generator=stream("a")),
         "b": torch.randn(8, 3, 3, 3, generator=stream("b")),
@@ -237,7 +289,7 @@ def test_gradual_masks_nest_and_end_exactly(scope):
     mask = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
     for step in range(10, 31):
         sparsity = dynamic.gradual(step, start=10, end=30, final=0.95)
-        new = dynamic.pruned(weights, mask, sparsity, scope)
+        new = pruned(weights, mask, sparsity, scope)
         assert all((mask[name] | ~live).all() for name, live in new.items())
         if scope == "layer":
             assert {n: int((~m).sum()) for n, m in new.items()} == {
@@ -259,11 +311,11 @@ def test_a_gradual_update_by_hand():
     """The smallest of the live ones go; the pruned ones stay pruned."""
     weights = {"a": torch.tensor([0.0, 0.3, -0.1, 0.0, 0.2])}
     mask = {"a": torch.tensor([True, True, True, False, True])}
-    assert dynamic.pruned(weights, mask, 0.4)["a"].int().tolist() == [0, 1, 1, 0, 1]
-    assert dynamic.pruned(weights, mask, 0.6)["a"].int().tolist() == [0, 1, 0, 0, 1]
+    assert pruned(weights, mask, 0.4)["a"].int().tolist() == [0, 1, 1, 0, 1]
+    assert pruned(weights, mask, 0.6)["a"].int().tolist() == [0, 1, 0, 0, 1]
 
 
-# -- when and how much -------------------------------------------------------------------------------------------------
+# -- when and how much -----------------------------------------------------------------------------
 
 
 def test_drop_fractions():
@@ -281,7 +333,8 @@ def moments(method, steps=1000, **settings):
 
 
 def test_updates_are_due_at_their_moments():
-    """DST as in the study's code: after every so many steps, not before the first and not after the last; gradual at both its ends."""
+    """DST as in the study's code: after every so many steps, not before the first and not after the
+    last; gradual at both its ends."""
     assert moments("rigl", every=300, start=0, end=1000) == [300, 600, 900]
     assert moments("set", every=250, start=0, end=1000) == [250, 500, 750]
     assert moments("rigl", every=250, start=100, end=600) == [100, 350, 600]
@@ -290,7 +343,7 @@ def test_updates_are_due_at_their_moments():
 
 SENSIBLE = dict(method="rigl", every=100, start=0, end=1000, steps=1000, fraction=0.3)
 SENSELESS = [
-    (dict(method="rigged"), "'rigged' is unknown; there are gradual, set, rigl, rigl-inverted"),
+    (dict(method="rigged"), "'rigged': allowed are gradual, set, rigl, rigl-inverted"),
     (dict(every=0), "update frequency is 0: it counts optimiser steps, at least 1"),
     (
         dict(every=1500),
@@ -327,7 +380,7 @@ def test_senseless_calls_are_refused():
             lambda: dynamic.drop_fraction("cosine", 1.5, step=0, end=1),
             r"is 1.5: it must lie in \[0, 1\]",
         ),
-        (lambda: dynamic.drop_fraction("rate", 0.3), "rate is None and the highest None"),
+        (lambda: dynamic.drop_fraction("rate", 0.3), "rate is nan and the highest nan"),
         (
             lambda: dynamic.drop_fraction("rate", 0.3, rate=0.2, highest=0.1),
             "rate is 0.2 and the highest 0.1",
@@ -339,54 +392,32 @@ def test_senseless_calls_are_refused():
         (lambda: dynamic.gradual(0, start=5, end=5, final=0.9), "from step 5 to 5"),
         (lambda: dynamic.gradual(0, start=0, end=5, final=0.9, initial=0.95), "from 0.95 to 0.9"),
         (lambda: dynamic.gradual(0, start=0, end=5, final=1.0), "from 0.0 to 1.0"),
-        (
-            lambda: dynamic.update("gradual", WEIGHTS, MASK, GRADIENT, 0.3),
-            "'gradual' does not drop and grow; set, rigl",
-        ),
-        (
-            lambda: dynamic.update("rigl", WEIGHTS, MASK, GRADIENT, -0.1),
-            r"is -0.1: it must lie in \[0, 1\]",
-        ),
-        (
-            lambda: dynamic.update("rigl", WEIGHTS, MASK, None, 0.3),
-            r"shape \(8,\), not \[\(8,\), None\]",
-        ),
-        (
-            lambda: dynamic.update("rigl", WEIGHTS, MASK[:7], GRADIENT, 0.3),
-            r"shape \(8,\), not \[\(7,\), \(8,\)\]",
-        ),
-        (
-            lambda: dynamic.update("set", WEIGHTS, MASK, None, 0.3),
-            r"a generator for each of the members in \(8,\)",
-        ),
-        (
-            lambda: dynamic.update(
-                "set", WEIGHTS.expand(2, -1), MASK.expand(2, -1), None, 0.3, [stream()]
-            ),
-            r"members in \(2, 8\)",
-        ),
+        (lambda: update("rigged", WEIGHTS, MASK, GRADIENT, 0.3), "'rigged': allowed are gradual"),
+        (lambda: update("rigl", WEIGHTS, MASK, GRADIENT, -0.1), r"-0.1: it must lie in \[0, 1\]"),
     ):
         with pytest.raises(ValueError, match=message):
             call()
 
 
-# -- between the steps of a cohort -------------------------------------------------------------------------------------
+# -- between the steps of a cohort -----------------------------------------------------------------
 
 
 def trained(method, source, seeds):
-    """A sparse cohort of MLPs on digits, 40 steps of SGD with momentum and weight decay, its masks changed every 5; checked at each."""
+    """A sparse cohort of MLPs on digits, 40 steps of SGD with momentum and weight decay, its masks
+    changed every 5; checked at each."""
     run = Run.dense(small(), seed=0)
     images = images_of(run)
     network = networks.build("mlp", images.shape, images.classes, widths=(16,))
     layout, names = Layout(network), networks.prunable(network)
-    spans = dynamic.spans(layout.parameters, names)
     weights = torch.stack([layout.row(initializers.dense(network, "he", seed)) for seed in seeds])
     ones = {name: torch.ones(layout.parameters[name], dtype=torch.bool) for name in names}
     start = 0.0 if method == "gradual" else 0.9
-    found = [
-        dynamic.pruned({n: layout.views(row)[n] for n in names}, ones, start, "uniform")
-        for row in weights
-    ]
+
+    def named(row):
+        views = layout.views(row)
+        return {name: views[name] for name in names}
+
+    found = [pruned(named(row), ones, start, "uniform") for row in weights]
     mask = torch.stack([layout.mask_row(m) for m in found])
     cohort = Cohort(layout, weights * mask, torch.zeros(len(seeds), 0), mask.clone())
     engine = engines.engine(cohort, network)
@@ -403,38 +434,27 @@ def trained(method, source, seeds):
         dense_gradient = cohort.gradients.clone()  # of the training batch, before the step masks it
         sgd_(cohort, 0.1, 0.9, False, 1e-3)
         if dynamic.due(method, step, **plan):
+            if source == "held":
+                modules = [filled(network, row, torch.zeros(0)) for row in cohort.weights]
+                held = (images.x_train[:100], images.y_train[:100])
+                slopes = [gradients.loss_gradient(module, *held) for module in modules]
+                dense_gradient = torch.stack([layout.row(slope) for slope in slopes])
+            fraction = dynamic.drop_fraction("cosine", 0.3, step=step, end=40)
+            sparsity, new = dynamic.gradual(step, start=0, end=40, final=0.9), cohort.mask.clone()
+            for k, seed in enumerate(seeds):
+                due = change(named(dense_gradient[k]), fraction, sparsity, "uniform")
+                own = (named(cohort.weights[k]), named(cohort.mask[k]), rng.generator(seed, step))
+                for name, live in dynamic.updated(method, *own, due).items():
+                    named(new[k])[name].copy_(live)
             if method == "gradual":
-                sparsity, new = (
-                    dynamic.gradual(step, start=0, end=40, final=0.9),
-                    cohort.mask.clone(),
-                )
-                for k in range(len(seeds)):
-                    own, live = layout.views(cohort.weights[k]), layout.views(new[k])
-                    after = dynamic.pruned(
-                        {n: own[n] for n in names}, {n: live[n] for n in names}, sparsity, "uniform"
-                    )
-                    for name, value in after.items():
-                        live[name].copy_(value)
                 assert (cohort.mask | ~new).all()
                 assert (~new).sum(1).tolist() == [round(sparsity * 1184)] * len(seeds)
-            else:
-                if source == "held":
-                    modules = [filled(network, row, torch.zeros(0)) for row in cohort.weights]
-                    held = [
-                        gradients.loss_gradient(m, images.x_train[:100], images.y_train[:100])
-                        for m in modules
-                    ]
-                    dense_gradient = torch.stack([layout.row(g) for g in held])
-                fraction = dynamic.drop_fraction("cosine", 0.3, step=step, end=40)
-                rngs = [rng.generator(seed, "grow", step) for seed in seeds]
-                new = dynamic.update_rows(
-                    method, cohort.weights, cohort.mask, dense_gradient, fraction, rngs, spans
-                )
-                for span in spans:
-                    assert torch.equal(new[:, span].sum(1), cohort.mask[:, span].sum(1))
+            for old, live in zip(cohort.mask, new, strict=True):
+                counts = [[int(m.sum()) for m in named(of).values()] for of in (old, live)]
+                assert method == "gradual" or counts[0] == counts[1]
             dynamic.apply_(cohort.weights, cohort.velocity, cohort.mask, new)
-            cohort.mask.copy_(new)
-            cohort.bits = cohort.mask.int().neg_()
+            for k, row in enumerate(new):
+                cohort.remask(k, row)
         assert not cohort.weights[~cohort.mask].any()
         assert not cohort.velocity[~cohort.mask].any()
     assert cohort.weights.isfinite().all()
@@ -453,7 +473,8 @@ def trained(method, source, seeds):
     ],
 )
 def test_members_change_as_if_alone(method, source):
-    """Density holds and pruned weights stay zero through momentum and decay; each of three members ends as it does in another cohort."""
+    """Density holds and pruned weights stay zero through momentum and decay; each of three members
+    ends as it does in another cohort."""
     three, one = trained(method, source, (0, 1, 2)), trained(method, source, (1,))
     assert torch.equal(three.mask[1], one.mask[0])
     torch.testing.assert_close(three.weights[1], one.weights[0], rtol=1e-4, atol=1e-6)

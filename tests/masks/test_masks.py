@@ -1,4 +1,5 @@
-"""Masks have exact counts, break ties by index, and nest; criteria give the scores that they name."""
+"""Masks have exact counts, break ties by index, and nest; criteria give the scores that they
+name."""
 
 import math
 from fractions import Fraction
@@ -33,7 +34,8 @@ def lowest(values, count):
 
 @given(layers, sparsities)
 def test_global_scope_removes_exactly_the_lowest(values, sparsity):
-    """Over all layers together the round(s N) lowest scores go, ties by index, whatever the scores."""
+    """Over all layers together the round(s N) lowest scores go, ties by index, whatever the
+    scores."""
     mask = masks.prune(scores_of(values), sparsity)
     flat = [v for part in values for v in part]
     gone = {i for i, live in enumerate(torch.cat(list(mask.values())).tolist()) if not live}
@@ -68,7 +70,8 @@ allocations = st.sampled_from(["uniform", "erk"])
 
 
 def one_by_one(claims, sizes, total):
-    """Counts by layer where weights are given out one at a time, each to the first layer with the largest claim / (2 * live + 1)."""
+    """Counts by layer where weights are given out one at a time, each to the first layer with the
+    largest claim / (2 * live + 1)."""
     live = [0] * len(sizes)
     for _ in range(total):
         open_layers = [i for i in range(len(sizes)) if live[i] < sizes[i]]
@@ -86,7 +89,8 @@ def allocated(sizes, sparsity, scope):
 
 @given(shapes, sparsities, allocations)
 def test_allocations_meet_the_total_exactly(found, sparsity, scope):
-    """They are those of giving out weights one by one; none is negative or more than its layer has; an empty layer is refused."""
+    """They are those of giving out weights one by one; none is negative or more than its layer has;
+    an empty layer is refused."""
     named, sizes = (
         {f"layer{i}": shape for i, shape in enumerate(found)},
         [math.prod(shape) for shape in found],
@@ -146,7 +150,8 @@ def test_allocations_by_layer():
 
 
 def test_largest_remainders_would_not_nest():
-    """The 20th live weight of LeNet-5 would take one away from its last layer; here each layer keeps what it has."""
+    """The 20th live weight of LeNet-5 would take one away from its last layer; here each layer
+    keeps what it has."""
     sizes = [math.prod(shape) for shape in LENET.values()]
 
     def remainders(total):
@@ -166,11 +171,12 @@ def test_largest_remainders_would_not_nest():
 
 
 def test_erk_of_lenet():
-    """At 0.95 each density is level * (sum of the shape) / (its product); at 0.5 the small layers are full and the others share the rest.
+    """At 0.95 each density is level * (sum of the shape) / (its product); at 0.5 the small layers
+    are full and the others share the rest.
 
-    Claims are 17, 32, 376, 204 and 94; 0.95 leaves 2,210 of 44,190 weights, so that the level is 2210 / 723.
-    At 0.5 conv1 (150) and fc3 (840) are full, and conv2, fc1 and fc2 share 22,095 - 990 = 21,105 by 32 : 376 : 204, which is
-    1,103.53, 12,966.47 and 7,035.
+    Claims are 17, 32, 376, 204 and 94; 0.95 leaves 2,210 of 44,190 weights, so that the level is
+    2210 / 723. At 0.5 conv1 (150) and fc3 (840) are full, and conv2, fc1 and fc2 share 22,095 - 990
+    = 21,105 by 32 : 376 : 204, which is 1,103.53, 12,966.47 and 7,035.
     """
     assert masks.allocation(LENET, 0.95, "erk") == {
         "conv1": 52,
@@ -214,7 +220,8 @@ def test_allocated_scopes_remove_exactly_the_lowest_of_each(values, sparsity, sc
 
 
 def test_ties_fall_by_index():
-    """Masks written by hand for equal scores: the first of the equals go first, across and within layers."""
+    """Masks written by hand for equal scores: the first of the equals go first, across and within
+    layers."""
     scores = {"a": torch.tensor([[1.0, 0.0], [1.0, 1.0]]), "b": torch.tensor([1.0, 0.0, 2.0])}
 
     def at(sparsity, scope):
@@ -259,7 +266,7 @@ def network():
 def test_global_magnitude_agrees_with_torch(network, sparsity):
     """torch.nn.utils.prune's global L1 pruning gives the same mask on random weights."""
     weights = {n: p.detach().clone() for n, p in network.named_parameters() if n.endswith("weight")}
-    mask = masks.prune(criteria.CRITERIA["magnitude"](weights, None, None), sparsity)
+    mask = masks.prune(criteria.magnitude(weights, None, None), sparsity)
     modules = [(network[i], "weight") for i in (0, 2, 4)]
     reference.global_unstructured(modules, pruning_method=reference.L1Unstructured, amount=sparsity)
     for (module, _), ours in zip(modules, mask.values(), strict=True):
@@ -270,16 +277,15 @@ def test_global_magnitude_agrees_with_torch(network, sparsity):
 def test_layer_magnitude_agrees_with_torch(network, sparsity):
     """torch.nn.utils.prune's L1 pruning of one layer gives the same mask on random weights."""
     weights = {n: p.detach().clone() for n, p in network.named_parameters() if n.endswith("weight")}
-    mask = masks.prune(criteria.CRITERIA["magnitude"](weights, None, None), sparsity, "layer")
+    mask = masks.prune(criteria.magnitude(weights, None, None), sparsity, "layer")
     for i in (0, 2, 4):
         reference.l1_unstructured(network[i], "weight", amount=sparsity)
         assert torch.equal(network[i].weight_mask.bool(), mask[f"{i}.weight"])
 
 
-def test_density_and_empty_layers():
-    """Both tell what a mask written by hand holds."""
+def test_empty_layers():
+    """They are named."""
     mask = {"a": torch.tensor([True, False, False]), "b": torch.tensor([[False]])}
-    assert masks.density(mask) == 0.25
     assert masks.empty_layers(mask) == ["b"]
 
 
@@ -301,11 +307,11 @@ def test_bad_scores_and_scopes_are_refused():
 def test_random_scores_are_uniform_and_named():
     """The random criterion ignores the weights, follows its generator, and is uniform on [0, 1]."""
     weights = {"a": torch.zeros(200, 200), "b": torch.ones(50)}
-    scores = criteria.CRITERIA["random"](weights, rng.generator(0, "criterion", "random"), None)
-    again = criteria.CRITERIA["random"](
+    scores = criteria.random(weights, rng.generator(0, "criterion", "random"), None)
+    again = criteria.random(
         {k: w + 1 for k, w in weights.items()}, rng.generator(0, "criterion", "random"), None
     )
-    other = criteria.CRITERIA["random"](weights, rng.generator(1, "criterion", "random"), None)
+    other = criteria.random(weights, rng.generator(1, "criterion", "random"), None)
     assert {k: s.shape for k, s in scores.items()} == {k: w.shape for k, w in weights.items()}
     assert all(torch.equal(scores[k], again[k]) for k in weights)
     assert not torch.equal(scores["a"], other["a"])

@@ -1,4 +1,6 @@
-"""The Hessian's estimators against the whole matrix, against the Fisher matrix, against public tools, and against bad input."""
+"""The Hessian's estimators against the whole matrix, against the Fisher matrix, against public
+tools, and against bad input.
+"""
 
 import copy
 from itertools import pairwise
@@ -12,7 +14,7 @@ from torch.func import functional_call, hessian
 
 from lib.metrics import curvature, fisher, identities
 from lib.metrics import hessian as hess
-from lib.metrics.hessian import MeasureError
+from lib.metrics.estimate import MeasureError
 from lib.models import networks
 from lib.rng import generator
 
@@ -29,7 +31,9 @@ class Tied(nn.Module):
 
 
 def filled(network, seed=0):
-    """The network in float64 and eval mode, with numbers from a named generator (also in BatchNorm's statistics)."""
+    """The network in float64 and eval mode, with numbers from a named generator (also in
+    BatchNorm's statistics).
+    """
     network = network.to_empty(device="cpu").double().eval()
     draw = generator(seed, "numbers")
     for name, value in network.state_dict().items():
@@ -65,8 +69,8 @@ def bottleneck():
 
 
 NETWORKS = {
-    "mlp": lambda: (filled(networks.MLP(5, (6, 4), 3)), (5,)),
-    "tanh": lambda: (filled(networks.MLP(5, (6, 4), 3, "tanh")), (5,)),
+    "mlp": lambda: (filled(networks.MLP((5,), 3, widths=(6, 4))), (5,)),
+    "tanh": lambda: (filled(networks.MLP((5,), 3, widths=(6, 4), activation="tanh")), (5,)),
     "lenet": lambda: (filled(lenet_like()), (1, 8, 8)),
     "residual": lambda: (filled(residual()), (2, 6, 6)),
     "bottleneck": lambda: (filled(bottleneck()), (2, 6, 6)),
@@ -115,7 +119,7 @@ def reference(network, x, labels, mask=None, which="all"):
 CASES = [(kind, masked) for kind in NETWORKS for masked in (False, True)]
 
 
-# -- exact values ------------------------------------------------------------------------------------------------------
+# -- exact values ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("kind", "masked"), CASES)
@@ -160,11 +164,11 @@ def test_the_network_is_left_as_it_was():
     network, x, labels, _ = case("lenet")
     for p in network.parameters():
         p.requires_grad_(False)
-    hess.trace(network, x, labels, method="hutchinson", generator=generator(0, "p"), probes=2)
+    hess.hutchinson(network, x, labels, generator=generator(0, "p"), probes=2)
     assert all(p.grad is None and not p.requires_grad for p in network.parameters())
 
 
-# -- the trace, and the identity ---------------------------------------------------------------------------------------
+# -- the trace, and the identity -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("kind", "masked"), [c for c in CASES if c[0] != "tanh"])
@@ -189,9 +193,7 @@ def test_the_identity_fails_for_tanh():
     assert "Tanh" in reason
     truth = reference(network, x, labels).trace().item()
     assert abs(fisher.exact(network, x).mean().item() / truth - 1) > 0.01
-    with pytest.raises(MeasureError, match="Tanh"):
-        hess.trace(network, x, labels, method="fisher")
-    with pytest.raises(MeasureError, match="generator"):
+    with pytest.raises(MeasureError, match=r"generator.*Tanh"):
         hess.trace(network, x, labels)
     estimate = hess.trace(network, x, labels, generator=generator(0, "probes"), probes=400)
     assert abs(estimate.value - truth) < 4 * estimate.error
@@ -240,11 +242,13 @@ def test_where_the_identity_is_not_known_to_hold(network, reason):
     assert reason in said
 
 
-# -- estimators within their errors ------------------------------------------------------------------------------------
+# -- estimators within their errors ----------------------------------------------------------------
 
 
 def test_hutchinson_within_its_error():
-    """Over 60 repeated draws: no bias, and the reported error is the spread (two per cent of chance to see worse)."""
+    """Over 60 repeated draws: no bias, and the reported error is the spread (two per cent of chance
+    to see worse).
+    """
     network, x, labels, mask = case("lenet", masked=True)
     truth = reference(network, x, labels, mask).trace().item()
     z = []
@@ -272,7 +276,7 @@ def test_hutchinson_is_reproducible_and_independent_of_the_chunk():
     )
 
 
-# -- the spectrum ------------------------------------------------------------------------------------------------------
+# -- the spectrum ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -280,7 +284,9 @@ def test_hutchinson_is_reproducible_and_independent_of_the_chunk():
     [("mlp", False), ("mlp", True), ("lenet", True), ("residual", True), ("tanh", True)],
 )
 def test_lanczos_to_the_end_is_eigh(kind, masked):
-    """With as many steps as live weights: every Ritz value is an eigenvalue, with the probe's share in it as its weight."""
+    """With as many steps as live weights: every Ritz value is an eigenvalue, with the probe's share
+    in it as its weight.
+    """
     network, x, labels, mask = case(kind, masked, n=40)
     truth = reference(network, x, labels, mask)
     values, vectors = np.linalg.eigh(truth.numpy())
@@ -307,40 +313,12 @@ def test_lanczos_to_the_end_is_eigh(kind, masked):
     assert found.largest == pytest.approx(values[-1], rel=1e-9)
 
 
-@pytest.mark.parametrize("of", ["hessian", "fisher"])
-def test_largest_eigenvalues(of):
-    network, x, labels, mask = case("lenet", masked=True, n=60)
-    values = np.linalg.eigvalsh(hess.exact(network, x, labels, mask=mask, of=of).numpy())[::-1]
-    found = hess.largest_eigenvalues(
-        network,
-        x,
-        labels,
-        generator=generator(0, "start"),
-        count=4,
-        tolerance=1e-6,
-        mask=mask,
-        of=of,
-    )
-    assert np.allclose(found, values[:4], rtol=1e-5)
-    with pytest.raises(MeasureError, match="more steps"):
-        hess.largest_eigenvalues(
-            network,
-            x,
-            labels,
-            generator=generator(0, "start"),
-            count=4,
-            tolerance=1e-6,
-            steps=5,
-            mask=mask,
-        )
-
-
 @pytest.mark.parametrize(
     ("kind", "masked"),
     [("mlp", False), ("mlp", True), ("lenet", False), ("lenet", True), ("residual", True)],
 )
 def test_extreme_eigenvalues(kind, masked):
-    """Both ends against all eigenvalues, in the live subspace; the smallest one is negative here."""
+    """Both ends against all eigenvalues, in the live subspace; the smallest is negative here."""
     network, x, labels, mask = case(kind, masked, n=60)
     values = np.linalg.eigvalsh(reference(network, x, labels, mask).numpy())
     assert values[0] < -1e-3 * values[-1]
@@ -357,7 +335,7 @@ def test_extreme_eigenvalues(kind, masked):
     assert rough == (pytest.approx(values[0], rel=0.1), pytest.approx(values[-1], rel=0.1))
     with pytest.raises(
         MeasureError,
-        match="the two ends of the spectrum are not found within 1e-06 after 4 steps; give more steps",
+        match="the spectrum are not found within 1e-06 after 4 steps; give more steps",
     ):
         hess.extreme_eigenvalues(
             network, x, labels, generator=generator(0, "start"), tolerance=1e-6, steps=4, mask=mask
@@ -365,7 +343,9 @@ def test_extreme_eigenvalues(kind, masked):
 
 
 def test_a_spectrum_that_ends_at_zero():
-    """The Fisher matrix has no negative eigenvalue: its smaller end is zero, to a thousandth of the larger one times the tolerance."""
+    """The Fisher matrix has no negative eigenvalue: its smaller end is zero, to a thousandth of the
+    larger one times the tolerance.
+    """
     network, x, labels, mask = case("lenet", masked=True, n=3)
     largest = np.linalg.eigvalsh(hess.exact(network, x, labels, mask=mask, of="fisher").numpy())[-1]
     ends = hess.extreme_eigenvalues(
@@ -393,7 +373,7 @@ def test_negative_share_and_distance_by_hand():
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_negative_share_by_lanczos(masked):
-    """From a few probes it is near that of all eigenvalues; from all steps and many probes nearer."""
+    """From a few probes it is near that of all eigenvalues; from many probes nearer."""
     network, x, labels, mask = case("lenet", masked, n=60)
     truth = hess.Spectrum.of(np.linalg.eigvalsh(reference(network, x, labels, mask).numpy()))
     assert 0.05 < truth.negative_share < 0.5
@@ -405,7 +385,9 @@ def test_negative_share_by_lanczos(masked):
 
 
 def test_the_time_of_the_whole_matrix(monkeypatch):
-    """Extrapolated from one batch of rows after the first: of 16 rows that take 2 seconds among all."""
+    """Extrapolated from one batch of rows after the first: of 16 rows that take 2 seconds among
+    all.
+    """
     network, x, labels, mask = case("lenet", masked=True)
     clock = iter([10.0, 12.0])
     monkeypatch.setattr(hess.time, "perf_counter", lambda: next(clock))
@@ -452,7 +434,7 @@ def test_a_flat_loss_has_a_spectrum_of_zeros():
     assert hess.extreme_eigenvalues(network, x, labels, generator=generator(0, "probe")) == (0, 0)
 
 
-# -- public implementations --------------------------------------------------------------------------------------------
+# -- public implementations ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["mlp", "lenet", "tanh"])
@@ -471,7 +453,7 @@ def test_against_curvlinops(kind):
         assert torch.allclose(ours @ v, theirs @ v, rtol=1e-9, atol=1e-12)
 
 
-# -- bad input ---------------------------------------------------------------------------------------------------------
+# -- bad input -------------------------------------------------------------------------------------
 
 BAD = {
     "train mode": (lambda c: {"network": c["network"].train()}, "train mode"),
@@ -521,10 +503,6 @@ def test_bad_numbers():
         hess.spectrum(network, x, labels, generator=draw, steps=0)
     with pytest.raises(MeasureError, match="tolerance and steps are 0 and 300"):
         hess.extreme_eigenvalues(network, x, labels, generator=draw, tolerance=0)
-    with pytest.raises(MeasureError, match="count is 0"):
-        hess.largest_eigenvalues(network, x, labels, generator=draw, count=0)
-    with pytest.raises(MeasureError, match="method is 'exact'"):
-        hess.trace(network, x, labels, method="exact")
     with pytest.raises(MeasureError, match="width is 0"):
         hess.spectrum(network, x, labels, generator=draw, steps=2).density([0.0], 0)
     with pytest.raises(MeasureError, match=r"q is 1.5"):
@@ -546,12 +524,14 @@ def test_the_whole_matrix_has_a_limit(monkeypatch):
         hess.exact(network, x, labels)
 
 
-# -- identities of the Fisher matrix -----------------------------------------------------------------------------------
+# -- identities of the Fisher matrix ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("kind", "masked"), CASES)
 def test_identities(kind, masked):
-    """All three faces agree, and the expansion needs its half; where the logits are not piecewise linear too."""
+    """All three faces agree, and the expansion needs its half; where the logits are not piecewise
+    linear too.
+    """
     network, x, _, mask = case(kind, masked)
     found = identities.relative_errors(network, x, generator=generator(0, "directions"), mask=mask)
     assert found["second_derivative"] < 1e-9
@@ -584,7 +564,9 @@ def test_identities_along_a_direction_are_the_fisher_matrix():
 
 
 def test_no_expansion_on_a_kink():
-    """A hidden unit without live inputs and with a bias of zero: the expansion fails along that bias alone."""
+    """A hidden unit without live inputs and with a bias of zero: the expansion fails along that
+    bias alone.
+    """
     network, x, _, _ = case("mlp")
     mask = {"1.weight": torch.ones(6, 5, dtype=torch.bool)}
     mask["1.weight"][:3] = False

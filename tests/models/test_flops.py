@@ -1,4 +1,6 @@
-"""Floating-point operations: against arithmetic on paper, against layer shapes, and against torch's own counter."""
+"""Floating-point operations: against arithmetic on paper, against layer shapes, and against torch's
+own counter.
+"""
 
 import pytest
 import torch
@@ -10,7 +12,10 @@ from lib.specs.run import Run, continued
 
 
 def test_a_small_mlp_by_hand():
-    """8x8 pixels, 16 hidden units, 10 classes: 2 for each of 64·16 + 16·10 weights; biases and activations count nothing."""
+    """8x8 pixels, 16 hidden units, 10 classes: 2 for each of 64·16 + 16·10 weights.
+
+    Biases and activations count nothing.
+    """
     network = networks.build("mlp", (1, 8, 8), 10, widths=(16,))
     assert flops.uses(network, (1, 8, 8)) == {"1.weight": 1, "3.weight": 1}
     assert flops.forward(network, (1, 8, 8)) == 2 * (1024 + 160) == 2368
@@ -18,7 +23,9 @@ def test_a_small_mlp_by_hand():
 
 @pytest.mark.parametrize("pooling", ["max", "avg"])
 def test_lenet_5_by_hand(pooling):
-    """On 28x28: 5x5 kernels without padding leave 24x24, a pool 12x12, the next kernels 8x8, a pool 4x4; then 256-120-84-10."""
+    """On 28x28: 5x5 kernels without padding leave 24x24, a pool 12x12, the next kernels 8x8, a pool
+    4x4; then 256-120-84-10.
+    """
     network = networks.build("lenet-5", (1, 28, 28), 10, pooling=pooling)
     first = 24 * 24 * 6 * (1 * 5 * 5)  # 86,400 products
     second = 8 * 8 * 16 * (6 * 5 * 5)  # 153,600
@@ -28,13 +35,19 @@ def test_lenet_5_by_hand(pooling):
 
 
 def side(before, kernel, stride, padding):
-    """How many places a kernel has along a side: it starts every ``stride`` pixels as long as it fits."""
+    """How many places a kernel has along a side.
+
+    It starts every ``stride`` pixels as long as it fits.
+    """
     return len(range(-padding, before + padding - kernel + 1, stride))
 
 
 @pytest.mark.parametrize("shape", [(3, 16, 16), (1, 15, 9)], ids=str)
 def test_a_narrow_resnet_20_from_its_shapes(shape):
-    """Strides, padding and 1x1 shortcuts, layer by layer: three stages of 4, 8 and 16 channels, the later two halving each side."""
+    """Strides, padding and 1x1 shortcuts, layer by layer.
+
+    Three stages of 4, 8 and 16 channels, the later two halving each side.
+    """
     channels, height, width = shape
     expected = {"0.0.weight": height * width * 4 * channels * 9}
     channels = 4
@@ -69,7 +82,10 @@ def test_a_narrow_resnet_20_from_its_shapes(shape):
     ids=lambda v: v if isinstance(v, str) else "",
 )
 def test_torchs_counter_agrees(name, shape, options):
-    """For a forward pass exactly; for forward and backward up to the inputs' gradient of the first layer, which training skips."""
+    """For a forward pass exactly.
+
+    For forward and backward up to the inputs' gradient of the first layer, which training skips.
+    """
     meta = networks.build(name, shape, 10, **options)
     network = meta.to_empty(device="cpu")
     for p in network.parameters():
@@ -89,7 +105,9 @@ def test_torchs_counter_agrees(name, shape, options):
 
 
 def test_the_networks_of_imagenet_cost_what_the_literature_says():
-    """4.09 and 15.3 thousand million products at 224x224, as torchvision says (its VGG-16 has 0.12 more in hidden layers)."""
+    """4.09 and 15.3 thousand million products at 224x224, as torchvision says (its VGG-16 has 0.12
+    more in hidden layers).
+    """
     resnet = networks.build("resnet-50", (3, 224, 224), 1000)
     assert round(flops.forward(resnet, (3, 224, 224)) / 2e9, 2) == 4.09
     # VGG-16 layer by layer: sides 224, 112, 56, 28, 14
@@ -114,7 +132,10 @@ def test_the_networks_of_imagenet_cost_what_the_literature_says():
 
 
 def test_live_weights_alone_count():
-    """A mask takes from each layer its pruned weights at every place where they were used; a mask of a bias takes nothing."""
+    """A mask takes from each layer its pruned weights at every place where they were used.
+
+    A mask of a bias takes nothing.
+    """
     network = networks.build("lenet-5", (1, 28, 28), 10)
     live = {name: torch.ones(p.shape, dtype=torch.bool) for name, p in network.named_parameters()}
     assert flops.forward(network, (1, 28, 28), live) == flops.forward(network, (1, 28, 28))
@@ -130,7 +151,10 @@ def test_live_weights_alone_count():
 
 
 def test_a_pruned_run_costs_its_live_weights(store):
-    """The mask of a finished run, at sparsity 0.75 of the first layer of 64·16 weights: 256 of them and 160 spared ones are left."""
+    """The mask of a finished run, at sparsity 0.75 of the first layer of 64·16 weights.
+
+    256 of them and 160 spared ones are left.
+    """
     run = continued(Run.dense(small(epochs=1), seed=0), at=1, sparsity=0.75)
     carry_out([run], store)
     mask = layout_of(run).views(store.get(run.key).tensors["mask"])
@@ -145,7 +169,9 @@ def test_training_is_three_passes():
 
 
 def test_the_network_is_left_as_it_was():
-    """Counting neither moves a network off the meta device, nor changes its mode, nor leaves hooks in it."""
+    """Counting neither moves a network off the meta device, nor changes its mode, nor leaves hooks
+    in it.
+    """
     network = networks.build("resnet-20", (3, 16, 16), 10, width=0.25).train()
     flops.forward(network, (3, 16, 16))
     assert all(p.device.type == "meta" for p in network.parameters())

@@ -1,4 +1,4 @@
-"""Initial weights have the distributions that their schemes name, and each kernel draws for itself."""
+"""Initial weights have the distributions of their schemes, and each kernel draws for itself."""
 
 import math
 
@@ -25,7 +25,7 @@ def expected_std(scheme, shape):
     }[scheme]
 
 
-@pytest.mark.parametrize("scheme", initializers.SCHEMES)
+@pytest.mark.parametrize("scheme", initializers.VARIANCES)
 @pytest.mark.parametrize("network", [LINEAR, CONVOLUTIONAL], ids=["linear", "convolutional"])
 def test_moments(network, scheme):
     """Mean and variance of every kernel are those of the scheme, within five standard errors."""
@@ -74,7 +74,9 @@ def test_draws_are_named():
 
 
 def test_a_kernel_does_not_depend_on_the_other_layers():
-    """The first kernel is the same whatever comes after it, and equal kernels of one network differ."""
+    """The first kernel is the same whatever comes after it, and equal kernels of one network
+    differ.
+    """
     wide, narrow = (
         initializers.dense(networks.build("mlp", (40,), 10, widths=w), "he", 5)
         for w in ((30, 30, 30), (30, 7))
@@ -87,7 +89,7 @@ def test_unknown_scheme():
     """An unknown scheme is answered with the known ones."""
     with pytest.raises(
         ValueError,
-        match="'hee' is unknown; there are he, he-fan-out, glorot-normal, glorot-uniform",
+        match="'hee': allowed are he, he-fan-out, glorot-normal, glorot-uniform",
     ):
         initializers.dense(LINEAR, "hee", 0)
 
@@ -111,11 +113,11 @@ def test_seeds_derive_from_every_part_of_the_name():
     assert all(0 <= s < 2**63 for s in seeds)
 
 
-# -- under a mask ------------------------------------------------------------------------------------------------------
+# -- under a mask ----------------------------------------------------------------------------------
 
 
 def uneven_mask(network, seed=0):
-    """A random mask in which each neuron has a density of its own, from almost none to almost all."""
+    """A random mask in which each neuron has a density of its own, from almost 0 to almost 1."""
     stream, mask = rng.generator(seed, "mask"), {}
     for name, p in network.named_parameters():
         if p.dim() > 1:
@@ -126,7 +128,9 @@ def uneven_mask(network, seed=0):
 
 
 def counted_by_hand(live, o, i):
-    """Live inputs of output neuron ``o`` and live outputs of input neuron ``i``, over all places of the kernel."""
+    """Live inputs of output neuron ``o`` and live outputs of input neuron ``i``, over all places of
+    the kernel.
+    """
     fan_in = sum(place for channel in live[o].view(live.shape[1], -1).tolist() for place in channel)
     fan_out = sum(
         place for channel in live[:, i].reshape(live.shape[0], -1).tolist() for place in channel
@@ -135,7 +139,7 @@ def counted_by_hand(live, o, i):
 
 
 @pytest.mark.parametrize("form", initializers.FORMS)
-@pytest.mark.parametrize("scheme", initializers.SCHEMES)
+@pytest.mark.parametrize("scheme", initializers.VARIANCES)
 @pytest.mark.parametrize("network", [LINEAR, CONVOLUTIONAL], ids=["linear", "convolutional"])
 def test_under_a_full_mask_it_is_the_dense_one(network, scheme, form):
     """Bit for bit, and no neuron is without inputs; also where the mask names some layers only."""
@@ -163,7 +167,9 @@ def test_under_a_full_mask_it_is_the_dense_one(network, scheme, form):
 @pytest.mark.parametrize("scheme", ["he", "glorot-normal", "glorot-uniform"])
 @pytest.mark.parametrize("shape", [(40, 30), (12, 10, 3, 3)], ids=["linear", "convolution"])
 def test_each_weight_has_the_variance_of_its_own_neurons(shape, scheme, fan):
-    """Eq. 2: the draws of the dense one, times the root of scale / fan with the fan counted by hand; and so their variance."""
+    """Eq. 2: the draws of the dense one, times the root of scale / fan with the fan counted by
+    hand; and so their variance.
+    """
     with torch.device("meta"):
         network = torch.nn.Sequential(
             torch.nn.Linear(*shape[::-1])
@@ -193,7 +199,10 @@ def test_each_weight_has_the_variance_of_its_own_neurons(shape, scheme, fan):
 
 
 def test_by_layer_it_is_the_dense_one_over_the_live_share():
-    """Liu et al.: dense / sqrt(density); and where all neurons have as many inputs, by neuron it is the same (He)."""
+    """Liu et al.: dense / sqrt(density).
+
+    And where all neurons have as many inputs, by neuron it is the same (He).
+    """
     stream = rng.generator(0, "test")
     even = torch.zeros(300, 400, dtype=torch.bool)
     for row in even:
@@ -213,7 +222,9 @@ DEEP = networks.build("mlp", (400,), 400, widths=(400,) * 6)
 
 
 def variances(fan, form, backward):
-    """Mean square of the signal behind each layer of a deep ReLU network under an uneven mask, from standard normal inputs, over seeds."""
+    """Mean square of the signal behind each layer of a deep ReLU network under an uneven mask, from
+    standard normal inputs, over seeds.
+    """
     found = []
     for seed in range(10):
         values, _ = initializers.sparse(
@@ -237,7 +248,9 @@ def variances(fan, form, backward):
     ("fan", "backward"), [("in", False), ("out", True)], ids=["forward", "backward"]
 )
 def test_signals_keep_their_variance(fan, backward):
-    """By neuron the variance holds from layer to layer, of activations with fan-in and of gradients with fan-out; masked, it vanishes."""
+    """By neuron the variance holds from layer to layer, of activations with fan-in and of gradients
+    with fan-out; masked, it vanishes.
+    """
     own = variances(fan, "neuron", backward)
     steps = own[1:] / own[:-1]
     assert ((steps > 0.8) & (steps < 1.25)).all(), steps
@@ -246,7 +259,10 @@ def test_signals_keep_their_variance(fan, backward):
 
 
 def test_one_layer_keeps_the_variance_within_sampling_error():
-    """z of every neuron with live inputs, over many draws: E z² = scale · mean of its live a² (Eq. 11), within five standard errors."""
+    """z of every neuron with live inputs, over many draws: E z² = scale · mean of its live a² (Eq.
+
+    11), within five standard errors.
+    """
     network = networks.build("mlp", (50,), 30, widths=())
     mask = uneven_mask(network)
     live = mask["1.weight"]
@@ -287,12 +303,14 @@ def test_neurons_without_live_inputs_are_told(form):
 
 
 def test_what_does_not_fit_is_refused():
-    """Unknown forms and fans, and masks of other parameters or shapes, are answered with what there is."""
+    """Unknown forms and fans, and masks of other parameters or shapes, are answered with what there
+    is.
+    """
     good = {"1.weight": torch.ones(300, 400, dtype=torch.bool)}
     for arguments, message in (
         (dict(form="neurone"), "'neurone' is unknown; there are masked, layer, neuron"),
         (dict(fan="inn"), "'inn' is unknown; there are in, out, average"),
-        (dict(scheme="hee"), "'hee' is unknown; there are he"),
+        (dict(scheme="hee"), "'hee': allowed are he"),
         (dict(scheme="he-fan-out", form="layer", fan="in"), "has a fan of its own, not 'in'"),
         (
             dict(mask={"2.weight": good["1.weight"]}),

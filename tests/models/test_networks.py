@@ -1,4 +1,6 @@
-"""Architectures have the sizes that the literature gives, compute what torchvision's do, and draw nothing."""
+"""Architectures have the sizes that the literature gives, compute what torchvision's do, and draw
+nothing.
+"""
 
 import random
 
@@ -10,8 +12,6 @@ from support import carry_out, family, small
 from torch import nn
 
 from lib.models import initializers, networks
-from lib.specs import run
-from lib.training import cohort
 
 
 def size(network):
@@ -22,7 +22,8 @@ KNOWN = [  # counted by hand, or given in the literature
     ("lenet-300-100", (1, 28, 28), 10, {}, 266_610),
     ("lenet-5", (1, 28, 28), 10, {}, 44_426),
     ("lenet-5", (3, 32, 32), 10, {}, 62_006),
-    # the gradient-flow study's small dense networks: 78 + 228 + 1,323 + 560 + 210, and 6,280 + 72 + 90
+    # the gradient-flow study's small dense networks: 78 + 228 + 1,323 + 560 + 210, and 6,280 + 72 +
+    # 90
     ("lenet-5", (1, 28, 28), 10, {"widths": (3, 3, 27, 20)}, 2_399),
     ("mlp", (1, 28, 28), 10, {"widths": (8, 8)}, 6_442),
     (
@@ -33,7 +34,8 @@ KNOWN = [  # counted by hand, or given in the literature
         832 + 2080 + 1056 + 594 + 342 + 114 + 42 + 14,
     ),
     ("mlp", (1, 8, 8), 10, {"widths": ()}, 650),
-    # stem 464, stages of one block more each: 4,672 + 18,560 + 73,984, projections 576 + 2,176, linear 650
+    # stem 464, stages of one block more each: 4,672 + 18,560 + 73,984, projections 576 + 2,176,
+    # linear 650
     ("resnet-20", (3, 32, 32), 10, {}, 272_474),
     ("resnet-32", (3, 32, 32), 10, {}, 272_474 + 2 * 97_216),
     ("resnet-44", (3, 32, 32), 10, {}, 272_474 + 4 * 97_216),
@@ -65,17 +67,29 @@ def test_width_multiplies_the_channels():
         assert network[-1].in_features == planes[-1]
 
 
-def test_four_widths_are_those_of_lenet():
-    """A run's widths reach LeNet-5 where there are four; any other number, such as the default of two, leaves it as it is."""
-    for widths, channels in (
-        ((3, 5, 27, 20), [3, 5, 27, 20, 10]),
-        ((100, 100), [6, 16, 120, 84, 10]),
-        ((7,), [6, 16, 120, 84, 10]),
-    ):
-        network = cohort.build(run.Network(name="lenet-5", widths=widths), (1, 28, 28), 10)
-        assert [
-            m.weight.shape[0] for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Linear))
-        ] == channels
+@pytest.mark.parametrize("widths", [(3, 5, 27, 20), [3, 5, 27, 20], None])
+def test_four_widths_are_those_of_lenet(widths):
+    """They reach its convolutions and hidden layers; None leaves it its own."""
+    network = networks.build("lenet-5", (1, 28, 28), 10, widths=widths)
+    found = [network.get_parameter(name).shape[0] for name in networks.kernels(network)]
+    assert found == [*(widths or (6, 16, 120, 84)), 10]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "says"),
+    [
+        ("resnet-20", {"widths": (8,)}, r"widths is \(8,\): network 'resnet-20' takes width"),
+        ("mlp", {"width": 2.0}, "width is 2.0: network 'mlp' takes widths, activation"),
+        ("lenet-300-100", {"widths": (8,)}, "network 'lenet-300-100' takes activation"),
+        ("vgg-11", {"colour": 1}, "colour is 1: network 'vgg-11' takes no options"),
+        ("lenet-5", {"widths": (8, 8)}, r"widths is \(8, 8\): network 'lenet-5' takes four, of"),
+    ],
+)
+def test_an_option_that_a_network_does_not_take_is_refused(name, options, says):
+    """By name and value, with what it does take; None is the same as not given."""
+    with pytest.raises(ValueError, match=says):
+        networks.build(name, (3, 32, 32), 10, **options)
+    networks.build(name, (3, 32, 32), 10, **dict.fromkeys(networks.options(name)))
 
 
 @pytest.mark.parametrize(
@@ -88,7 +102,10 @@ def test_four_widths_are_those_of_lenet():
     ],
 )
 def test_small_dense_is_the_nearest(name, shape, options, full):
-    """Among the networks of a fine grid of factors none is nearer to the size asked for; the answer builds what it says."""
+    """Among the networks of a fine grid of factors none is nearer to the size asked for.
+
+    The answer builds what it says.
+    """
     grid = [(k + 0.5) / 2000 for k in range(2000)]
     if full is None:
         grid = grid[:: len(grid) // 100]
@@ -114,14 +131,16 @@ def test_small_dense_of_other_kinds():
         ValueError, match=r"no 'mlp' has about 500000 parameters: .* it has 807 to 266610"
     ):
         networks.small_dense("mlp", (1, 28, 28), 10, 500_000, widths=(300, 100))
-    with pytest.raises(ValueError, match="no 'lenet-5' has about 20"):
+    with pytest.raises(ValueError, match="no 'lenet-5' has about 20 parameters"):
         networks.small_dense("lenet-5", (1, 28, 28), 10, 20)
     with pytest.raises(ValueError, match="'vgg-11' has no width that could be changed"):
         networks.small_dense("vgg-11", (3, 32, 32), 10, 1000)
 
 
 def filled(network, seed=0):
-    """``network`` off the meta device, with random numbers everywhere, BatchNorm's statistics included."""
+    """``network`` off the meta device, with random numbers everywhere, BatchNorm's statistics
+    included.
+    """
     network = network.to_empty(device="cpu")
     rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -147,7 +166,9 @@ def copied(source, target):
 
 @pytest.mark.parametrize("training", [False, True])
 def test_resnet18_is_torchvisions_with_a_cifar_stem(training):
-    """With the stem and classifier replaced and the weights copied, torchvision's ResNet-18 gives the same output."""
+    """With the stem and classifier replaced and the weights copied, torchvision's ResNet-18 gives
+    the same output.
+    """
     theirs = torchvision.models.resnet18(num_classes=100)
     theirs.conv1, theirs.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
     ours = filled(networks.build("resnet-18", (3, 32, 32), 100)).train(training)
@@ -159,7 +180,9 @@ def test_resnet18_is_torchvisions_with_a_cifar_stem(training):
 
 
 def test_vgg11_is_torchvisions_features_with_one_linear_layer():
-    """With its convolution biases at zero, torchvision's VGG-11 with BatchNorm gives the same features."""
+    """With its convolution biases at zero, torchvision's VGG-11 with BatchNorm gives the same
+    features.
+    """
     theirs = torchvision.models.vgg11_bn().features
     for module in theirs:
         if isinstance(module, nn.Conv2d):
@@ -188,7 +211,10 @@ def test_resnet50_is_torchvisions(training):
 
 
 def test_vgg16_is_torchvisions_features_with_one_linear_layer():
-    """With its biases at zero, torchvision's VGG-16 gives the same features; their mean over all places goes through one linear layer."""
+    """With its biases at zero, torchvision's VGG-16 gives the same features.
+
+    Their mean over all places goes through one linear layer.
+    """
     theirs = torchvision.models.vgg16().features
     for module in theirs:
         if isinstance(module, nn.Conv2d):
@@ -218,7 +244,9 @@ def test_small_dense_of_imagenets_networks(name):
 
 
 def test_lenet5_by_hand():
-    """LeNet-5's layers written out give the same output, for both kinds of pooling and of activation."""
+    """LeNet-5's layers written out give the same output, for both kinds of pooling and of
+    activation.
+    """
     x = torch.rand(3, 1, 28, 28, generator=torch.Generator().manual_seed(1))
     for pooling, pool in (("max", nn.functional.max_pool2d), ("avg", nn.functional.avg_pool2d)):
         for activation, act in (("relu", torch.relu), ("tanh", torch.tanh)):
@@ -234,7 +262,10 @@ def test_lenet5_by_hand():
 
 
 def test_prunable_names():
-    """Kernels of convolutions and linear layers in order of depth; never biases or BatchNorm; first and last if spared."""
+    """Kernels of convolutions and linear layers in order of depth; never biases or BatchNorm.
+
+    First and last if spared.
+    """
     mlp = networks.build("mlp", (12,), 2, widths=(5, 4))
     assert networks.prunable(mlp) == ["1.weight", "3.weight", "5.weight"]
     assert networks.prunable(mlp, ("last",)) == ["1.weight", "3.weight"]
@@ -259,11 +290,11 @@ def test_nothing_left_to_prune_is_refused(keep_dense):
 @pytest.mark.parametrize(
     ("name", "shape", "says"),
     [
-        ("lenet-5", (1, 15, 28), "'lenet-5' needs images of at least 16x16"),
-        ("vgg-11", (3, 16, 16), "'vgg-11' needs images of at least 32x32"),
-        ("vgg-16", (3, 31, 40), "'vgg-16' needs images of at least 32x32"),
+        ("lenet-5", (1, 15, 28), "'lenet-5' needs images .* of at least 16x16"),
+        ("vgg-11", (3, 16, 16), "'vgg-11' needs images .* of at least 32x32"),
+        ("vgg-16", (3, 31, 40), "'vgg-16' needs images .* of at least 32x32"),
         ("resnet-20", (12,), "'resnet-20' needs images"),
-        ("resnet-21", (3, 32, 32), "'resnet-21' is unknown; there are mlp, lenet-300-100"),
+        ("resnet-21", (3, 32, 32), "network is 'resnet-21': allowed are mlp, lenet-300-100"),
     ],
 )
 def test_inputs_that_do_not_fit_are_refused(name, shape, says):
@@ -292,7 +323,9 @@ def test_smallest_inputs_pass():
     ],
 )
 def test_nothing_draws_from_a_global_generator(options, store):
-    """Building, initialising and training runs leaves torch's, numpy's and Python's global states alone."""
+    """Building, initialising and training runs leaves torch's, numpy's and Python's global states
+    alone.
+    """
     before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
     initializers.dense(networks.build("resnet-20", (3, 32, 32), 10), "he", 0)
     table = carry_out(

@@ -1,4 +1,6 @@
-"""Killed at any point and run again, or run twice at once: the same table and weights, bit for bit."""
+"""Killed at any point and run again, or run twice at once: the same table and weights, bit for
+bit.
+"""
 
 import random
 import signal
@@ -71,12 +73,13 @@ def assert_same(result, store, expected):
     runs, table, reference = expected
     same_table(result, table)
     same_results(runs, store, reference)
-    assert not list((store.root / "interrupted").glob("*.safetensors"))
+    assert not list((store.root / "interrupted").rglob("*.safetensors"))
 
 
-# Before and after each kind of call that changes the store. A put's fsync and replace lie inside write_atomic, so that a
-# death there leaves a file half-written; the numbers choose checkpoints and runs, early and late, of both generations.
-STORE, TRAINING = "lib.store.Store", "lib.training.loop.Training"
+# Before and after each kind of call that changes the store. A put's fsync and replace lie inside
+# write_atomic, so that a death there leaves a file half-written; the numbers choose checkpoints and
+# runs, early and late, of both generations.
+STORE, TRAINING = "lib.runs.store.Store", "lib.training.loop.Training"
 POINTS = [
     *(
         (f"{STORE}.save_checkpoint", number, after)
@@ -102,7 +105,9 @@ def test_killed_at_a_point(point, uninterrupted, store):
 
 
 def test_killed_again_and_again(undisturbed_mlps, store):
-    """Killed at every checkpoint in turn, each life goes on where the one before it died, until nothing is left to do."""
+    """Killed at every checkpoint in turn, each life goes on where the one before it died, until
+    nothing is left to do.
+    """
     runs, *_ = undisturbed_mlps
     deaths = 0
     while deaths < 60:
@@ -137,7 +142,9 @@ def test_killed_at_random_moments(seed, undisturbed_mlps, tmp_path):
 
 
 def test_a_resumed_cohort_trains_only_what_is_left(store, monkeypatch):
-    """After a death, the epochs up to the last checkpoint are not trained again, and finished runs not at all."""
+    """After a death, the epochs up to the last checkpoint are not trained again, and finished
+    runs not at all.
+    """
     runs = [Run.dense(small(epochs=6), seed=0)]
     kill_at(runs, store.root, f"{STORE}.save_checkpoint", 4, True)
     trained, real = [], loop.Training.run_epoch
@@ -154,7 +161,9 @@ def test_a_resumed_cohort_trains_only_what_is_left(store, monkeypatch):
 
 
 def test_interrupted_by_a_person(undisturbed_mlps, store, monkeypatch):
-    """After Ctrl-C in the middle of an epoch, the same process can carry the runs out again and gets the same table."""
+    """After Ctrl-C in the middle of an epoch, the same process can carry the runs out again and
+    gets the same table.
+    """
     runs, *_ = undisturbed_mlps
     monkeypatch.setattr(sweep, "CHECKPOINT_SECONDS", -1.0)
     real, steps = loop.sgd_, []
@@ -173,18 +182,22 @@ def test_interrupted_by_a_person(undisturbed_mlps, store, monkeypatch):
 
 
 def test_a_growing_list_ends_with_the_same_table(undisturbed_mlps, store):
-    """Carried out bit by bit, in cohorts of other sizes, the runs are the same as those trained at once."""
+    """Carried out bit by bit, in cohorts of other sizes, the runs are the same as those trained
+    at once.
+    """
     runs, *_ = undisturbed_mlps
     for part in (runs[:1], runs[1:4], runs[-2:]):
         carry_out(part, store)
     assert_same(carry_out(runs, store), store, undisturbed_mlps)
 
 
-# -- two processes, one store ------------------------------------------------------------------------------------------
+# -- two processes, one store ------------------------------------------------------------------
 
 
 def together(lists, root, tmp_path):
-    """Tables of processes that begin at the same moment to carry out their lists of runs in one store."""
+    """Tables of processes that begin at the same moment to carry out their lists of runs in one
+    store.
+    """
     ready = CONTEXT.Barrier(len(lists))
     paths = [tmp_path / f"table{i}" for i in range(len(lists))]
     processes = [
@@ -210,7 +223,9 @@ def test_two_processes_with_the_same_runs(uninterrupted, store, tmp_path):
 
 
 def test_two_processes_with_runs_in_common(undisturbed_mlps, store, tmp_path):
-    """Lists that overlap in their Sol-D, in cohorts of different members: each gets its part of the one table."""
+    """Lists that overlap in their Sol-D, in cohorts of different members: each gets its part of
+    the one table.
+    """
     runs, table, reference = undisturbed_mlps
     lists = [runs[:4], [runs[1], runs[0], runs[4], runs[6]]]
     for part, found in zip(lists, together(lists, store.root, tmp_path), strict=True):
@@ -247,7 +262,9 @@ def test_the_tests_children_checkpoint_every_epoch():
 
 
 def test_a_half_written_file_is_invisible(store):
-    """What a death in the middle of a write leaves behind is no run and no checkpoint, and does not disturb the next write."""
+    """What a death in the middle of a write leaves behind is no run and no checkpoint, and does
+    not disturb the next write.
+    """
     runs = [Run.dense(small(epochs=1), seed=0)]
     kill_at(runs, store.root, "os.replace", 2, False)
     partial = [name for name in leftovers(store.root) if name.endswith(".partial")]

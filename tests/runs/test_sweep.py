@@ -1,19 +1,25 @@
 """Carrying runs out: what is missing is trained, once, and the table says what was asked for."""
 
 import math
+import re
+import time
 
 import pandas as pd
 import pytest
+import torch
 from support import carry_out, family, same_table, small
 
 from lib.data import sets
 from lib.runs import results, sweep
 from lib.runs.store import Store
+from lib.specs.parts import MaskUpdate
 from lib.specs.run import Run, finetune, scratch
 
 
 def test_the_table(store):
-    """A row per run and measured epoch, in the order asked for, with what identifies the run and what was measured."""
+    """A row per run and measured epoch, in the order asked for, with what identifies the run
+    and what was measured.
+    """
     runs = family(small(noise=0.2, measure_every=2, epochs=3, sparse_epochs=4), 0.5)
     table = carry_out(runs, store)
     assert table["key"].drop_duplicates().tolist() == [run.key for run in runs]
@@ -67,7 +73,9 @@ def test_learning_happens(store):
 
 
 def test_each_run_is_trained_once(store, trained):
-    """A second call trains nothing; a longer list only what is new; parents come along; duplicates count once."""
+    """A second call trains nothing; a longer list only what is new; parents come along;
+    duplicates count once.
+    """
     setup = small()
     dense = [Run.dense(setup, seed=seed) for seed in (0, 1)]
     sparse = [finetune(d, sparsity=0.5) for d in dense]
@@ -121,7 +129,9 @@ def test_runs_that_cannot_share_a_cohort(store, trained):
 
 
 def test_final_rows():
-    """One row per run: its last epoch, and beside it the best test epoch, the first of equals, with its own measures."""
+    """One row per run: its last epoch, and beside it the best test epoch, the first of equals,
+    with its own measures.
+    """
     rows = [
         {
             "key": key,
@@ -150,12 +160,24 @@ def test_final_rows():
 
 
 def test_devices():
-    """auto takes what there is; a device that is not there is named, with what is allowed."""
+    """auto takes what there is; one that is not there, or no place for training, is refused."""
     assert sweep.choose_device("cpu").type == "cpu"
     assert sweep.choose_device("auto").type in ("cpu", "cuda")
-    for device in ("gpu", "cuda:99"):
-        with pytest.raises(ValueError, match=rf"device is '{device}'.*allowed are auto, cpu"):
+    assert sweep.choose_device(torch.device("cpu")) == torch.device("cpu")
+    for device in ("gpu", "cuda:99", "meta", "hpu", "mps", ["cpu"], None):
+        with pytest.raises(ValueError, match=rf"device is {re.escape(repr(device))}.*auto, cpu"):
             sweep.choose_device(device)
+
+
+def test_a_huge_update_interval_is_refused_at_once(store, trained):
+    """Whether an update would ever come needs no look at every step."""
+    dense = Run.dense(small(), seed=0)
+    update = MaskUpdate(method="set", every=10**9, end=5, fraction=0.3)
+    begin = time.perf_counter()
+    with pytest.raises(ValueError, match=r"update frequency is 1000000000 .* no update would come"):
+        carry_out([scratch(dense, sparsity=0.5, mask_update=update)], store)
+    assert time.perf_counter() - begin < 20
+    assert trained == []
 
 
 def test_data_that_changed_is_refused(store, trained):
@@ -170,7 +192,9 @@ def test_data_that_changed_is_refused(store, trained):
 
 
 def test_a_network_that_does_not_fit_is_refused_before_training(store, trained):
-    """LeNet-5 on 8x8 digits: the error names the network and what it needs, though another run could be trained."""
+    """LeNet-5 on 8x8 digits: the error names the network and what it needs, though another run
+    could be trained.
+    """
     with pytest.raises(ValueError, match="'lenet-5' needs images of at least 16x16"):
         carry_out([Run.dense(small(), seed=0), Run.dense(small(network="lenet-5"), seed=0)], store)
     assert trained == []
@@ -184,7 +208,9 @@ def test_a_missing_run_is_named(store):
 
 
 def test_the_cost_is_told_before(store):
-    """Networks by solution with their parents, those still missing, and the images that they would see."""
+    """Networks by solution with their parents, those still missing, and the images that they
+    would see.
+    """
     runs = family(small(epochs=3, sparse_epochs=5), seeds=(0, 1))
     before = results.cost(runs[2:], store)
     columns = ["networks", "to train", "image passes to go"]
@@ -209,7 +235,9 @@ def test_the_cost_is_told_before(store):
 
 
 def test_nesting_is_checked(store):
-    """True for masks of one criterion, and false where one mask has a weight that a sparser one lacks."""
+    """True for masks of one criterion, and false where one mask has a weight that a sparser one
+    lacks.
+    """
     dense = Run.dense(small(epochs=0, sparse_epochs=0), seed=0)
     runs = [start(dense, sparsity=s) for s in (0.9, 0.2, 0.5) for start in (finetune, scratch)]
     carry_out(runs, store)
@@ -227,7 +255,9 @@ def test_an_empty_list_is_an_empty_table(store):
 
 
 def test_the_closing_line_counts_layer_by_layer(store, capsys):
-    """Where each layer is pruned by itself, the sum of the rounded counts is what was asked for, and not the rounded sum."""
+    """Where each layer is pruned by itself, the sum of the rounded counts is what was asked
+    for, and not the rounded sum.
+    """
     dense = Run.dense(small(scope="layer", widths=[19, 7]), seed=0)
     run = finetune(dense, sparsity=0.83)
     table = sweep.carry_out([run], store=store, device="cpu", progress=True)
@@ -239,7 +269,9 @@ def test_the_closing_line_counts_layer_by_layer(store, capsys):
 
 
 def test_the_closing_line(store, capsys):
-    """It counts the runs, the trained ones and the diverged ones, and says whether densities are exact."""
+    """It counts the runs, the trained ones and the diverged ones, and says whether densities
+    are exact.
+    """
     runs = [Run.dense(small(lr=lr), seed=0) for lr in (0.1, 1e20)]
     carry_out(runs[:1], store)
     table = sweep.carry_out(runs, store=store, device="cpu", progress=True)

@@ -1,11 +1,13 @@
-"""Passes at the cost of the live weights: equal to autograd's, taken where they pay, and in training as good as any others."""
+"""Passes at the cost of the live weights: equal to autograd's, taken where they pay, and in
+training as good as any others.
+"""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from support import outcomes, same_in_all, same_results, small
-from test_training import CONVOLUTIONAL, MLPS, assert_as_usual, name_of
-from test_updates import assert_as_by_hand, moving, pruned
+from training.test_loop import CONVOLUTIONAL, MLPS, assert_as_usual, name_of
+from training.test_mask_updates import assert_as_by_hand, moving, pruned
 
 from lib.models import networks
 from lib.runs import sweep
@@ -74,15 +76,18 @@ NETWORKS = [
     networks.build(
         "lenet-5", (2, 16, 16), 4, widths=(3, 4, 10, 6), activation="tanh", pooling="avg"
     ),
+    networks.build("lenet-5", (1, 16, 16), 4, widths=(3, 4, 10, 6), activation="tanh"),
 ]
-IDS = ["mlp", "mlp-tanh", "lenet-5", "lenet-5-odd", "lenet-5-avg"]
-SHAPES = [(6, 6), (20,), (1, 28, 28), (3, 19, 22), (2, 16, 16)]
+IDS = ["mlp", "mlp-tanh", "lenet-5", "lenet-5-odd", "lenet-5-avg", "lenet-5-tanh"]
+SHAPES = [(6, 6), (20,), (1, 28, 28), (3, 19, 22), (2, 16, 16), (1, 16, 16)]
 
 
 @pytest.mark.parametrize("density", [0.03, 0.3, 1.0])
 @pytest.mark.parametrize(("network", "shape"), list(zip(NETWORKS, SHAPES, strict=True)), ids=IDS)
 def test_losses_gradients_and_logits_are_autograds(network, shape, density):
-    """For each member, with images that have equal pixels as real ones do, and with layers that are nearly or wholly dead."""
+    """For each member, with images that have equal pixels as real ones do, and with layers that are
+    nearly or wholly dead.
+    """
     group = group_of(network, density)
     rng = torch.Generator().manual_seed(1)
     x = torch.rand(2, 11, *shape, generator=rng) * (torch.rand(2, 11, *shape, generator=rng) < 0.4)
@@ -122,7 +127,9 @@ def test_a_changed_mask_changes_the_passes():
 
 
 def test_they_are_taken_where_they_pay():
-    """For few live weights of a large layer: not for small networks, not for dense ones, not for unknown kinds."""
+    """For few live weights of a large layer: not for small networks, not for dense ones, not for
+    unknown kinds.
+    """
 
     def pays(name, shape, density, batch=128, **options):
         network = networks.build(name, shape, 10, **options)
@@ -155,7 +162,7 @@ def test_members_train_as_usual(network, tmp_path, place_set, everywhere, one_th
 def test_members_with_changing_masks_train_as_written_out(
     form, tmp_path, place_set, everywhere, one_thread
 ):
-    """Gradually pruned, SET, RigL and its inverse: each step and update as a plain loop takes it."""
+    """Gradually pruned, SET, RigL and its inverse: steps and updates as a plain loop takes them."""
     if form == "mlp":
         assert_as_by_hand(
             small(schedule="cosine", weight_decay=0.01, scope="layer", widths=[20, 12]),
@@ -180,7 +187,9 @@ def test_members_with_changing_masks_train_as_written_out(
 
 
 def test_a_member_does_not_depend_on_its_cohort(tmp_path, everywhere):
-    """To the bit the same alone and among dense, pruned and changing members, whose places the grouping may change."""
+    """To the bit the same alone and among dense, pruned and changing members, whose places the
+    grouping may change.
+    """
     setup = small(widths=[40, 30], scope="layer")
     dense = [Run.dense(setup, seed=seed) for seed in range(3)]
     gradual = pruned(setup)
@@ -196,7 +205,9 @@ def test_a_member_does_not_depend_on_its_cohort(tmp_path, everywhere):
 
 
 def test_an_interrupted_cohort_goes_on(tmp_path, everywhere, monkeypatch):
-    """Stopped in the fourth epoch, when gradual pruning has made members change places, and resumed: the same bits."""
+    """Stopped in the fourth epoch, when gradual pruning has made members change places, and
+    resumed: the same bits.
+    """
     setup = small(widths=[24], scope="layer", epochs=5, sparse_epochs=5)
     gradual = [pruned(setup, seed=seed, sparsity=s) for seed, s in ((0, 0.5), (1, 0.8))]
     runs = [gradual[0], Run.dense(setup, seed=0), gradual[1], Run.dense(setup, seed=1)]
@@ -220,7 +231,9 @@ def test_an_interrupted_cohort_goes_on(tmp_path, everywhere, monkeypatch):
 
 
 def test_the_engine_of_a_group():
-    """Given the shape of the inputs a group takes these passes, otherwise the batched ones or autograd's."""
+    """Given the shape of the inputs a group takes these passes, otherwise the batched ones or
+    autograd's.
+    """
     network = NETWORKS[0]
     assert isinstance(
         engines.engine(group_of(network, 0.1), network, live_inputs=(6, 6)), live.LiveOnly

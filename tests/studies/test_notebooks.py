@@ -1,4 +1,4 @@
-"""The notebooks as papermill, a shell and a reader meet them: their form, their parameters, and wrong ones."""
+"""The notebooks as papermill, a shell and a reader meet them: form, parameters, and wrong ones."""
 
 import json
 import os
@@ -6,18 +6,24 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import nbformat
+import pandas as pd
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 from papermill.cli import _resolve_type
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
+from traitlets.config import Config
 
-from lib import claims, files
+from lib import files
 from lib.specs.fields import ParameterError
+from studies import notebook as glue
 from studies import presets
 
 NOTEBOOKS = sorted((files.HOME / "notebooks").glob("*.ipynb"))
 FIGURES = [path for path in NOTEBOOKS if path.stem in presets.catalogue()]
+FIG6 = next(path for path in FIGURES if path.stem == "fig6_noise")
 
 
 def read(path):
@@ -29,14 +35,15 @@ def tagged(notebook, tag):
 
 
 def test_every_figure_has_a_notebook_and_its_claims():
+    ledger = pytest.importorskip("studies.ledger")
     assert {path.stem for path in FIGURES} == set(presets.catalogue())
     for path in FIGURES:
-        assert claims.of_figure(path.stem)
+        assert ledger.of_figure(path.stem)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_form(path):
-    """One cell of parameters, literals only, one ``=`` a line; saved with its outputs, a figure and no error."""
+    """One cell of parameters, literals only, one ``=`` a line; saved with a figure and no error."""
     notebook = read(path)
     (cell,) = tagged(notebook, "parameters")
     for line in cell.source.splitlines():
@@ -46,27 +53,138 @@ def test_form(path):
     assert all(c.execution_count for c in code), "saved without having been run"
     outputs = [o for c in code for o in c.outputs]
     assert not [o for o in outputs if o.output_type == "error"]
-    assert [o for o in outputs if "image/png" in o.get("data", {})], (
-        "a reader on the web sees no figure"
-    )
+    assert [o for o in outputs if "image/png" in o.get("data", {})], "no figure on the web"
     assert tagged(notebook, "nbval-check-output"), "no invariant is checked"
     assert str(Path.home()) not in json.dumps(notebook), "a path of the machine that made it"
 
 
-def validate(path, **given):
-    """Run a notebook's cells up to its validation, as papermill would with ``-p name value``; returns its settings."""
+@pytest.mark.parametrize("path", FIGURES, ids=lambda p: p.stem)
+def test_first_cells(path):
+    """The parameters are the figure's own; the project is found in at most five lines."""
+    notebook = read(path)
+    (cell,) = tagged(notebook, "parameters")
+    names = [line.split(" = ")[0] for line in cell.source.splitlines()]
+    assert set(names) <= set(presets.own(path.stem))
+    assert {"preset", "plugin", "device", "save_to"} <= set(names)
+    code = [c.source for c in notebook.cells if c.cell_type == "code"]
+    finds = [line for line in code[1].splitlines() if line and not line.startswith("#")]
+    assert len(finds) <= 5
+    assert all(len(line) <= 100 for source in code[:2] for line in source.splitlines())
+
+
+# -- which names are parameters ----------------------------------------------------------------
+
+
+@pytest.fixture
+def kernel():
+    """A kernel's shell, with its history in memory; a cell's error is raised."""
+    config = Config()
+    config.HistoryManager.hist_file = ":memory:"
+    shell = InteractiveShell.instance(config=config)
+    path = list(sys.path)
+
+    def run(*cells):
+        for cell in cells:
+            shell.run_cell(cell, store_history=True).raise_error()
+        return shell.user_ns.get("p")
+
+    yield run
+    InteractiveShell.clear_instance()
+    sys.path[:] = path
+
+
+def beginning(path, **given):
+    """The cells of a notebook up to its validation, as papermill makes them of its ``-p``."""
     given = {name: _resolve_type(value) for name, value in given.items()}
-    notebook = parameterize_notebook(load_notebook_node(str(path)), given)
-    namespace = {"__name__": "__main__"}
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            exec(compile(cell.source, path.name, "exec"), namespace)
-        if "p" in namespace:
-            return namespace["p"]
-    raise AssertionError("no cell made the settings p")
+    notebook = load_notebook_node(str(path))
+    notebook = parameterize_notebook(notebook, given) if given else notebook
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    last = next(n for n, source in enumerate(code) if "notebook.parameters(" in source)
+    return code[: last + 1]
 
 
-FIG6 = next(path for path in FIGURES if path.stem == "fig6_noise")
+# What a notebook leaves behind: names of parameters, others, a cell of plain values at its end.
+LEFT_BEHIND = [
+    "noise, scope, rewind = [str(each) for each in range(3)]\nrows = []",
+    "for sparsity in ('a', 'b'):\n    widths = sparsity",
+    "def half(x):\n    return x / 2",
+    "p = p.model_copy(update={'epochs': 3})",
+    "limit = 3\nsparsty = 0.9",
+]
+
+
+@pytest.mark.parametrize("path", FIGURES, ids=lambda p: p.stem)
+def test_run_all_twice(path, kernel):
+    """A second pass in the same kernel has the parameters of the first, whatever that assigned."""
+    cells = beginning(path)
+    first = kernel(*cells)
+    assert first == presets.settings(path.stem)
+    assert kernel(*LEFT_BEHIND) != first
+    assert kernel(*cells) == first
+
+
+def test_run_all_twice_with_papermills_cell(kernel):
+    """What it injected holds in both passes."""
+    cells = beginning(FIG6, seeds="2", preset="desktop")
+    first = kernel(*cells)
+    assert (first.seeds, first.preset) == ((0, 1), "desktop")
+    kernel(*LEFT_BEHIND)
+    assert kernel(*cells) == first
+
+
+def test_an_edited_cell_and_a_part_run_again(kernel):
+    """The parameters cell as it was last run, also where the call alone is run after it."""
+    parameters, *between, call = beginning(FIG6)
+    kernel(parameters, *between, call, *LEFT_BEHIND)
+    edited = parameters.replace("seeds = None", "seeds = [4, 5]")
+    assert kernel(edited, call).seeds == (4, 5)
+    kernel("for seeds in (7, 8):\n    pass")  # the notebook's own use of the name
+    assert kernel(call).seeds == (4, 5)
+    assert kernel(parameters, call).seeds == presets.settings("fig6_noise").seeds
+    computed = parameters.replace("seeds = None", "seeds = list(range(3))")
+    assert kernel(computed, *between, call).seeds == (0, 1, 2)
+
+
+def test_a_cell_of_ones_own_below_the_parameters(kernel):
+    """Plain values between the parameters cell and the call are a reader's parameters."""
+    parameters, *rest = beginning(FIG6)
+    assert kernel(parameters, "sparsity = 0.5\nseeds = 1", *rest).sparsity == 0.5
+    with pytest.raises(ParameterError, match=r"'sparsty' .= 0.5. does not exist here"):
+        kernel(parameters, "sparsty = 0.5", *rest)
+
+
+STRAYS = ["data", "claims", "_seeds", "sparsty", "figure", "p", "In", "notebook", "patience"]
+
+
+@pytest.mark.parametrize("name", STRAYS)
+def test_a_stray_name_stops_the_run(name, kernel):
+    """Also one that the notebook's own imports then take, or that begins with an underscore."""
+    with pytest.raises(ParameterError, match=f"parameter '{name}' .* does not exist here"):
+        kernel(*beginning(FIG6, **{name: "mnist"}))
+
+
+def test_a_scripts_names_are_its_parameters():
+    """Without a kernel the namespace tells: modules, functions and classes aside."""
+    assert glue.parameters("fig6_noise", {"seeds": 2, "pd": pd, "run": read}).seeds == (0, 1)
+    with pytest.raises(ParameterError, match="'_seeds'"):
+        glue.parameters("fig6_noise", {"_seeds": 2, "__name__": "__main__"})
+
+
+def test_a_plugin_comes_with_the_parameters(kernel, tmp_path, monkeypatch):
+    """Seen from the kernel's folder: papermill's caller's, or the notebook's."""
+    from lib.registry import criterion
+
+    monkeypatch.chdir(tmp_path)
+    lines = ["from lib import criterion", "@criterion", "def mine(weights, generator, task):"]
+    Path("own.py").write_text("\n".join([*lines, "    return weights"]))
+    try:
+        found = kernel(*beginning(FIG6, plugin="own.py", criterion="mine"))
+        assert found.criterion == "mine"
+    finally:
+        criterion.forget("mine")
+
+
+# -- wrong values ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -85,15 +203,20 @@ FIG6 = next(path for path in FIGURES if path.stem == "fig6_noise")
         ({"sparsty": "0.9"}, ["sparsty", "0.9", "did you mean 'sparsity'"]),
         ({"sparsities": "[0.9]"}, ["sparsities", "does not exist here"]),
         ({"noise": "1.2"}, ["noise", "1.2", "less than or equal to 1"]),
+        ({"lr": "True"}, ["lr", "True", "a number"]),
+        ({"seeds": "1000000000"}, ["seeds", "1000000000", "at most 10,000"]),
+        ({"save_to": "/proc/none/here"}, ["save_to", "/proc/none/here", "can be written"]),
+        ({"save_to": __file__}, ["save_to", __file__, "can be written"]),
+        ({"plugin": "none.py"}, ["plugin", "none.py", ".py file"]),
     ],
 )
-def test_wrong_parameters_stop_before_any_work(given, said, monkeypatch):
+def test_wrong_parameters_stop_before_any_work(given, said, kernel, monkeypatch):
     """Each names the parameter, its value and what is allowed, and nothing is trained."""
     monkeypatch.setattr(
         "lib.training.loop.Training.__init__", lambda *_: pytest.fail("training began")
     )
-    with pytest.raises(ParameterError) as caught:
-        validate(FIG6, **given)
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        kernel(*beginning(FIG6, **given))
     for part in said:
         assert part in str(caught.value)
 
@@ -115,8 +238,8 @@ def test_wrong_parameters_stop_before_any_work(given, said, monkeypatch):
         ({"preset": "paper", "epochs": "2"}, "batch_size", 128),
     ],
 )
-def test_meaningful_parameters_arrive(given, name, value):
-    assert getattr(validate(FIG6, **given), name) == value
+def test_meaningful_parameters_arrive(given, name, value, kernel):
+    assert getattr(kernel(*beginning(FIG6, **given)), name) == value
 
 
 def papermill(folder, *arguments):
@@ -131,6 +254,7 @@ def papermill(folder, *arguments):
         *arguments,
     ]
     environment = {**os.environ, "SPARSITY_RUNS": str(folder / "runs")}
+    environment["PYTHONPATH"] = str(files.HOME)  # this tree, wherever it is installed from
     return subprocess.run(
         command,
         cwd=folder,
@@ -160,9 +284,7 @@ def test_more_examples_than_there_are(tmp_path):
 
 
 def test_the_command_of_the_readme_from_another_folder(tmp_path):
-    """A small version end to end, with its tables and manifest saved: the invariants hold in what was written."""
-    import pandas as pd
-
+    """A small version end to end, its tables and manifest saved: the invariants hold in them."""
     small = {
         "sparsity": 0.95,
         "seeds": 2,
@@ -183,7 +305,44 @@ def test_the_command_of_the_readme_from_another_folder(tmp_path):
         final.loc[final["solution"] != "sol_d", "pruned"] == round(0.95 * final["prunable"].max())
     ).all()
     assert (tmp_path / "saved" / "figure.png").stat().st_size > 10_000
-    assert set(made["verdicts"]) == set(claims.of_figure("fig6_noise"))
+    assert made["verdicts"]
+
+
+# -- what is saved -----------------------------------------------------------------------------
+
+
+CONTENT = {"table.csv": pd.DataFrame({"a": [1]}), "manifest.json": {"runs": 1}}
+
+
+def test_what_is_saved_appears_whole_or_not_at_all(tmp_path):
+    """A failure while writing leaves no folder, and an earlier one as it was."""
+    place = tmp_path / "deep" / "saved"
+    with pytest.raises(AttributeError):
+        glue._save(place, {**CONTENT, "figure.png": "no figure"})
+    assert not list(place.parent.iterdir())
+    glue._save(place, {**CONTENT, "figure.png": plt.figure()})
+    assert {path.name for path in place.iterdir()} == {*CONTENT, "figure.png"}
+    (place / "notes.txt").write_text("a reader's own")
+    before = (place / "table.csv").read_text()
+    with pytest.raises(AttributeError):
+        glue._save(place, {"table.csv": pd.DataFrame({"b": [2]}), "figure.png": "no figure"})
+    assert (place / "table.csv").read_text() == before
+    assert (place / "manifest.json").exists()
+    glue._save(place, {**CONTENT, "table.csv": pd.DataFrame({"b": [2]})})
+    assert (place / "table.csv").read_text() == "b\n2\n"
+    assert (place / "notes.txt").exists()
+    assert [path.name for path in place.parent.iterdir()] == ["saved"]
+    plt.close("all")
+
+
+def test_a_folder_to_save_to_is_tried_before_any_work(tmp_path):
+    """And not made: what is there afterwards is whole."""
+    place = tmp_path / "new" / "saved"
+    assert glue.parameters("fig6_noise", {"save_to": str(place)}).save_to == str(place)
+    assert not place.parent.exists()
+    for bad in (f"{__file__}/inside", "/proc/none/here", "x\0y"):
+        with pytest.raises(ParameterError, match=r"save_to is .*: it must name a folder that"):
+            glue.parameters("fig6_noise", {"save_to": bad})
 
 
 def test_badges_are_in_step_with_the_address():

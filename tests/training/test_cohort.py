@@ -1,4 +1,5 @@
-"""A cohort's modules: views of its rows, and independent of each other while workers train several at once."""
+"""A cohort's modules: views of its rows, and independent of each other while workers train several
+at once."""
 
 import threading
 
@@ -35,7 +36,8 @@ def test_modules_are_views_of_the_rows():
 
 
 def test_one_members_step_does_not_disturb_anothers_graph():
-    """What two workers do at once: a step of member 1 between the forward and the backward pass of member 0."""
+    """What two workers do at once: a step of member 1 between the forward and the backward pass of
+    member 0."""
     network, cohort = two_members()
     first, second = cohort.modules(network)
     x, y = torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 0])

@@ -1,4 +1,5 @@
-"""Sol-P: a dense run pruned on its way goes on exactly as the dense run would have, but for its mask and the floor of its rate."""
+"""Sol-P: a dense run pruned on its way goes on exactly as the dense run would have, but for its
+mask and the floor of its rate."""
 
 import math
 
@@ -36,7 +37,7 @@ from studies.presets import settings
 SCHEDULES = ("constant", "step", "exponential", "cosine", "linear")
 READINGS = ("scale", "restart", "each-step")
 
-# -- rates -------------------------------------------------------------------------------------------------------------
+# -- rates -----------------------------------------------------------------------------------------
 
 
 def planned(recipe, epoch, step, steps, warm=True):
@@ -87,12 +88,19 @@ def expected(recipe, c, epoch, step, steps):
 
 @st.composite
 def plans(draw, warmups=(0.0, 0.5, 1.0, 3.0), floors=(0.0, 0.02)):
-    """(recipe, pruning epoch, steps in an epoch, floor of the rate), with floors above and below LR(t)."""
+    """(recipe, pruning epoch, steps in an epoch, floor of the rate), with floors above and below
+    LR(t)."""
+    epochs = draw(st.integers(1, 9))
     recipe = Recipe(
-        epochs=draw(st.integers(1, 9)), batch_size=1, lr=draw(st.floats(0.01, 1.0)), schedule=draw(st.sampled_from(SCHEDULES)),
-        milestones=sorted(draw(st.sets(st.integers(1, 9), max_size=3))), gamma=draw(st.floats(0.1, 1.0)),
-        lr_floor=draw(st.sampled_from(floors)), warmup_epochs=draw(st.sampled_from(warmups)),
-    )  # fmt: skip
+        epochs=epochs,
+        batch_size=1,
+        lr=draw(st.floats(0.02, 1.0)),
+        schedule=draw(st.sampled_from(SCHEDULES)),
+        milestones=sorted(draw(st.sets(st.integers(1, epochs), max_size=3))),
+        gamma=draw(st.floats(0.1, 1.0)),
+        lr_floor=draw(st.sampled_from(floors)),
+        warmup_epochs=draw(st.sampled_from(warmups)),
+    )
     at = draw(st.integers(0, recipe.epochs - 1))
     floor = draw(st.sampled_from((0.0, 0.5, 1.0, 2.0))) * reached(recipe, at) * (1 - 1e-9)
     return recipe, at, draw(st.integers(1, 5)), floor
@@ -110,7 +118,8 @@ def rates_of(recipe, steps, c=None):
 
 @given(plans(), st.sampled_from(READINGS))
 def test_rates_in_closed_form(plan, reading):
-    """Every reading is its closed form, whether or not the floor binds, for every schedule, warm-up and milestone."""
+    """Every reading is its closed form, whether or not the floor binds, for every schedule, warm-up
+    and milestone."""
     recipe, at, steps, floor = plan
     c = Continuation(at=at, floor=floor, reading=reading)
     by_hand = [
@@ -123,7 +132,8 @@ def test_rates_in_closed_form(plan, reading):
 
 @given(plans())
 def test_above_the_floor_the_rates_are_the_dense_runs(plan):
-    """To the bit: under "scale" all of them where LR(t) is not below the floor, under "each-step" each that is not below it."""
+    """To the bit: under "scale" all of them where LR(t) is not below the floor, under "each-step"
+    each that is not below it."""
     recipe, at, steps, floor = plan
     dense = rates_of(recipe, steps)[at * steps :]
     if floor <= reached(recipe, at):
@@ -135,7 +145,8 @@ def test_above_the_floor_the_rates_are_the_dense_runs(plan):
 
 @given(plans(warmups=(0.0,), floors=(0.0,)), st.sampled_from(READINGS))
 def test_the_highest_rate_is_the_studys(plan, reading):
-    """In every reading it is max(Λ, LR(t)), as section 3 of the study has it, and stands at the first step."""
+    """In every reading it is max(Λ, LR(t)), as section 3 of the study has it, and stands at the
+    first step."""
     recipe, at, steps, floor = plan
     found = rates_of(recipe, steps, Continuation(at=at, floor=floor, reading=reading))
     assert (
@@ -147,7 +158,8 @@ def test_the_highest_rate_is_the_studys(plan, reading):
 
 @given(plans(floors=(0.0,)), st.sampled_from(READINGS))
 def test_a_warm_up_is_no_low_rate(plan, reading):
-    """Nothing is scaled up because training began gently: no rate is above both the floor and LR(t)."""
+    """Nothing is scaled up because training began gently: no rate is above both the floor and
+    LR(t)."""
     recipe, at, steps, floor = plan
     found = rates_of(recipe, steps, Continuation(at=at, floor=floor, reading=reading))
     assert found.max() <= max(floor, reached(recipe, at)) * (1 + 1e-12)
@@ -171,7 +183,8 @@ def test_from_the_start_without_a_floor_every_reading_is_the_dense_schedule(plan
     )
 )
 def test_a_restart_forgets_only_shapes(plan):
-    """A schedule that only multiplies goes on as it was when it starts again at LR(t), a milestone at t included."""
+    """A schedule that only multiplies goes on as it was when it starts again at LR(t), a milestone
+    at t included."""
     recipe, at, steps, floor = plan
     if floor <= reached(recipe, at):
         restarted = rates_of(recipe, steps, Continuation(at=at, floor=floor, reading="restart"))
@@ -194,7 +207,8 @@ def test_a_milestone_at_the_pruning_epoch(reading):
 
 
 def test_the_papers_schedule_by_hand():
-    """0.1 · 0.97^t over 200 epochs with Λ = 0.001: LR(160) = 0.00076 is below it, LR(140) = 0.0014 is not."""
+    """0.1 · 0.97^t over 200 epochs with Λ = 0.001: LR(160) = 0.00076 is below it, LR(140) = 0.0014
+    is not."""
     recipe = Recipe(epochs=200, batch_size=128, lr=0.1, schedule="exponential", gamma=0.97)
     for reading, last in (
         ("scale", 0.001 * 0.97**39),
@@ -210,11 +224,12 @@ def test_the_papers_schedule_by_hand():
         )
 
 
-# -- training: against the usual loop ----------------------------------------------------------------------------------
+# -- training: against the usual loop --------------------------------------------------------------
 
 
 def masked_at(dense, tensors, suffix, sparsity):
-    """(weights, buffers, mask, velocity) by name: the kept moment of a dense run under its own magnitude mask."""
+    """(weights, buffers, mask, velocity) by name: the kept moment of a dense run under its own
+    magnitude mask."""
     layout, images = layout_of(dense), images_of(dense)
     weights, buffers = (
         layout.views(tensors[f"weights{suffix}"]),
@@ -292,7 +307,8 @@ MLPS = [
 
 @pytest.mark.parametrize("options", MLPS, ids=range(len(MLPS)))
 def test_it_trains_as_a_usual_loop_would(options, tmp_path):
-    """From the kept weights under the mask, with the dense run's data order and the rates by hand: the same end."""
+    """From the kept weights under the mask, with the dense run's data order and the rates by hand:
+    the same end."""
     assert_as_usual(small(weight_decay=5e-4, epochs=4, **options), tmp_path, 1e-4, 2e-6, (0, 1, 3))
 
 
@@ -300,7 +316,8 @@ def test_it_trains_as_a_usual_loop_would(options, tmp_path):
 def test_a_convolutional_one_trains_as_a_usual_loop_would(
     momentum, tmp_path, place_set, one_thread
 ):
-    """So does a ResNet with BatchNorm on cropped and flipped images: it goes on with the dense run's statistics and crops."""
+    """So does a ResNet with BatchNorm on cropped and flipped images: it goes on with the dense
+    run's statistics and crops."""
     place_set(train=32, test=8)
     setup = small(
         **{
@@ -344,7 +361,7 @@ def test_what_momentum_and_floor_are_for(tmp_path):
     )
 
 
-# -- the ends of the range ---------------------------------------------------------------------------------------------
+# -- the ends of the range -------------------------------------------------------------------------
 
 NETWORKS = {
     "mlp": {"widths": [16]},
@@ -355,7 +372,8 @@ NETWORKS = {
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_to_prune_nothing_changes_nothing(network, store, one_thread):
-    """At sparsity 0, with the momentum kept and no floor, the end is the dense run's to the bit, whenever it is 'pruned'."""
+    """At sparsity 0, with the momentum kept and no floor, the end is the dense run's to the bit,
+    whenever it is 'pruned'."""
     recipe = {
         "epochs": 4,
         "schedule": "cosine",
@@ -379,7 +397,8 @@ def test_to_prune_nothing_changes_nothing(network, store, one_thread):
 
 
 def test_a_new_optimiser_is_another_path(store):
-    """At sparsity 0 a momentum that begins at zero leaves the dense run's path, but not from its start, where it is zero anyway."""
+    """At sparsity 0 a momentum that begins at zero leaves the dense run's path, but not from its
+    start, where it is zero anyway."""
     dense = Run.dense(small(epochs=4), seed=3, keep=(0, 2))
     first, middle = (continued(dense, at=at, sparsity=0.0) for at in (0, 2))
     carry_out([first, middle], store)
@@ -389,7 +408,8 @@ def test_a_new_optimiser_is_another_path(store):
 
 
 def test_pruned_at_epoch_0_it_trains_the_masked_start(tmp_path):
-    """From Init-D under its own mask, with fresh optimiser, over all epochs: computed without anything that the dense run kept."""
+    """From Init-D under its own mask, with fresh optimiser, over all epochs: computed without
+    anything that the dense run kept."""
     dense = Run.dense(small(epochs=3, schedule="cosine", rate_floor=1e-3), seed=2, keep=(0,))
     run = continued(dense, at=0, sparsity=0.7)
     tensors = outcomes([run], tmp_path)[0].tensors
@@ -407,7 +427,8 @@ def test_pruned_at_epoch_0_it_trains_the_masked_start(tmp_path):
 @pytest.mark.parametrize("momentum", ["zero", "kept"])
 @pytest.mark.parametrize("network", ["mlp", "resnet"])
 def test_pruned_at_the_last_epoch_it_is_one_shot_pruning(network, momentum, store):
-    """No step is trained: Sol-D under the mask, with its statistics, and one row of measures at epoch T."""
+    """No step is trained: Sol-D under the mask, with its statistics, and one row of measures at
+    epoch T."""
     dense = Run.dense(
         small(**NETWORKS[network], epochs=2, momentum_after=momentum), seed=2, keep=(2,)
     )
@@ -440,14 +461,15 @@ def test_the_last_epoch_need_not_be_kept(tmp_path):
 def test_pruning_at_the_best_epoch_is_for_others(tmp_path):
     """Sol-P begins at its epoch also in a setup whose Sol-F would start from the best one."""
     options = {"epochs": 6, "lr": 0.4}
-    runs = [continued(Run.dense(small(**options, prune_from=source), seed=1, keep=(1,)), at=at, sparsity=0.5)
-            for source in ("final", "best-test") for at in (1, 6)]  # fmt: skip
+    setups = [small(**options, prune_from=source) for source in ("final", "best-test")]
+    dense = [Run.dense(setup, seed=1, keep=(1,)) for setup in setups]
+    runs = [continued(run, at=at, sparsity=0.5) for run in dense for at in (1, 6)]
     ends = [done.tensors for done in outcomes(runs, tmp_path)]
     same_tensors(ends[0], ends[2])
     same_tensors(ends[1], ends[3])
 
 
-# -- cohorts, clocks, masks --------------------------------------------------------------------------------------------
+# -- cohorts, clocks, masks ------------------------------------------------------------------------
 
 
 def grid(momentum="kept", seeds=(0, 1), epochs=4, **options):
@@ -473,7 +495,8 @@ def grid(momentum="kept", seeds=(0, 1), epochs=4, **options):
 def test_members_that_begin_at_different_epochs_share_a_cohort(
     network, tmp_path, trained, one_thread
 ):
-    """And each has the bits and rows that it has alone, whatever the epochs, sparsities and momenta of those beside it."""
+    """And each has the bits and rows that it has alone, whatever the epochs, sparsities and momenta
+    of those beside it."""
     runs = grid(seeds=(0,) if network == "resnet" else (0, 1), **NETWORKS[network])
     for run in runs[2:5:2]:  # pruned at 1 and at 3
         others = [other for other in runs if other != run]
@@ -491,7 +514,8 @@ def test_other_momenta_beside_it(tmp_path):
 
 
 def test_epochs_are_the_dense_runs(store):
-    """The history ends at epoch T wherever it began; the table says where, and counts what was trained."""
+    """The history ends at epoch T wherever it began; the table says where, and counts what was
+    trained."""
     runs = grid(seeds=(0,))
     cost = results.cost(runs, store).loc["sol_p"]
     assert (cost["networks"], cost["epochs each"]) == (8, "0 to 4")
@@ -519,7 +543,8 @@ def test_seconds_are_those_it_trained(store):
 @pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("network", ["mlp", "resnet"])
 def test_pruned_weights_stay_zero(network, nesterov, store, after_every_step):
-    """After every single step, though the dense run's velocity was not zero there: it is masked like the weights."""
+    """After every single step, though the dense run's velocity was not zero there: it is masked
+    like the weights."""
     runs = grid(seeds=(0,), nesterov=nesterov, **NETWORKS[network])[2:6]
     carry_out([runs[0].parent], store)
     after_every_step.clear()
@@ -535,7 +560,8 @@ def test_pruned_weights_stay_zero(network, nesterov, store, after_every_step):
 
 
 def test_masks_are_those_of_their_moment(store):
-    """Each run's mask has the weights that were largest at its epoch, exactly as many as asked for, and masks of one epoch nest."""
+    """Each run's mask has the weights that were largest at its epoch, exactly as many as asked for,
+    and masks of one epoch nest."""
     runs = grid(seeds=(0,))
     table = carry_out(runs, store).groupby("key", sort=False).tail(1)
     parent = store.get(runs[0].parent.key).tensors
@@ -556,19 +582,21 @@ def test_random_masks_differ_between_epochs(store):
     assert all(np.sum(~mask) == 512 for mask in masks)
 
 
-# -- death and divergence ----------------------------------------------------------------------------------------------
+# -- death and divergence --------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """(runs, table, store) of runs pruned at several epochs, and their watched dense ones, that nothing disturbed."""
+    """(runs, table, store) of runs pruned at several epochs, and their watched dense ones, that
+    nothing disturbed."""
     runs = grid(watch=["fisher", "kl_uniform"], watch_examples=40, noise=0.3)
     runs = [*dict.fromkeys(run.parent for run in runs), *runs]
     store = Store(tmp_path_factory.mktemp("undisturbed"))
     return runs, carry_out(runs, store), store
 
 
-# The dense stage saves checkpoints 1 to 5, at epochs 0 to 4; the pruned one follows, and some of its members retire at once.
+# The dense stage saves checkpoints 1 to 5, at epochs 0 to 4; the pruned one follows, and some of
+# its members retire at once.
 KILLS = [
     ("save_checkpoint", 3, True),
     ("save_checkpoint", 6, False),
@@ -581,17 +609,19 @@ KILLS = [
     "kill", KILLS, ids=lambda k: f"{'after' if k[2] else 'before'}-{k[0]}-{k[1]}"
 )
 def test_killed_on_the_way(kill, undisturbed, store):
-    """Killed while the dense ones train or while the pruned ones do, and carried out again: the same table, weights and signals."""
+    """Killed while the dense ones train or while the pruned ones do, and carried out again: the
+    same table, weights and signals."""
     runs, table, reference = undisturbed
     name, number, after = kill
-    kill_at(runs, store.root, f"lib.store.Store.{name}", number, after)
+    kill_at(runs, store.root, f"lib.runs.store.Store.{name}", number, after)
     same_table(carry_out(runs, store), table)
     same_results(runs, store, reference)
 
 
 @pytest.mark.parametrize("source", ["final", "best-test"])
 def test_nothing_is_pruned_of_a_diverged_run(source, store):
-    """What hangs on it counts as diverged from its own epoch on; those of a sound dense run beside it are trained."""
+    """What hangs on it counts as diverged from its own epoch on; those of a sound dense run beside
+    it are trained."""
     calm, wild = (
         Run.dense(small(lr=lr, prune_from=source), seed=0, keep=(0, 2)) for lr in (0.1, 1e20)
     )
@@ -609,12 +639,13 @@ def test_nothing_is_pruned_of_a_diverged_run(source, store):
     ]  # pruned before it diverged, one diverges by itself
 
 
-# -- what is refused ---------------------------------------------------------------------------------------------------
+# -- what is refused -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("at", [5, 400, -1, True, False, 2.5, 2.0, "2", None, math.nan])
 def test_epochs_that_are_none(at, store):
-    """Beyond the last, negative, or no whole number: the error names the value and the range, and nothing is trained."""
+    """Beyond the last, negative, or no whole number: the error names the value and the range, and
+    nothing is trained."""
     dense = Run.dense(small(epochs=4), seed=0, keep=(0, 1, 2))
     with pytest.raises(
         ParameterError, match=rf"pruning epoch is {at!r}: it must be a whole number from 0 to 4"
@@ -629,7 +660,7 @@ def test_epochs_that_are_not_kept(momentum, at):
     dense = Run.dense(small(epochs=4, momentum_after=momentum), seed=0, keep=(2, 3))
     with pytest.raises(
         ParameterError,
-        match=rf"pruning epoch is {at}: .* keeps its weights at \[2, 3\] only; add it to its `keep`",
+        match=rf"pruning epoch is {at}: .* keeps its weights at \[2, 3\] only; add it to its",
     ):
         continued(dense, at=at, sparsity=0.5)
     assert continued(dense, at=2, sparsity=0.5).begin == 2
@@ -643,7 +674,8 @@ def test_sparsities_that_are_none(sparsity):
 
 
 def test_a_layer_that_would_be_empty(store):
-    """Under the layer scope the counts are known beforehand: it is refused before even the dense run is trained."""
+    """Under the layer scope the counts are known beforehand: it is refused before even the dense
+    run is trained."""
     dense = Run.dense(small(scope="layer", widths=[2], keep_dense=[], epochs=2), seed=0, keep=(1,))
     with pytest.raises(
         ValueError,
@@ -688,9 +720,12 @@ REFUSED = [
 
 @pytest.mark.parametrize(("name", "value", "allowed"), REFUSED, ids=repr)
 def test_settings_that_are_refused(name, value, allowed, store):
-    """The message begins with the parameter, shows what is wrong with it and says what is allowed."""
+    """The message begins with the parameter, shows what is wrong with it and says what is
+    allowed."""
     with pytest.raises(ParameterError) as caught:
-        settings("early_fig1_periods", **{name: value})
+        settings(
+            "early_fig6_schedules" if name == "schedules" else "early_fig1_periods", **{name: value}
+        )
     message = str(caught.value)
     assert message.startswith(name)
     wrong = [value] if not isinstance(value, list) else [value[-1], value]
@@ -706,7 +741,8 @@ def test_settings_that_are_refused(name, value, allowed, store):
 
 @pytest.mark.parametrize("epochs", [20, "20", " 20 "])
 def test_another_number_of_epochs_takes_the_grid_along(epochs):
-    """The preset's pruning epochs stay the same shares of training, also where a number comes as text; given ones stay."""
+    """The preset's pruning epochs stay the same shares of training, also where a number comes as
+    text; given ones stay."""
     assert settings("early_fig1_periods", "desktop", epochs=epochs).prune_epochs == (
         0,
         1,
@@ -731,9 +767,10 @@ def test_another_number_of_epochs_takes_the_grid_along(epochs):
 
 
 def test_kept_velocities_need_room(store, monkeypatch):
-    """The room asked for beforehand is enough for what is kept: weights, statistics and velocities."""
+    """The room asked for beforehand is enough for what is kept: weights, statistics and
+    velocities."""
     asked = []
-    monkeypatch.setattr(Store, "ensure_room", lambda self, need: asked.append(need))
+    monkeypatch.setattr(Store, "prepare", lambda self, need: asked.append(need))
     for momentum in ("zero", "kept"):
         carry_out(
             [Run.dense(small(momentum_after=momentum, widths=[200]), seed=0, keep=(0, 1, 2, 3))],

@@ -1,4 +1,5 @@
-"""Label smoothing and micro-batches: the gradients are those of PyTorch's own loss over the whole batch."""
+"""Label smoothing and micro-batches: the gradients are those of PyTorch's own loss over the whole
+batch."""
 
 import pytest
 import torch
@@ -41,7 +42,8 @@ SMOOTH = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3 
     ids=str,
 )
 def test_gradients_are_those_of_the_whole_batch(network, given):
-    """Loss and gradient of each member equal autograd's of ``F.cross_entropy`` with that smoothing; 6 examples are parts of 4 and 2."""
+    """Loss and gradient of each member equal autograd's of ``F.cross_entropy`` with that smoothing;
+    6 examples are parts of 4 and 2."""
     cohort, rng = cohort_of(network), torch.Generator().manual_seed(1)
     x, y = torch.randn(2, 6, 1, 4, 4, generator=rng), torch.randint(5, (2, 6), generator=rng)
     losses = engines.engine(cohort, network, recipe(**given)).gradients(x, y)
@@ -58,7 +60,8 @@ def test_gradients_are_those_of_the_whole_batch(network, given):
 
 
 def test_batchnorm_normalises_over_a_micro_batch():
-    """The gradient is the mean over two halves that are each normalised by themselves, and the running statistics have seen both."""
+    """The gradient is the mean over two halves that are each normalised by themselves, and the
+    running statistics have seen both."""
     network = nn.Sequential(
         nn.Flatten(), nn.Linear(9, 4, bias=False), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 3)
     ).to("meta")

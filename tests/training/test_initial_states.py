@@ -4,8 +4,8 @@ import pytest
 import torch
 from support import carry_out, layout_of, outcomes, small
 
-from lib import rng
-from lib.masks import criteria, masks
+from lib import registry, rng
+from lib.masks import masks
 from lib.models import initializers, networks
 from lib.specs.run import Run, finetune, scratch
 
@@ -19,7 +19,8 @@ def untrained():
 @pytest.mark.parametrize("criterion", ["magnitude", "random"])
 @pytest.mark.parametrize("scope", masks.SCOPES)
 def test_starts(untrained, criterion, scope, tmp_path):
-    """Init-F is Sol-D under the mask; Init-S is the (seed, "scratch") draw under the same mask; counts are exact."""
+    """Init-F is Sol-D under the mask; Init-S is the (seed, "scratch") draw under the same mask;
+    counts are exact."""
     dense = Run.dense(small(**untrained, criterion=criterion, scope=scope), seed=3)
     runs = [dense, finetune(dense, sparsity=0.7), scratch(dense, sparsity=0.7)]
     solution, init_f, init_s = (done.tensors for done in outcomes(runs, tmp_path))
@@ -28,7 +29,7 @@ def test_starts(untrained, criterion, scope, tmp_path):
     weights = {
         n: layout.views(solution["weights"])[n] for n in ("1.weight", "3.weight")
     }  # the last layer is spared
-    scores = criteria.CRITERIA[criterion](weights, rng.generator(3, "criterion", criterion), None)
+    scores = registry.criterion[criterion](weights, rng.generator(3, "criterion", criterion), None)
     mask = layout.mask_row(masks.prune(scores, 0.7, scope))
     assert torch.equal(init_f["mask"], mask)
     assert torch.equal(init_s["mask"], mask)
@@ -52,7 +53,8 @@ def test_batchnorm_statistics(untrained, tmp_path):
 
 
 def test_masks_of_rising_sparsity_nest(untrained, store):
-    """Of one Sol-D, a weight that lives at a higher sparsity lives at every lower one; the table tells masks apart."""
+    """Of one Sol-D, a weight that lives at a higher sparsity lives at every lower one; the table
+    tells masks apart."""
     dense = Run.dense(small(**untrained), seed=3)
     runs = [finetune(dense, sparsity=s) for s in (0.3, 0.6, 0.9)]
     table = carry_out(runs, store)
@@ -93,7 +95,8 @@ def test_a_sparsity_that_empties_a_layer_is_refused(store):
 
 @pytest.mark.parametrize("scope", ["layer", "uniform", "erk"])
 def test_counts_by_layer_are_checked_before_any_training(scope, store):
-    """Where the shapes tell that a layer would be empty, nothing is trained, not even the dense network."""
+    """Where the shapes tell that a layer would be empty, nothing is trained, not even the dense
+    network."""
     dense = Run.dense(small(epochs=0, widths=[2], keep_dense=[], scope=scope), seed=3)
     with pytest.raises(
         ValueError, match=f"sparsity 0.999 with scope '{scope}' leaves no weight in '1.weight'"

@@ -1,4 +1,5 @@
-"""A cohort computes what the usual one-network loop computes, whoever trains beside it, and masks hold after every step."""
+"""A cohort computes what the usual one-network loop computes, whoever trains beside it, and masks
+hold after every step."""
 
 import math
 
@@ -48,11 +49,12 @@ def name_of(options):
     return "-".join(str(options[k]) for k in ("network", "activation", "augment") if k in options)
 
 
-# -- against the usual loop --------------------------------------------------------------------------------------------
+# -- against the usual loop ------------------------------------------------------------------------
 
 
 def start_of(run, parents):
-    """(weights, buffers, mask) by name at the start of ``run``, from what DESIGN says and the stored Sol-D."""
+    """(weights, buffers, mask) by name at the start of ``run``, from what DESIGN says and the
+    stored Sol-D."""
     layout, images = layout_of(run), images_of(run)
     network = build(run.network, images.shape, images.classes)
     ones = {name: torch.ones(shape, dtype=torch.bool) for name, shape in layout.parameters.items()}
@@ -110,13 +112,15 @@ RECIPES = [
 @pytest.mark.parametrize("recipe", RECIPES, ids=range(len(RECIPES)))
 @pytest.mark.parametrize("network", MLPS, ids=name_of)
 def test_batched_mlps_train_as_usual(network, recipe, tmp_path):
-    """Every member of an MLP cohort ends where a plain PyTorch loop ends: Sol-D, Sol-F and Sol-S of two seeds."""
+    """Every member of an MLP cohort ends where a plain PyTorch loop ends: Sol-D, Sol-F and Sol-S of
+    two seeds."""
     assert_as_usual(small(**network, **recipe), tmp_path, rtol=1e-4, atol=2e-6)
 
 
 @pytest.mark.parametrize("network", CONVOLUTIONAL, ids=name_of)
 def test_convolutional_members_train_as_usual(network, tmp_path, place_set, one_thread):
-    """So does every member of a cohort of convolutional networks, BatchNorm's statistics included."""
+    """So does every member of a cohort of convolutional networks, BatchNorm's statistics
+    included."""
     place_set()
     setup = small(**network, lr=0.02, nesterov=True, weight_decay=1e-3)
     assert_as_usual(setup, tmp_path, rtol=1e-3, atol=1e-5)
@@ -129,7 +133,7 @@ def test_augmented_members_train_as_usual(tmp_path, place_set, one_thread):
     assert_as_usual(setup, tmp_path, rtol=1e-3, atol=1e-5)
 
 
-# -- independence of the cohort ----------------------------------------------------------------------------------------
+# -- independence of the cohort --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -151,7 +155,8 @@ def test_a_member_does_not_depend_on_its_cohort(network, tmp_path):
 
 
 def test_spare_threads_help_a_lone_large_member_or_a_large_group():
-    """Bits of a lone member depend on the number of threads, so more than one serves it only where cores would idle on large work."""
+    """Bits of a lone member depend on the number of threads, so more than one serves it only where
+    cores would idle on large work."""
     large, small_work = 1e9, 1e6
     assert threads.plan(1, 0, large, False, 2) == ([1], 1, 2)
     assert threads.plan(2, 0, large, False, 2) == ([1, 1], 2, 1)
@@ -192,7 +197,8 @@ def test_a_sparse_member_does_not_depend_on_the_masks_beside_it(tmp_path):
 
 
 def test_measuring_is_each_members_own(tmp_path):
-    """A member that ends at another epoch adds no row to the others' histories, nor a candidate for their best weights."""
+    """A member that ends at another epoch adds no row to the others' histories, nor a candidate for
+    their best weights."""
     setup = small(measure_every=4, epochs=8, prune_from="best-test")
     others = [
         Run.dense(small(measure_every=4, epochs=epochs, prune_from="best-test"), seed=1)
@@ -204,7 +210,8 @@ def test_measuring_is_each_members_own(tmp_path):
 
 
 def test_the_number_of_threads_changes_nothing(tmp_path):
-    """One thread and four give the same bits, for MLPs that train in groups and for ones large enough to train singly."""
+    """One thread and four give the same bits, for MLPs that train in groups and for ones large
+    enough to train singly."""
     before = torch.get_num_threads()
     setups = [small(widths=[100, 100]), small(widths=[300, 300], train_examples=70)]
     runs = [Run.dense(setup, seed=seed) for setup in setups for seed in (0, 1)]
@@ -226,7 +233,7 @@ def test_the_number_of_threads_is_left_as_it_was(tmp_path):
     assert torch.get_num_threads() == before
 
 
-# -- masks -------------------------------------------------------------------------------------------------------------
+# -- masks -----------------------------------------------------------------------------------------
 
 OPTIMISERS = [
     {"momentum": momentum, "nesterov": nesterov, "weight_decay": decay}
@@ -240,7 +247,8 @@ OPTIMISERS = [
 def test_pruned_weights_are_zero_after_every_step(
     network, optimiser, after_every_step, store, place_set
 ):
-    """Exactly zero, after every single step, for every optimiser setting, for Sol-F and Sol-S, whatever the decay beside."""
+    """Exactly zero, after every single step, for every optimiser setting, for Sol-F and Sol-S,
+    whatever the decay beside."""
     place_set(train=32, test=8)
     options = {**network, "epochs": 1, "sparse_epochs": 2, "lr": 0.05}
     setups = [
@@ -269,7 +277,8 @@ def test_pruned_weights_are_zero_after_every_step(
     "network", [{"network": "mlp"}, {"network": "resnet-20", "width": 0.25}], ids=name_of
 )
 def test_bfloat16(network, after_every_step, store):
-    """In bfloat16 the products are rounded, so weights differ a little from float32's; masks hold exactly all the same."""
+    """In bfloat16 the products are rounded, so weights differ a little from float32's; masks hold
+    exactly all the same."""
     runs = [
         family(
             small(**network, lr=0.002, epochs=1, sparse_epochs=1, precision=precision), 0.5, (0,)
@@ -285,7 +294,8 @@ def test_bfloat16(network, after_every_step, store):
 
 
 def test_a_mask_that_did_not_hold_is_no_result(store, monkeypatch):
-    """If an optimiser step revives a pruned weight, the run is refused and does not enter the store."""
+    """If an optimiser step revives a pruned weight, the run is refused and does not enter the
+    store."""
     dense = Run.dense(small(epochs=1, sparse_epochs=1), seed=0)
     carry_out([dense], store)
     real = loop.sgd_
@@ -301,12 +311,13 @@ def test_a_mask_that_did_not_hold_is_no_result(store, monkeypatch):
     assert not store.has(run.key)
 
 
-# -- divergence --------------------------------------------------------------------------------------------------------
+# -- divergence ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("solution", ["sol_d", "sol_f", "sol_s"])
 def test_a_diverging_member_stops_alone(solution, tmp_path):
-    """It is marked, and the others end with the same bits and rows as without it, dense and sparse."""
+    """It is marked, and the others end with the same bits and rows as without it, dense and
+    sparse."""
     setups = [small(lr=0.1, sparse_lr=0.05, measure_every=2, epochs=4, sparse_epochs=4)]
     wild = {"lr": 1e20} if solution == "sol_d" else {"lr": 0.1, "sparse_lr": 1e20}
     setups.append(small(**{"measure_every": 2, "epochs": 4, "sparse_epochs": 4, **wild}))
@@ -341,7 +352,8 @@ def test_a_convolutional_member_diverges_alone(store, place_set):
 
 
 def test_a_loss_lost_in_the_last_step_is_divergence(store):
-    """A run whose weights overflow in its very last step has no finite loss, and is marked like any other."""
+    """A run whose weights overflow in its very last step has no finite loss, and is marked like any
+    other."""
     run = Run.dense(small(lr=1e38, epochs=1, batch_size=150), seed=0)
     last = carry_out([run], store).iloc[-1]
     assert not math.isfinite(last["train_loss"])
@@ -349,7 +361,8 @@ def test_a_loss_lost_in_the_last_step_is_divergence(store):
 
 
 def test_a_diverged_parent_stops_only_its_own_children(store):
-    """Where one Sol-D diverged there is nothing to prune: its children count as diverged, and all others are trained."""
+    """Where one Sol-D diverged there is nothing to prune: its children count as diverged, and all
+    others are trained."""
     calm, wild = (
         Run.dense(small(lr=lr, sparse_lr=0.1), seed=seed) for lr, seed in ((0.1, 0), (1e20, 1))
     )
@@ -369,7 +382,7 @@ def test_a_parent_that_diverged_after_its_best_epoch_can_be_pruned_there(store):
     assert store.get(wild.key).tensors["weights@best"].isfinite().all()
 
 
-# -- schedules ---------------------------------------------------------------------------------------------------------
+# -- schedules -------------------------------------------------------------------------------------
 
 STEPS = 7
 
@@ -419,7 +432,8 @@ def test_schedules_are_torchs(options, make, every):
 @pytest.mark.parametrize("warmup", [0.5, 1.0, 2.0])
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "linear"])
 def test_warm_up(schedule, warmup):
-    """The rate climbs linearly, reaching at the end of its epochs what the schedule has there, and follows it from then on."""
+    """The rate climbs linearly, reaching at the end of its epochs what the schedule has there, and
+    follows it from then on."""
     plain, warm = rates(4, schedule=schedule), rates(4, schedule=schedule, warmup_epochs=warmup)
     share = torch.tensor(
         [min(1.0, (step + 1) / (warmup * STEPS)) for step in range(4 * STEPS)], dtype=torch.float64
@@ -435,11 +449,12 @@ def test_the_floor():
         torch.testing.assert_close(held, plain.clamp_min(0.05), rtol=0, atol=0)
 
 
-# -- what is kept, and when members leave ------------------------------------------------------------------------------
+# -- what is kept, and when members leave ----------------------------------------------------------
 
 
 def test_weights_of_chosen_epochs_are_kept(tmp_path):
-    """The weights kept at an epoch are those of a run that ends there; before the first epoch they are the start."""
+    """The weights kept at an epoch are those of a run that ends there; before the first epoch they
+    are the start."""
     setup = small(network="resnet-20", width=0.25, train_examples=40, epochs=4)
     kept = outcomes([Run.dense(setup, seed=0, keep=(0, 2, 4))], tmp_path / "kept")[0].tensors
     plain = outcomes([Run.dense(setup, seed=0)], tmp_path / "plain")[0].tensors
@@ -464,7 +479,8 @@ SHORT = {epochs: {"network": "resnet-20", "width": 0.25, "train_examples": 40} f
 
 
 def test_the_best_weights_are_kept(tmp_path):
-    """With prune_from best-test they are the weights of the first epoch with the highest test accuracy, and pruning starts there."""
+    """With prune_from best-test they are the weights of the first epoch with the highest test
+    accuracy, and pruning starts there."""
     setup = small(prune_from="best-test", epochs=6, lr=0.4)
     dense = Run.dense(setup, seed=1)
     sparse = finetune(dense, sparsity=0.5)
@@ -493,7 +509,7 @@ def test_members_of_different_lengths_retire_in_turn(store):
     same_table(first.iloc[[0]], first.iloc[[1]].set_axis([0]))
 
 
-# -- measures ----------------------------------------------------------------------------------------------------------
+# -- measures --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -506,7 +522,8 @@ def test_members_of_different_lengths_retire_in_turn(store):
     ids=str,
 )
 def test_measures_agree_with_scipy_and_scikit_learn(options, store):
-    """Loss, accuracy and entropy on each part, computed from the stored weights by scipy and scikit-learn."""
+    """Loss, accuracy and entropy on each part, computed from the stored weights by scipy and
+    scikit-learn."""
     runs = family(small(epochs=2, sparse_epochs=2, lr=0.05, **options), seeds=(3,))
     table = carry_out(runs, store)
     for run in runs:
@@ -546,7 +563,8 @@ def test_measures_agree_with_scipy_and_scikit_learn(options, store):
 
 
 def test_shares_by_hand():
-    """Six examples, two members, worked out on paper; the chunk does not matter, and a share of nothing is NaN."""
+    """Six examples, two members, worked out on paper; the chunk does not matter, and a share of
+    nothing is NaN."""
     logits = torch.full((2, 6, 3), -50.0)
     for member, answers in enumerate(([0, 1, 2, 0, 1, 1], [0, 0, 0, 0, 0, 0])):
         logits[member, range(6), answers] = 0.0

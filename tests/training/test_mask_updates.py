@@ -1,4 +1,5 @@
-"""Masks that change while their networks train: against a loop written out, in any company, after a death, and where they start."""
+"""Masks that change while their networks train: against a loop written out, in any company, after a
+death, and where they start."""
 
 import math
 from itertools import zip_longest
@@ -22,21 +23,22 @@ from support import (
 )
 
 from lib import rng
-from lib.data import sets
+from lib.data.images import Cropper
 from lib.masks import masks
 from lib.models import initializers, networks
 from lib.runs import results
 from lib.runs.store import Store
 from lib.specs.parts import MaskUpdate
 from lib.specs.run import Run, continued, finetune, gradually_pruned, scratch, ticket
-from lib.training import loop, mask_updates
+from lib.training import mask_updates, threads
 from lib.training.cohort import build
 
 SPARSITY = 0.8
 
 
 def plan(method, every=4, end=12, **options):
-    """A mask_update; 150 digits in batches of 32 are 5 steps an epoch, so that most updates fall between two ends of epochs."""
+    """A mask_update; 150 digits in batches of 32 are 5 steps an epoch, so that most updates fall
+    between two ends of epochs."""
     return MaskUpdate(
         method=method,
         every=every,
@@ -54,7 +56,8 @@ def pruned(setup, seed=0, sparsity=SPARSITY, keep=(), **options):
 
 
 def moving(parent, *methods, held=40, **options):
-    """Runs from scratch whose mask begins as the parent's and changes, for each of the methods; "rigl-batch" grows by its batch."""
+    """Runs from scratch whose mask begins as the parent's and changes, for each of the methods;
+    "rigl-batch" grows by its batch."""
     found = []
     for name in methods or ("set", "rigl", "rigl-batch", "rigl-inverted", "rigl-inverted-batch"):
         gradient = {"gradient": "batch"} if name.endswith("-batch") else {"held": held}
@@ -63,7 +66,7 @@ def moving(parent, *methods, held=40, **options):
     return found
 
 
-# -- against a loop written out ----------------------------------------------------------------------------------------
+# -- against a loop written out --------------------------------------------------------------------
 
 
 def rate_by_hand(recipe, position):
@@ -77,7 +80,8 @@ def rate_by_hand(recipe, position):
 
 
 def lowest(values, count):
-    """The places of the ``count`` lowest, the first among equals; fails where rounding could decide."""
+    """The places of the ``count`` lowest, the first among equals; fails where rounding could
+    decide."""
     order = np.argsort(values, kind="stable")
     if 0 < count < len(order):
         last, next_one = values[order[count - 1 : count + 1]]
@@ -88,7 +92,8 @@ def lowest(values, count):
 
 
 def pruned_by_hand(run, step, weights, mask):
-    """The cubic schedule (Zhu & Gupta 2017, Eq. 1): what is pruned stays so, and the smallest of the rest follow it."""
+    """The cubic schedule (Zhu & Gupta 2017, Eq. 1): what is pruned stays so, and the smallest of
+    the rest follow it."""
     t = run.mask_update
     sparsity = run.sparsity * (1 - (1 - (step - t.start) / (t.end - t.start)) ** 3)
     sizes = {name: np.where(mask[name], np.abs(weights[name]), -1.0) for name in weights}
@@ -108,7 +113,8 @@ def pruned_by_hand(run, step, weights, mask):
 
 
 def regrown_by_hand(run, step, rate, weights, mask, gradient):
-    """In each layer the smallest live weights go, and as many of all that are dead then come, by the gradient or at random."""
+    """In each layer the smallest live weights go, and as many of all that are dead then come, by
+    the gradient or at random."""
     t, new = run.mask_update, {}
     fraction = {
         "rate": t.fraction * rate / run.recipe.lr,
@@ -132,7 +138,8 @@ def regrown_by_hand(run, step, rate, weights, mask, gradient):
 
 
 def by_hand(run, weights, buffers, mask):
-    """(module, mask by name) at the end of ``run``: one network, its gradients by autograd, each step and each update written out."""
+    """(module, mask by name) at the end of ``run``: one network, its gradients by autograd, each
+    step and each update written out."""
     images, labels, recipe, t = images_of(run), labels_of(run), run.recipe, run.mask_update
     network = build(run.network, images.shape, images.classes).to_empty(device="cpu")
     for name, value in {**weights, **buffers}.items():
@@ -143,7 +150,7 @@ def by_hand(run, weights, buffers, mask):
         networks.prunable(network, run.pruning.keep_dense),
         dict(network.named_parameters()),
     )
-    crop = sets.Cropper(images.x_train, images.black) if run.data.augment else None
+    crop = Cropper(images.x_train, images.black) if run.data.augment else None
     velocity, mask = (
         {name: torch.zeros_like(p) for name, p in own.items()},
         {name: live.clone() for name, live in mask.items()},
@@ -206,7 +213,8 @@ def by_hand(run, weights, buffers, mask):
 
 
 def start_of(run, parent):
-    """(weights, buffers, mask) by name at the start of ``run``, from the tensors of the gradually pruned run that it hangs on."""
+    """(weights, buffers, mask) by name at the start of ``run``, from the tensors of the gradually
+    pruned run that it hangs on."""
     layout, images = layout_of(run), images_of(run)
     network = build(run.network, images.shape, images.classes)
     fresh = layout.views(layout.fresh_buffers(), buffers=True)
@@ -282,9 +290,10 @@ RECIPES = [
 
 @pytest.mark.parametrize(("seed", "drop", "options"), RECIPES, ids=[drop for _, drop, _ in RECIPES])
 def test_mlps_train_as_written_out(seed, drop, options, tmp_path, monkeypatch):
-    """Pruned gradually, or changed by SET, RigL and its inverse, each member ends with the mask and the weights of a plain loop."""
+    """Pruned gradually, or changed by SET, RigL and its inverse, each member ends with the mask and
+    the weights of a plain loop."""
     monkeypatch.setattr(
-        loop, "plan", lambda members, *_: ([2] * (members // 2) + [1] * (members % 2), 1, 1)
+        threads, "plan", lambda members, *_: ([2] * (members // 2) + [1] * (members % 2), 1, 1)
     )  # groups of two: one of other batches and labels, then those looked at
     assert_as_by_hand(small(**options), seed, tmp_path, 1e-4, 2e-6, drop)
 
@@ -306,9 +315,11 @@ def test_lenet_5_trains_as_written_out(tmp_path, place_set, one_thread):
 
 
 def test_a_resnet_trains_as_written_out(tmp_path, place_set, one_thread):
-    """And a ResNet: the gradient by which its weights grow is that of the network as it predicts, with running statistics.
+    """And a ResNet: the gradient by which its weights grow is that of the network as it predicts,
+    with running statistics.
 
-    One update and a step behind it: later on a unit that is on in one and off in the other, by rounding, sets the two apart.
+    One update and a step behind it: later on a unit that is on in one and off in the other, by
+    rounding, sets the two apart.
     """
     place_set()
     form = {
@@ -331,24 +342,24 @@ def test_a_resnet_trains_as_written_out(tmp_path, place_set, one_thread):
     )
 
 
-# -- what holds after every step ---------------------------------------------------------------------------------------
+# -- what holds after every step -------------------------------------------------------------------
 
 
 @pytest.fixture
 def after_every_update(monkeypatch):
-    """What each group held before and after each of its steps' updates: (runs, step, mask before and after, what is not 0)."""
-    seen, real = [], mask_updates.Updates.after
+    """What each group held before and after each of its steps' updates: (runs, step, mask before
+    and after, what is not 0)."""
+    seen, real = [], mask_updates.after
 
-    def watched(self, steps, *arguments):
-        before = self.rows.mask.clone()
-        real(self, steps, *arguments)
-        left = (
-            self.rows.weights[~self.rows.mask].count_nonzero()
-            + self.rows.velocity[~self.rows.mask].count_nonzero()
-        )
-        seen.append((self.runs, steps, before, self.rows.mask.clone(), int(left)))
+    def watched(group, steps, *arguments):
+        rows, before = group.rows, group.rows.mask.clone()
+        real(group, steps, *arguments)
+        dead = ~rows.mask
+        left = rows.weights[dead].count_nonzero() + rows.velocity[dead].count_nonzero()
+        runs = [member.run for member in group.members]
+        seen.append((runs, steps, before, rows.mask.clone(), int(left)))
 
-    monkeypatch.setattr(mask_updates.Updates, "after", watched)
+    monkeypatch.setattr(mask_updates, "after", watched)
     return seen
 
 
@@ -371,7 +382,8 @@ NETWORKS = {
 
 
 def counts(run, row):
-    """How many weights of each prunable layer are pruned in a mask row, and how many the layer has."""
+    """How many weights of each prunable layer are pruned in a mask row, and how many the layer
+    has."""
     views = layout_of(run).views(row)
     names = networks.prunable(build(run.network, images_of(run).shape, 10), run.pruning.keep_dense)
     return {name: int((~views[name]).sum()) for name in names}, {
@@ -383,7 +395,8 @@ def counts(run, row):
 def test_density_holds_and_pruned_weights_stay_zero(
     network, nesterov, store, after_every_step, after_every_update
 ):
-    """After every step and update: as many live weights in each layer as before, zeros elsewhere; and masks change when they are due."""
+    """After every step and update: as many live weights in each layer as before, zeros elsewhere;
+    and masks change when they are due."""
     parent = pruned(small(**NETWORKS[network], nesterov=nesterov, weight_decay=0.05))
     carry_out([parent], store)
     after_every_step.clear(), after_every_update.clear()
@@ -411,7 +424,8 @@ def test_density_holds_and_pruned_weights_stay_zero(
 def test_gradual_pruning_is_exact_at_every_update(
     scope, keep_dense, store, after_every_step, after_every_update
 ):
-    """Round(s n) of each layer under the layer scope, round(s N) of all under the others, with s of the schedule; nothing comes back."""
+    """Round(s n) of each layer under the layer scope, round(s N) of all under the others, with s of
+    the schedule; nothing comes back."""
     setup = small(widths=[21, 13], scope=scope, keep_dense=keep_dense, weight_decay=0.05)
     runs = [
         pruned(setup, sparsity=s, start=start, end=end)
@@ -446,7 +460,7 @@ def test_gradual_pruning_is_exact_at_every_update(
         assert last.loc[run.key, "density"] == pytest.approx(1 - exact / sum(sizes.values()))
 
 
-# -- companies, threads and deaths -------------------------------------------------------------------------------------
+# -- companies, threads and deaths -----------------------------------------------------------------
 
 
 def first_generation(setup, seed):
@@ -478,7 +492,8 @@ def second_generation(setup, seed):
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_gradually_pruned_members_do_not_depend_on_their_company(network, tmp_path, one_thread):
-    """The same bits and rows alone, beside dense ones and beside those that are pruned at other moments."""
+    """The same bits and rows alone, beside dense ones and beside those that are pruned at other
+    moments."""
     setup = small(**NETWORKS[network], weight_decay=5e-4, noise=0.3)
     others = [*first_generation(setup, 0)[::2], *first_generation(setup, 1)]
     same_in_all(
@@ -512,7 +527,8 @@ def test_changing_members_do_not_depend_on_their_company(network, method, tmp_pa
 
 
 def test_the_number_of_threads_changes_nothing(tmp_path):
-    """One thread and four give the same bits, whether groups share them or a lone large member has them all."""
+    """One thread and four give the same bits, whether groups share them or a lone large member has
+    them all."""
     before = torch.get_num_threads()
     setups = [small(**NETWORKS[name]) for name in ("mlp", "large mlp")]
     runs = [
@@ -546,15 +562,16 @@ def undisturbed(tmp_path_factory):
     return runs, carry_out(runs, store), store
 
 
-# Each generation trains 15 steps in one group and saves a checkpoint before each of 3 epochs and after the last; most masks change
+# Each generation trains 15 steps in one group and saves a checkpoint before each of 3 epochs and
+# after the last; most masks change
 # after 4, 8 and 12 steps.
 KILLS = [
-    ("lib.store.Store.save_checkpoint", 2, True),
-    ("lib.store.Store.save_checkpoint", 7, True),
-    ("lib.training.sgd_", 15 + 14, False),
-    ("lib.training.mask_updates.Updates.after", 12, True),
-    ("lib.training.mask_updates.Updates.after", 15 + 8, True),
-    ("lib.store.Store.put", 5, True),
+    ("lib.runs.store.Store.save_checkpoint", 2, True),
+    ("lib.runs.store.Store.save_checkpoint", 7, True),
+    ("lib.training.loop.sgd_", 15 + 14, False),
+    ("lib.training.mask_updates.after", 12, True),
+    ("lib.training.mask_updates.after", 15 + 8, True),
+    ("lib.runs.store.Store.put", 5, True),
 ]
 
 
@@ -562,19 +579,21 @@ KILLS = [
     "kill", KILLS, ids=lambda k: f"{'after' if k[2] else 'before'}-{k[0].split('.')[-1]}-{k[1]}"
 )
 def test_killed_between_two_updates(kill, undisturbed, store):
-    """Killed in the middle of gradual pruning or of changing masks, and carried out again: the same table, weights and masks."""
+    """Killed in the middle of gradual pruning or of changing masks, and carried out again: the same
+    table, weights and masks."""
     runs, table, reference = undisturbed
     kill_at(runs, store.root, *kill)
-    assert list((store.root / "interrupted").glob("*.safetensors"))
+    assert list((store.root / "interrupted").rglob("*.safetensors"))
     same_table(carry_out(runs, store), table)
     same_results(runs, store, reference)
 
 
 def test_a_resumed_cohort_goes_on_with_its_masks(undisturbed, store):
-    """A checkpoint holds masks on their way: neither those of the start nor those of the end, and nothing that they have pruned."""
+    """A checkpoint holds masks on their way: neither those of the start nor those of the end, and
+    nothing that they have pruned."""
     runs, _, reference = undisturbed
-    kill_at(runs, store.root, "lib.store.Store.save_checkpoint", 7, True)
-    [path] = (store.root / "interrupted").glob("*.safetensors")
+    kill_at(runs, store.root, "lib.runs.store.Store.save_checkpoint", 7, True)
+    [path] = (store.root / "interrupted").rglob("*.safetensors")
     tensors, content = store.checkpoint(path.stem)
     assert content["epoch"] == 2
     by_key = {run.key: run for run in runs}
@@ -590,12 +609,13 @@ def test_a_resumed_cohort_goes_on_with_its_masks(undisturbed, store):
             assert torch.equal(mask, end) == (run.mask_update.end <= 10)
 
 
-# -- where they start --------------------------------------------------------------------------------------------------
+# -- where they start ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("network", ["mlp", "resnet"])
 def test_starts_on_a_gradually_pruned_mask(network, tmp_path):
-    """A ticket has the dense start or a kept epoch's weights, a restart the last ones, and fresh weights are those of their form."""
+    """A ticket has the dense start or a kept epoch's weights, a restart the last ones, and fresh
+    weights are those of their form."""
     parent = pruned(
         small(**{**NETWORKS[network], "sparse_epochs": 0, "scope": "layer"}),
         seed=3,
@@ -679,7 +699,8 @@ def test_changing_masks_begin_as_the_gradually_pruned_one(store, after_every_upd
 
 
 def test_pruning_at_the_best_epoch_is_for_others(tmp_path):
-    """A gradually pruned network has its mask at its end: what hangs on it starts there also where others start from the best epoch."""
+    """A gradually pruned network has its mask at its end: what hangs on it starts there also where
+    others start from the best epoch."""
     found = []
     for source in ("final", "best-test"):
         parent = pruned(small(prune_from=source, lr=0.4))
@@ -694,7 +715,7 @@ def test_pruning_at_the_best_epoch_is_for_others(tmp_path):
         same_tensors(final.tensors, best.tensors)
 
 
-# -- weight decay ------------------------------------------------------------------------------------------------------
+# -- weight decay ----------------------------------------------------------------------------------
 
 
 def decaying(setup, **changes):
@@ -704,7 +725,8 @@ def decaying(setup, **changes):
 
 @pytest.mark.parametrize("network", ["mlp", "resnet"])
 def test_decay_of_kernels_spares_the_rest(network, store):
-    """In one step from trained weights, biases and BatchNorm go where they go without any decay, and kernels where all decay takes them."""
+    """In one step from trained weights, biases and BatchNorm go where they go without any decay,
+    and kernels where all decay takes them."""
     setup = small(**NETWORKS[network])
     step = {"epochs": 1, "batch_size": 150}
     setups = [
@@ -725,24 +747,29 @@ def test_decay_of_kernels_spares_the_rest(network, store):
     assert "decay" not in runs[1].specification["recipe"]  # the keys of earlier runs stay
 
 
+DECAYS = ("all", "kernels")
+
+
 @pytest.mark.parametrize("decay", ["all", "kernels"])
 @pytest.mark.parametrize("network", ["mlp", "large mlp"])
 def test_decay_is_each_members_own(network, decay, tmp_path, one_thread):
     """The same bits alone, beside another amount of it and beside the other kind."""
     setup = small(**NETWORKS[network], nesterov=True)
-    runs = [Run.dense(setup.model_copy(update={"dense": setup.dense.model_copy(update={"weight_decay": w, "decay": d})}), seed=0)
-            for w in (0.05, 0.01, 0.0) for d in ("all", "kernels")]  # fmt: skip
+    recipes = [{"weight_decay": w, "decay": d} for w in (0.05, 0.01, 0.0) for d in DECAYS]
+    dense = [setup.dense.model_copy(update=recipe) for recipe in recipes]
+    runs = [Run.dense(setup.model_copy(update={"dense": recipe}), seed=0) for recipe in dense]
     run = runs[decay == "kernels"]
     others = [other for other in runs if other != run]
     same_in_all(run, [[other for other in others if other.recipe.decay == decay], others], tmp_path)
 
 
-# -- divergence --------------------------------------------------------------------------------------------------------
+# -- divergence ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("lr", [1e20, 100.0], ids=["at once", "by and by"])
 def test_diverging_members_stop_alone(lr, tmp_path, store):
-    """Whatever changes their masks, they are marked, and what hangs on them; the others end as they do without them."""
+    """Whatever changes their masks, they are marked, and what hangs on them; the others end as they
+    do without them."""
     calm, wild, late = (
         small(weight_decay=0.05, lr=a, sparse_lr=b) for a, b in ((0.1, 0.1), (lr, 0.1), (0.1, lr))
     )
@@ -766,7 +793,8 @@ def test_diverging_members_stop_alone(lr, tmp_path, store):
 
 @pytest.mark.parametrize("decay", [0.0, 60.0], ids=["sound", "diverged"])
 def test_an_emptied_layer_is_one_runs_own_matter(decay, store):
-    """Global pruning that leaves a layer without weights ends no other run of the cohort; nothing is trained on such a mask."""
+    """Global pruning that leaves a layer without weights ends no other run of the cohort; nothing
+    is trained on such a mask."""
     setup, options = (
         small(widths=[2], keep_dense=[], lr=0.9, weight_decay=decay),
         {"sparsity": 0.975, "every": 1, "end": 4},
@@ -784,7 +812,7 @@ def test_an_emptied_layer_is_one_runs_own_matter(decay, store):
             carry_out([ticket(empty)], store)
 
 
-# -- what is refused ---------------------------------------------------------------------------------------------------
+# -- what is refused -------------------------------------------------------------------------------
 
 
 def on(parent, **mask_update):
@@ -820,11 +848,31 @@ REFUSED = [
     # beyond the run, which has 15 steps on 150 examples
     (lambda g: on(g, end=16), "updates end at step 16: the run has only 15 steps"),
     (lambda g: pruned(small(), end=20), "updates end at step 20: the run has only 15 steps"),
-    (lambda g: on(g, every=16, end=15), "update frequency is 16 steps from 0 to 15: in a run of 15 steps no update would come"),
-    (lambda g: on(g, every=15, end=15), "update frequency is 15 steps from 0 to 15: in a run of 15 steps no update would come"),
-    (lambda g: pruned(small(), every=5), "gradual pruning from step 0 to 12 every 5 steps: the last update must fall on the end"),
-    (lambda g: pruned(small(), start=12), "gradual pruning from step 12 to 12 every 4 steps: the last update must fall on the end"),
-    (lambda g: on(g, start=13), "updates start at step 13 and end at 12: the start may be neither below 0 nor behind the end"),
+    (
+        lambda g: on(g, every=16, end=15),
+        "update frequency is 16 steps from 0 to 15: in a run of 15 steps no update would "
+        "come",
+    ),
+    (
+        lambda g: on(g, every=15, end=15),
+        "update frequency is 15 steps from 0 to 15: in a run of 15 steps no update would "
+        "come",
+    ),
+    (
+        lambda g: pruned(small(), every=5),
+        "gradual pruning from step 0 to 12 every 5 steps: the last update must fall on "
+        "the end",
+    ),
+    (
+        lambda g: pruned(small(), start=12),
+        "gradual pruning from step 12 to 12 every 4 steps: the last update must fall on "
+        "the end",
+    ),
+    (
+        lambda g: on(g, start=13),
+        "updates start at step 13 and end at 12: the start may be neither below 0 nor "
+        "behind the end",
+    ),
     (lambda g: on(g, held=151), "held is 151: .* more examples than the 150 there are"),
     # no such value
     (lambda g: on(g, every=0), "every\n.*greater than or equal to 1.*input_value=0"),
@@ -835,38 +883,91 @@ REFUSED = [
     (lambda g: on(g, fraction=1.1), "fraction\n.*less than or equal to 1.*input_value=1.1"),
     (lambda g: on(g, fraction=-0.1), "fraction\n.*greater than or equal to 0.*input_value=-0.1"),
     (lambda g: on(g, fraction=NAN), "fraction\n.*finite number.*input_value=nan"),
-    (lambda g: on(g, method="rigged"), "method\n.*allowed are gradual, set, rigl, rigl-inverted.*input_value='rigged'"),
-    (lambda g: on(g, drop="sine"), "drop\n.*allowed are rate, cosine, constant.*input_value='sine'"),
-    (lambda g: on(g, gradient="some"), "gradient\n.*should be 'held' or 'batch'.*input_value='some'"),
+    (
+        lambda g: on(g, method="rigged"),
+        "method\n.*allowed are gradual, set, rigl, rigl-inverted.*input_value='rigged'",
+    ),
+    (
+        lambda g: on(g, drop="sine"),
+        "drop\n.*allowed are rate, cosine, constant.*input_value='sine'",
+    ),
+    (
+        lambda g: on(g, gradient="some"),
+        "gradient\n.*should be 'held' or 'batch'.*input_value='some'",
+    ),
     (lambda g: on(g, colour="red"), "colour\n.*Extra inputs are not permitted.*input_value='red'"),
-    (lambda g: scratch(g, sparsity=SPARSITY, form="newron"), "form is 'newron': allowed are masked, layer, neuron"),
+    (
+        lambda g: scratch(g, sparsity=SPARSITY, form="newron"),
+        "form is 'newron': allowed are masked, layer, neuron",
+    ),
     # what cannot be together
-    (lambda g: scratch(fan_out(), sparsity=SPARSITY, form="neuron"), "form is 'neuron': .* 'he-fan-out'; allowed are masked and layer"),
-    (lambda g: on(g, method="gradual"), "mask_update is 'gradual' in a 'sol_s': a gradually pruned run, 'sol_g', and no other has 'gradual'"),
-    (lambda g: gradually_pruned(small(), seed=0, sparsity=0.5, mask_update=plan("set")), "mask_update is 'set' in a 'sol_g'"),
+    (
+        lambda g: scratch(fan_out(), sparsity=SPARSITY, form="neuron"),
+        "form is 'neuron': .* 'he-fan-out'; allowed are masked and layer",
+    ),
+    (
+        lambda g: on(g, method="gradual"),
+        "mask_update is 'gradual' in a 'sol_s': a gradually pruned run, 'sol_g', and no "
+        "other has 'gradual'",
+    ),
+    (
+        lambda g: gradually_pruned(small(), seed=0, sparsity=0.5, mask_update=plan("set")),
+        "mask_update is 'set' in a 'sol_g'",
+    ),
     (lambda g: bare(solution="sol_g", pruning=g.pruning), "mask_update is None in a 'sol_g'"),
-    (lambda g: bare(solution="sol_d", mask_update=plan("set")), "mask_update is 'set' in a 'sol_d': there is no mask from its start on"),
+    (
+        lambda g: bare(solution="sol_d", mask_update=plan("set")),
+        "mask_update is 'set' in a 'sol_d': there is no mask from its start on",
+    ),
     # sparsities
     (lambda g: pruned(small(), sparsity=None), "sparsity is None: it should be a valid number"),
     (lambda g: pruned(small(), sparsity=1.0), "sparsity is 1.0: it should be less than 1"),
-    (lambda g: bare(solution="sol_g", mask_update=plan("gradual")), "a sparse run has both, a gradually pruned one no parent"),
-    (lambda g: pruned(small(scope="layer", widths=[2], keep_dense=[]), sparsity=0.98), "scope 'layer' leaves no weight in '3.weight'"),
-    (lambda g: finetune(g, sparsity=0.5), "sparsity is 0.5: a run on the mask of a gradually pruned one has its sparsity, 0.8"),
-    (lambda g: scratch(g, sparsity=0.9), "sparsity is 0.9: a run on the mask of a gradually pruned one has its sparsity, 0.8"),
+    (
+        lambda g: bare(solution="sol_g", mask_update=plan("gradual")),
+        "a sparse run has both, a gradually pruned one no parent",
+    ),
+    (
+        lambda g: pruned(small(scope="layer", widths=[2], keep_dense=[]), sparsity=0.98),
+        "scope 'layer' leaves no weight in '3.weight'",
+    ),
+    (
+        lambda g: finetune(g, sparsity=0.5),
+        "sparsity is 0.5: a run on the mask of a gradually pruned one has its sparsity, "
+        "0.8",
+    ),
+    (
+        lambda g: scratch(g, sparsity=0.9),
+        "sparsity is 0.9: a run on the mask of a gradually pruned one has its sparsity, "
+        "0.8",
+    ),
     # epochs and parents
-    (lambda g: ticket(g, rewind=1), r"rewind is 1: the pruned run keeps its weights at \[2\] only; add it to its `keep`"),
+    (
+        lambda g: ticket(g, rewind=1),
+        r"rewind is 1: the pruned run keeps its weights at \[2\] only; add it to its "
+        r"`keep`",
+    ),
     (lambda g: ticket(g, rewind=4), r"rewind is 4: the pruned run keeps its weights at \[2\] only"),
-    (lambda g: ticket(g, rewind=-1), r"rewind is -1: the pruned run keeps its weights at \[2\] only"),
+    (
+        lambda g: ticket(g, rewind=-1),
+        r"rewind is -1: the pruned run keeps its weights at \[2\] only",
+    ),
     (lambda g: pruned(small(), keep=(4,)), r"keep is \(4,\): the run has only 3 epochs"),
-    (lambda g: ticket(Run.dense(small(), seed=0)), "mask of a gradually pruned run, 'sol_g', and not of one that is 'sol_d'"),
+    (
+        lambda g: ticket(Run.dense(small(), seed=0)),
+        "mask of a gradually pruned run, 'sol_g', and not of one that is 'sol_d'",
+    ),
     (lambda g: ticket(ticket(g)), "and not of one that is 'sol_t'"),
-    (lambda g: continued(g, at=2, sparsity=SPARSITY), "is a dense run, 'sol_d', and not a gradually pruned one, 'sol_g'"),
+    (
+        lambda g: continued(g, at=2, sparsity=SPARSITY),
+        "is a dense run, 'sol_d', and not a gradually pruned one, 'sol_g'",
+    ),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("number", range(len(REFUSED)), ids=lambda n: REFUSED[n][1][:40])
 def test_what_makes_no_sense_is_refused(number, store, trained):
-    """Before anything is trained, the parents included; the message has the name, the value and what is allowed."""
+    """Before anything is trained, the parents included; the message has the name, the value and
+    what is allowed."""
     make, message = REFUSED[number]
     with pytest.raises(ValueError, match=f"(?s){message}"):
         carry_out([Run.dense(small(), seed=0), make(pruned(small(), keep=(2,)))], store)

@@ -1,4 +1,5 @@
-"""Signals watched during training: the numbers that they claim to be, at every epoch, and without a trace in the training itself."""
+"""Signals watched during training: the numbers that they claim to be, at every epoch, and without a
+trace in the training itself."""
 
 import math
 
@@ -20,6 +21,7 @@ from support import (
 
 from lib import rng
 from lib.metrics import fisher, predictions
+from lib.registry import monitor
 from lib.specs.run import Run, continued, finetune
 from lib.training import monitors
 from lib.training.cohort import build
@@ -30,7 +32,8 @@ RESNET = {"network": "resnet-20", "width": 0.25, "train_examples": 40}
 
 
 def with_statistics_of(network, x):
-    """Give BatchNorm the mean and variance of ``x`` in one batch, as a training step of momentum 1 would."""
+    """Give BatchNorm the mean and variance of ``x`` in one batch, as a training step of momentum 1
+    would."""
     norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     for norm in norms:
         norm.train().momentum = 1.0
@@ -44,9 +47,11 @@ def with_statistics_of(network, x):
     "options", [{}, {"noise": 0.3, "normalise": "channel", "watch_examples": 70}, RESNET], ids=str
 )
 def test_signals_are_what_they_claim(options, store, one_thread):
-    """At every epoch: the trace of lib.metrics on the kept weights, near the exact one, and KL(uniform || p) as numpy has it.
+    """At every epoch: the trace of lib.metrics on the kept weights, near the exact one, and
+    KL(uniform || p) as numpy has it.
 
-    Before training, with BatchNorm's statistics of the watched examples: the fresh ones are those of no data.
+    Before training, with BatchNorm's statistics of the watched examples: the fresh ones are those
+    of no data.
     """
     run = Run.dense(small(watch=BOTH, lr=0.05, **options), seed=4, keep=(0, 1, 2, 3))
     table, tensors = carry_out([run], store), store.get(run.key).tensors
@@ -80,12 +85,13 @@ def test_chunks_do_not_matter(monkeypatch):
     found = []
     for chunk in (500, 150, 40, 1):
         monkeypatch.setattr(monitors, "CHUNK", chunk)
-        found.append(monitors.MONITORS["kl_uniform"](network, x, rng.generator(0))["kl_uniform"])
+        found.append(monitors.kl_uniform(network, x, rng.generator(0))["kl_uniform"])
     assert found[1:] == pytest.approx([found[0]] * 3, rel=1e-5)
 
 
 def test_kl_uniform_by_hand():
-    """KL((1/3, 1/3, 1/3) || (1/2, 1/4, 1/4)) = log(32 / 27) / 3; 0 for a uniform prediction; a sure one of odds e^z has 2/3 z - log 3."""
+    """KL((1/3, 1/3, 1/3) || (1/2, 1/4, 1/4)) = log(32 / 27) / 3; 0 for a uniform prediction; a sure
+    one of odds e^z has 2/3 z - log 3."""
     logits = torch.tensor([[0.5, 0.25, 0.25]], dtype=torch.float64).log()
     assert predictions.kl_uniform(logits).item() == pytest.approx(math.log(32 / 27) / 3)
     assert predictions.kl_uniform(logits + 7).item() == pytest.approx(math.log(32 / 27) / 3)
@@ -99,7 +105,8 @@ def test_kl_uniform_by_hand():
     "options", [{"noise": 0.2}, {**RESNET, "augment": True}], ids=["mlp", "resnet"]
 )
 def test_watching_changes_nothing_but_the_key(options, store, one_thread):
-    """The weights, statistics and measures of a watched run, and of what is pruned of it, are those of one that is not, to the bit."""
+    """The weights, statistics and measures of a watched run, and of what is pruned of it, are those
+    of one that is not, to the bit."""
     found = []
     for watch in ([], BOTH):
         dense = Run.dense(small(watch=watch, watch_examples=30, **options), seed=0, keep=(1,))
@@ -139,7 +146,8 @@ def test_how_many_are_watched_counts_only_where_any_are():
 
 
 def test_there_at_every_epoch(store):
-    """From 0 to T even where measures are rarer; a measure is there only when it was due; pruned runs are not watched."""
+    """From 0 to T even where measures are rarer; a measure is there only when it was due; pruned
+    runs are not watched."""
     dense = Run.dense(small(watch=BOTH, epochs=5, measure_every=3), seed=0, keep=(2,))
     table = carry_out([dense, continued(dense, at=2, sparsity=0.5)], store)
     watched = table[table["key"] == dense.key].set_index("epoch")
@@ -164,7 +172,8 @@ def test_the_best_epoch_is_chosen_among_the_measured(tmp_path):
 
 
 def test_seconds_are_counted(store):
-    """Each signal's own seconds stand in the finished run, for the price of watching; without signals there are none."""
+    """Each signal's own seconds stand in the finished run, for the price of watching; without
+    signals there are none."""
     runs = [Run.dense(small(watch=watch), seed=0) for watch in (BOTH, ["kl_uniform"], [])]
     carry_out(runs, store)
     spent = [store.get(run.key).info.get("monitor_seconds") for run in runs]
@@ -173,7 +182,8 @@ def test_seconds_are_counted(store):
 
 
 def test_a_member_is_watched_alone(tmp_path):
-    """Signals do not depend on who trains, or is watched, beside it; two seeds draw their labels apart."""
+    """Signals do not depend on who trains, or is watched, beside it; two seeds draw their labels
+    apart."""
     run, *others = (Run.dense(small(watch=BOTH), seed=seed) for seed in range(3))
     same_in_all(
         run,
@@ -185,7 +195,8 @@ def test_a_member_is_watched_alone(tmp_path):
 @pytest.mark.parametrize("measure_every", [1, 5])
 @pytest.mark.parametrize(("lr", "batch_size"), [(1e20, 32), (1e38, 150)])
 def test_a_diverging_run_can_be_watched(lr, batch_size, measure_every, tmp_path):
-    """Weights that are not finite, or whose logits overflow, stop no cohort: the run is marked, the calm one's rows are its own."""
+    """Weights that are not finite, or whose logits overflow, stop no cohort: the run is marked, the
+    calm one's rows are its own."""
     options = {"watch": BOTH, "batch_size": batch_size, "measure_every": measure_every, "epochs": 4}
     calm, wild = (Run.dense(small(**{**options, "lr": rate}), seed=0) for rate in (0.1, lr))
     alone, beside = (
@@ -208,12 +219,12 @@ def test_the_trace_of_overflowing_logits_is_no_number():
     assert math.isnan(estimate.value)
 
 
-def test_a_signal_of_ones_own(store, monkeypatch):
-    """One decorated function: it can be named, sees the first examples and its own draws, and its columns reach the table."""
-    monkeypatch.setitem(monitors.MONITORS, "brightness", None)  # leaves with the test
+def test_a_signal_of_ones_own(store):
+    """One decorated function: it can be named, sees the first examples and its own draws, and its
+    columns reach the table."""
     seen = []
 
-    @monitors.monitor
+    @monitor(version="1")
     def brightness(network, x, generator):
         seen.append((network.training, len(x), torch.rand(1, generator=generator).item()))
         return {"light": x.mean().item(), "weight": network[1].weight.norm().item()}
@@ -227,3 +238,53 @@ def test_a_signal_of_ones_own(store, monkeypatch):
     assert table["weight"].tolist() == pytest.approx(norms)
     assert [(training, count) for training, count, _ in seen] == [(False, 20)] * 4
     assert len({drawn for *_, drawn in seen}) == 4
+    monitor.forget("brightness")
+
+
+# -- the online rule -------------------------------------------------------------------------------
+
+
+def test_the_rule_waits_for_its_patience():
+    """It speaks ``patience`` epochs after the peak, and not before; of a signal that only rises it
+    never does."""
+    hill = [0, 1, 5, 9, 7, 6, 5, 4]
+    assert [monitors.pruning_epoch(hill, patience=k, tolerance=0.0) for k in (1, 2, 3)] == [4, 5, 6]
+    assert monitors.pruning_epoch(range(50), patience=1, tolerance=0.0) is None
+
+
+def test_the_rule_sees_no_future():
+    """What comes after its word changes nothing."""
+    past = [0, 3, 9, 8, 7]
+    assert (
+        monitors.pruning_epoch(past, patience=2)
+        == monitors.pruning_epoch([*past, 1e9, -1e9, math.nan], patience=2)
+        == 4
+    )
+
+
+def test_a_plateau_is_a_turn():
+    """A signal that rises by less than the tolerance has turned; one that rises faster has not."""
+    slow, fast = (np.cumsum([1.0] + [step] * 30) for step in (0.001, 0.1))
+    assert monitors.pruning_epoch(slow, patience=3, tolerance=0.01) is not None
+    assert monitors.pruning_epoch(fast[:20], patience=3, tolerance=0.01) is None
+
+
+def test_the_start_is_let_pass():
+    """A jump before training counts only with ``start=0``; NaN is no rise."""
+    signal = [100.0, 1, 2, 3, 2.5, 2.4, 2.3]
+    assert monitors.pruning_epoch(signal, patience=2) == 5
+    assert monitors.pruning_epoch(signal, patience=2, start=0) == 2
+    assert monitors.pruning_epoch([0, 1, 2, math.nan, math.nan], patience=2) == 4
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"patience": 0}, "patience is 0"),
+        ({"tolerance": -0.1}, "tolerance is -0.1"),
+        ({"start": -1}, "start is -1"),
+    ],
+)
+def test_wrong_rules(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        monitors.pruning_epoch([], **wrong)

@@ -1,8 +1,8 @@
-"""Replicas of one specification: one start, other data orders; fresh ones have starts of their own; perturbed tickets."""
+"""Replicas of one specification: one start, other data orders; fresh ones have starts of their own;
+perturbed tickets."""
 
 import pytest
 import torch
-from pydantic import ValidationError
 from support import (
     carry_out,
     images_of,
@@ -107,7 +107,8 @@ def test_a_gradually_pruned_replica_shares_its_dense_start(tmp_path):
 
 
 def test_fresh_replicas_have_starts_of_their_own(tmp_path):
-    """Under the same mask; the draw is that of (seed, name, replica), and a ticket of a fresh network has that network's start."""
+    """Under the same mask; the draw is that of (seed, name, replica), and a ticket of a fresh
+    network has that network's start."""
     parent = pruned()
     runs = [
         scratch(parent, sparsity=0.8, replica=r, fresh=f) for f in (False, True) for r in (0, 1)
@@ -146,7 +147,7 @@ def orders(runs, monkeypatch, tmp_path):
             names.append(name)
         return real(seed, *name)
 
-    monkeypatch.setattr(loop.draws, "generator", listen)
+    monkeypatch.setattr(rng, "generator", listen)
     outcomes(runs, tmp_path)
     return names
 
@@ -186,15 +187,16 @@ def test_replicas_are_trained_once(store, tmp_path):
 @pytest.mark.parametrize("bad", [-1, 0.5, "two"])
 def test_a_bad_replica_is_refused(bad):
     """It is a number of replicas' counting, from 0."""
-    with pytest.raises(ValidationError, match="replica"):
+    with pytest.raises(ParameterError, match="replica"):
         ticket(pruned(), replica=bad)
 
 
-# -- perturbed tickets -------------------------------------------------------------------------------------------------
+# -- perturbed tickets -----------------------------------------------------------------------------
 
 
 def test_perturbed_starts(tmp_path):
-    """What each perturbation keeps: signs and size, the values, the size of the noise; never the mask, never the biases."""
+    """What each perturbation keeps: signs and size, the values, the size of the noise; never the
+    mask, never the biases."""
     kinds = (None, *initializers.PERTURBATIONS)
     parent = pruned(widths=[60])
     runs = [untrained(ticket(parent, perturbed=kind)) for kind in kinds]

@@ -1,0 +1,147 @@
+"""What every estimator asks of its arguments, checked in one place.
+
+A network in eval mode with its pruned weights at zero, examples x [n, ...], labels int64 [n], and,
+as ``options``,
+
+``mask``   parameter name -> bool, True where the weight lives; what it does not name lives wholly
+``which``  ``"all"``: weights and biases of convolutions and linear layers, BatchNorm's scale and
+           shift; ``"weights"``: those of convolutions and linear layers alone, as the price study
+``chunk``  examples at a time; None: as many as fit, see each estimator
+
+What cannot be measured raises ``MeasureError``.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from lib.metrics.estimate import require
+from lib.metrics.layers import KINDS
+from lib.sparse.patterns import Named
+
+WHICH = ("all", "weights")
+KERNELS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+NORMS = nn.modules.batchnorm._BatchNorm
+
+
+def check(
+    network: nn.Module,
+    x: Tensor,
+    labels: Tensor | None = None,
+    *,
+    mask: Named | None = None,
+    which: str = "all",
+    chunk: int | None = None,
+    **counts: int | None,
+) -> tuple[Named | None, str, int | None]:
+    """(mask, which, chunk); ``MeasureError`` for what no estimator can measure.
+
+    That is: a layer with parameters that no formula covers, or that two layers share; train mode;
+    weights that are not finite; a mask of unknown names or other shapes; no examples; labels of
+    another number, or negative; an unknown ``which``; ``chunk`` or another of ``counts`` below 1.
+    """
+    check_counts(chunk=chunk, **counts)
+    mixing = [m for m in network.modules() if isinstance(m, (NORMS, nn.Dropout))]
+    require(
+        not any(m.training for m in (network, *mixing)),
+        "the network is in train mode, where BatchNorm and dropout make examples depend on one "
+        "another: call .eval()",
+    )
+    for name, module in network.named_modules():
+        bare = all(p is None for p in module._parameters.values())
+        require(
+            bare or type(module) in KINDS,
+            f"layer {name or '(the network itself)'!r} is a {type(module).__name__}: no formula "
+            f"covers it; there are formulas for {', '.join(kind.__name__ for kind in KINDS)}",
+        )
+    require(
+        not shares(network),
+        "two layers share a parameter: the formulas need each parameter to be used in one layer",
+    )
+    for name, p in network.named_parameters():  # the sum is the fast question; it may overflow
+        require(
+            p.detach().sum().isfinite() or p.detach().isfinite().all(),
+            f"parameter {name!r} holds values that are not finite: the run has diverged",
+        )
+    check_mask(network, mask, which)
+    require(len(x), "x holds no examples")
+    if labels is not None:
+        check_labels(labels, len(x))
+    return mask, which, chunk
+
+
+def check_counts(**counts: int | None) -> None:
+    """Raise ``MeasureError`` for a count below 1; None stands for a default."""
+    for name, count in counts.items():
+        require(count is None or count >= 1, f"{name} is {count}; it must be at least 1")
+
+
+def shares(network: nn.Module) -> bool:
+    """Whether two layers share a parameter."""
+    every = network.named_parameters(remove_duplicate=False)
+    return len(list(network.parameters())) < len(list(every))
+
+
+def check_mask(network: nn.Module, mask: Named | None, which: str = "all") -> None:
+    """Raise ``MeasureError`` for a mask that is not the network's, or an unknown ``which``."""
+    require(which in WHICH, f"which is {which!r}; allowed are {', '.join(WHICH)}")
+    check_named(network, mask or {}, "mask", torch.bool)
+
+
+def check_named(network: nn.Module, values: Named, what: str, dtype=None) -> None:
+    """Raise ``MeasureError`` unless ``values`` have names and shapes of parameters."""
+    shapes = {name: tuple(p.shape) for name, p in network.named_parameters()}
+    for name, value in values.items():
+        require(
+            name in shapes,
+            f"the {what} names {name!r}, and the network has no such parameter; it has "
+            f"{', '.join(shapes)}",
+        )
+        require(
+            tuple(value.shape) == shapes[name] and dtype in (None, value.dtype),
+            f"the {what} of {name!r} is {value.dtype} {tuple(value.shape)}; it must be "
+            f"{dtype or ''} {shapes[name]}",
+        )
+
+
+def check_labels(labels: Tensor, count: int, classes: int | None = None) -> None:
+    """Raise ``MeasureError`` unless there is a label for each example, in 0 to ``classes`` - 1."""
+    require(
+        labels.shape == (count,) and labels.dtype == torch.int64,
+        f"labels are {labels.dtype} {tuple(labels.shape)}; for {count} examples they must be "
+        f"int64 ({count},)",
+    )
+    require(count, "no examples: the mean of an empty set is not defined")
+    known = (
+        f"the network has {classes} classes, 0 to {classes - 1}" if classes else "0 is the first"
+    )
+    for end in (int(labels.min()), int(labels.max())):
+        require(0 <= end < (classes or end + 1), f"labels hold {end}; {known}")
+
+
+def parameters(network: nn.Module, which: str = "all", mask: Named | None = None) -> Named:
+    """The parameters that count, by name; those in which no weight lives are left out."""
+    # as bytes: ten times as fast
+    dead = {name for name, live in (mask or {}).items() if not live.view(torch.uint8).any()}
+    kept = dict(network.named_parameters())
+    if which == "weights":
+        modules = network.named_modules()
+        kernels = {joined(prefix, "weight") for prefix, m in modules if isinstance(m, KERNELS)}
+        dead |= kept.keys() - kernels
+    return {name: p for name, p in kept.items() if name not in dead}
+
+
+def leaves(network: nn.Module, which: str, mask: Named | None) -> Named:
+    """``parameters`` anew, on the same memory: the network's own keep their ``requires_grad``."""
+    counted = parameters(network, which, mask)
+    return {name: p.detach().requires_grad_() for name, p in counted.items()}
+
+
+def joined(prefix: str, kind: str) -> str:
+    """The name of a parameter, from its layer's (empty: the network itself) and its kind."""
+    return f"{prefix}.{kind}" if prefix else kind
+
+
+def masked(values: Named, mask: Named | None) -> Named:
+    """``values`` with zeros where the mask has no weight."""
+    live = mask or {}
+    return {name: value * live[name] if name in live else value for name, value in values.items()}

@@ -1,0 +1,217 @@
+"""The architectures: modules without numbers, registered by name.
+
+Each is an ``nn.Module`` class, or a function that gives a module, under ``@network``: called with
+the shape of an image, the number of classes, and those of the options ``widths``, ``width``,
+``activation`` and ``pooling`` that it takes.
+"""
+
+from itertools import pairwise
+from math import prod
+
+from torch import nn
+
+from lib.registry import network
+
+ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
+POOLS = {"max": nn.MaxPool2d, "avg": nn.AvgPool2d}
+PLANES = (64, 128, 256, 512)  # of the networks for ImageNet, and of ResNet-18
+Shape = tuple[int, ...]
+
+
+@network(name="mlp")
+class MLP(nn.Sequential):
+    """Fully connected network on flattened inputs; ``widths`` are those of the hidden layers."""
+
+    def __init__(
+        self, shape: Shape, classes: int, *, widths: Shape = (100, 100), activation: str = "relu"
+    ):
+        layers: list[nn.Module] = [nn.Flatten()]
+        for fan_in, fan_out in pairwise((prod(shape), *widths, classes)):
+            layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[activation]()]
+        super().__init__(*layers[:-1])  # no activation after the logits
+        self.widths, self.activation = tuple(widths), activation
+
+
+@network(name="lenet-300-100")
+def lenet_300_100(shape: Shape, classes: int, *, activation: str = "relu") -> MLP:
+    """Two hidden layers of 300 and 100 units (LeCun et al. 1998)."""
+    return MLP(shape, classes, widths=(300, 100), activation=activation)
+
+
+@network(name="lenet-5")
+class LeNet5(nn.Sequential):
+    """Two 5x5 convolutions, each with a 2x2 pool, then two hidden layers (LeCun et al. 1998).
+
+    ``widths`` are the channels of the convolutions and the units of the hidden layers. ``pooling``
+    is ``"max"`` (gradient-flow study) or ``"avg"`` (price study, Figure 11).
+    """
+
+    def __init__(
+        self, shape: Shape, classes: int, *, widths: Shape = (6, 16, 120, 84),
+        activation: str = "relu", pooling: str = "max",
+    ):  # fmt: skip
+        channels, *sides = _image("lenet-5", shape, 16)
+        if len(widths) != 4:
+            raise ValueError(
+                f"widths is {tuple(widths)}: network 'lenet-5' takes four, of two convolutions and "
+                "two hidden layers"
+            )
+        conv1, conv2, hidden1, hidden2 = widths
+        places = prod(((side - 4) // 2 - 4) // 2 for side in sides)
+        act, pool = ACTIVATIONS[activation], POOLS[pooling]
+        # max-pooling before the activation: the same values and gradients at a quarter of the work
+        reduce = (lambda: (pool(2), act())) if pooling == "max" else (lambda: (act(), pool(2)))
+        super().__init__(
+            nn.Conv2d(channels, conv1, 5), *reduce(),
+            nn.Conv2d(conv1, conv2, 5), *reduce(),
+            nn.Flatten(),
+            nn.Linear(conv2 * places, hidden1), act(),
+            nn.Linear(hidden1, hidden2), act(),
+            nn.Linear(hidden2, classes),
+        )  # fmt: skip
+
+
+class Shortcut(nn.Sequential):
+    """The identity; where the shape changes, a 1x1 convolution with BatchNorm (He et al. 2016).
+
+    Of few channels every ``stride``-th pixel is taken before the convolution: the same numbers, but
+    the strided one writes beyond its memory on a CPU where images come channels-last and have fewer
+    channels than a vector register (https://github.com/uxlfoundation/oneDNN/issues/6035).
+    """
+
+    def __init__(self, channels: int, planes: int, stride: int):
+        super().__init__()
+        self.step = stride if channels < 16 else 1
+        if stride != 1 or channels != planes:
+            self.append(nn.Conv2d(channels, planes, 1, stride // self.step, bias=False))
+            self.append(nn.BatchNorm2d(planes))
+
+    def forward(self, x):
+        return super().forward(x[..., :: self.step, :: self.step] if self.step > 1 else x)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions around a shortcut (He et al. 2016)."""
+
+    expansion = 1
+
+    def __init__(self, channels: int, planes: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, planes, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, 1, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.shortcut = Shortcut(channels, planes, stride)
+        self.relu = nn.ReLU()
+
+    def forward(self, x):
+        out = self.relu(self.bn1(self.conv1(x)))
+        return self.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
+
+
+class Bottleneck(nn.Module):
+    """A 1x1, a 3x3 with the stride, and a 1x1 convolution to four times the channels (ibid.)."""
+
+    expansion = 4
+
+    def __init__(self, channels: int, planes: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, planes, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.conv3 = nn.Conv2d(planes, 4 * planes, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(4 * planes)
+        self.shortcut = Shortcut(channels, 4 * planes, stride)
+        self.relu = nn.ReLU()
+
+    def forward(self, x):
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        return self.relu(self.bn3(self.conv3(out)) + self.shortcut(x))
+
+
+class ResNet(nn.Sequential):
+    """Residual network with ``blocks[i]`` blocks of ``planes[i]`` in stage i (He et al. 2016).
+
+    Its stem is a 3x3 convolution, or for ``large`` images (ImageNet) a 7x7 one and a pool, which
+    each halve the sides.
+    """
+
+    def __init__(
+        self, channels: int, classes: int, kind: type[BasicBlock | Bottleneck], blocks: Shape,
+        planes: Shape, large: bool,
+    ):  # fmt: skip
+        side, stride = (7, 2) if large else (3, 1)
+        stem = nn.Sequential(
+            nn.Conv2d(channels, planes[0], side, stride, padding=side // 2, bias=False),
+            nn.BatchNorm2d(planes[0]),
+            nn.ReLU(),
+            *([nn.MaxPool2d(3, 2, padding=1)] if large else []),
+        )
+        stages, width = [], planes[0]
+        for stage, (plane, count) in enumerate(zip(planes, blocks, strict=True)):
+            first = kind(width, plane, 2 if stage else 1)
+            width = kind.expansion * plane
+            stages.append(nn.Sequential(first, *(kind(width, plane, 1) for _ in range(count - 1))))
+        super().__init__(
+            stem, *stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes)
+        )
+
+
+def _resnet(name, kind, blocks, planes, large=False):
+    @network(name=name)
+    def resnet(shape: Shape, classes: int, *, width: float = 1.0) -> ResNet:
+        channels, *_ = _image(name, shape)
+        return ResNet(channels, classes, kind, blocks, _scaled(planes, width), large)
+
+
+_resnet("resnet-18", BasicBlock, (2, 2, 2, 2), PLANES)
+for blocks in (3, 5, 7, 9):
+    _resnet(f"resnet-{6 * blocks + 2}", BasicBlock, (blocks,) * 3, (16, 32, 64))
+_resnet("resnet-50", Bottleneck, (3, 4, 6, 3), PLANES, large=True)
+
+
+class VGG(nn.Sequential):
+    """3x3 convolutions in five stages that each end in a 2x2 pool (Simonyan & Zisserman 2015).
+
+    Then the mean over all places and one linear layer; ``normed`` by BatchNorm, or without a bias.
+    """
+
+    def __init__(self, channels: int, classes: int, counts: Shape, planes: Shape, normed: bool):
+        layers: list[nn.Module] = []
+        for plane, count in zip((*planes, planes[-1]), counts, strict=True):
+            for _ in range(count):
+                layers.append(nn.Conv2d(channels, plane, 3, padding=1, bias=False))
+                layers += [nn.BatchNorm2d(plane), nn.ReLU()] if normed else [nn.ReLU()]
+                channels = plane
+            layers.append(nn.MaxPool2d(2))
+        layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        super().__init__(*layers, nn.Linear(channels, classes, bias=normed))
+
+
+@network(name="vgg-11")
+def vgg_11(shape: Shape, classes: int) -> VGG:
+    """Plan A with BatchNorm."""
+    return VGG(_image("vgg-11", shape, 32)[0], classes, (1, 1, 2, 2, 2), PLANES, normed=True)
+
+
+@network(name="vgg-16")
+def vgg_16(shape: Shape, classes: int, *, width: float = 1.0) -> VGG:
+    """Plan D as the gradient-flow study's code has it: neither BatchNorm nor any bias."""
+    planes = _scaled(PLANES, width)
+    return VGG(_image("vgg-16", shape, 32)[0], classes, (2, 2, 3, 3, 3), planes, normed=False)
+
+
+def _image(name, shape, least=1):
+    """``shape``, if it is that of an image with sides of at least ``least`` pixels."""
+    if len(shape) != 3 or min(shape[1:]) < least:
+        raise ValueError(
+            f"network {name!r} needs images [C, H, W] of at least {least}x{least} pixels, and not "
+            f"inputs of shape {tuple(shape)}"
+        )
+    return shape
+
+
+def _scaled(widths, factor):
+    return tuple(max(1, round(width * factor)) for width in widths)

@@ -1,0 +1,214 @@
+"""The passes of ``lib.metrics.gradients`` at the cost of the live weights, on a CPU.
+
+Every layer is a sparse matrix and the batch comes last (``lib.sparse.patterns``). What follows a
+layer (a pool, an activation) acts on each output place alone: the gradient δ in the layer's outputs
+z is a gain, which the forward pass fixes, times the gradient δ' behind it. For k cotangents δ'
+alone is held, [rows, k, n]; behind a pool it has a quarter of the rows of z. A convolution's
+gradient of example n in a live weight w is then G_w = Σ_t δ'_t E_wt, over the places t behind the
+pool, where E_wt = Σ_b gain_bt a_bt, over the four outputs b at the place t and the inputs a that w
+multiplies there, is made once for all k.
+"""
+
+import weakref
+from collections.abc import Iterator
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from lib.sparse import live
+from lib.sparse.patterns import Named, Pattern, Patterns, children
+
+PIECE_BYTES = 512 << 10  # of a convolution's gathered inputs at a time: they stay in the cache
+DENSEST = 0.6  # live share of a kernel above which batched products cost less than single weights
+_known: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # network -> its latest Patterns
+
+
+class _Layer:
+    """A layer in a pass: the formulas of ``lib.metrics.layers`` for δ' [R, k, n]."""
+
+    def __init__(self, pattern: Pattern, module, a: torch.Tensor):
+        self.pattern, self.a = pattern, a
+        self.weight, self.bias = module.weight.detach(), module.bias.detach()
+        z = pattern.outputs(pattern.matrix.of(self.weight), self.bias, a)
+        self.out, backs = live.through((live.BEHIND[kind] for kind in pattern.behind), z)
+        gain = torch.ones_like(self.out)
+        for back in backs:
+            gain = back(gain)
+        # nothing is behind the logits
+        self.gain: Any = gain.unflatten(0, (pattern.blocks, -1)) if backs else None
+
+    def before(self, delta):
+        """The gradient in the layer's outputs z, [rows, k, n]."""
+        return delta if self.gain is None else (self.gain.unsqueeze(2) * delta).flatten(0, 1)
+
+    def back(self, delta):
+        """δ' of the layer before it, or the gradient in the input: [columns, k, n]."""
+        found = self.pattern.transposed.of(self.weight) @ self.before(delta).flatten(1)
+        return found.unflatten(1, delta.shape[1:])
+
+
+class _Linear(_Layer):
+    def squares_and_dots(self, delta, mask: Named, direction: Named, which: str):
+        energy = delta[:, 0].square() if delta.shape[1] == 1 else delta.square().sum(1)
+        energy = energy if self.gain is None else energy.mul_(self.gain[0]).mul_(self.gain[0])
+        found = {}
+        if which == "all":
+            bias = energy if mask["bias"] is None else energy * mask["bias"].unsqueeze(1)
+            found["bias"] = bias.sum(0)
+        found["weight"] = energy.mul_(self.pattern.ones(energy.dtype) @ self.a.square()).sum(0)
+        along = delta.new_zeros(delta.shape[2])
+        if direction["weight"] is not None:
+            ahead = self.pattern.matrix.of(direction["weight"]) @ self.a
+            along = along + (self.before(delta)[:, 0] * ahead).sum(0)
+        if direction["bias"] is not None:
+            along = along + direction["bias"] @ self.before(delta)[:, 0]
+        return found, along
+
+
+class _Convolution(_Layer):
+    def _inputs(self, columns):
+        """(channel, which of the live weights, the inputs that each multiplies [m, 4, T, n]).
+
+        In pieces that fit the cache, as large as if the inputs had so many ``columns``.
+        """
+        pattern, stop = self.pattern, 0
+        step = max(1, PIECE_BYTES // (pattern.reads.shape[1] * columns * self.a.element_size()))
+        for channel, count in enumerate(pattern.counts):
+            start, stop = stop, stop + count
+            for first in range(start, stop, step):
+                part = slice(first, min(first + step, stop))
+                a = self.a.index_select(0, pattern.reads[part].flatten())
+                yield channel, part, a.view(part.stop - first, 4, -1, self.a.shape[1])
+
+    def _gradients(self, delta):
+        """(which of the live weights, G [m, k, n])."""
+        _, k, n = delta.shape
+        gain = self.gain.unflatten(-2, (self.pattern.channels, -1))
+        delta = delta.unflatten(0, (self.pattern.channels, -1))
+        for channel, part, a in self._inputs(max(1, k // 4) * n):
+            yield part, (a.mul_(gain[:, channel]).sum(1).unsqueeze(2) * delta[channel]).sum(1)
+
+    def _gradient(self, delta):
+        """G [live, n] of one cotangent."""
+        g = delta.new_empty(len(self.pattern.live), delta.shape[2])
+        given = (self.gain * delta[:, 0]).unflatten(1, (self.pattern.channels, -1))
+        for channel, part, a in self._inputs(delta.shape[2]):
+            torch.sum(a.mul_(given[:, channel]), (1, 2), out=g[part])
+        return g
+
+    def _bias(self, delta):
+        """Each example's gradients [channels, k, n]."""
+        channels = self.pattern.channels
+        return (self.gain.sum(0).unsqueeze(1) * delta).unflatten(0, (channels, -1)).sum(1)
+
+    def squares_and_dots(self, delta, mask: Named, direction: Named, which: str):
+        total, along = delta.new_zeros(2, delta.shape[2])
+        if delta.shape[1] == 1:
+            g = self._gradient(delta)
+            total = g.square().sum(0)
+            if direction["weight"] is not None:
+                ahead = direction["weight"].flatten().index_select(0, self.pattern.live)
+                along = along + ahead @ g
+        else:
+            total = sum((g.square_().sum((0, 1)) for _, g in self._gradients(delta)), total)
+        found = {"weight": total}
+        if direction["bias"] is not None:
+            along = along + direction["bias"] @ self._bias(delta)[:, 0]
+        if which == "all":
+            bias = self._bias(delta).square_()
+            bias = bias if mask["bias"] is None else bias * mask["bias"].view(-1, 1, 1)
+            found["bias"] = bias.sum((0, 1))
+        return found, along
+
+
+class LivePass:
+    """A forward pass of ``x`` as ``lib.metrics.gradients.Pass`` makes it, along ``patterns``."""
+
+    @torch.no_grad()
+    def __init__(self, network: nn.Module, x: torch.Tensor, patterns: Patterns):
+        self.layers: dict[str, _Layer] = {}
+        a = x.flatten(1).t().contiguous()
+        for pattern in patterns.layers:
+            kind = _Convolution if pattern.blocks > 1 else _Linear
+            layer = kind(pattern, network.get_submodule(pattern.name), a)
+            self.layers[pattern.name], a = layer, layer.out
+        self.logits = a.t()
+
+    @torch.no_grad()
+    def deltas(self, cotangents: list[torch.Tensor], more: bool = False) -> Iterator:
+        """(name, layer, δ' [R, k, n]) of each layer for k ``cotangents`` [n, C] in the logits."""
+        found, layers = [torch.stack([c.t() for c in cotangents], 1)], list(self.layers.values())
+        for layer in reversed(layers[1:]):
+            found.insert(0, layer.back(found[0]))
+        yield from zip(self.layers, layers, found, strict=True)
+
+    @torch.no_grad()
+    def jacobian_squares(self) -> torch.Tensor:
+        """‖∂ logits / ∂ x‖²_F of each example, [n]."""
+        first, *_ = *layers, last = self.layers.values()
+        matrices = [layer.pattern.transposed.of(layer.weight) for layer in layers]
+        total = torch.zeros_like(first.a)
+        for row in last.weight:  # one logit after the other, so that each stays in the cache
+            delta = row.view(-1, 1, 1).expand(-1, 1, total.shape[1])  # the same for all examples
+            for layer, matrix in zip(reversed(layers), reversed(matrices), strict=True):
+                delta = (matrix @ layer.before(delta).squeeze(1)).unsqueeze(1)
+            total.addcmul_(delta[:, 0], delta[:, 0])
+        return total.sum(0)
+
+
+def patterns_of(
+    network: nn.Module, x: torch.Tensor, mask: Named | None, batch: int
+) -> Patterns | None:
+    """The ``Patterns`` for passes of ``batch`` examples, or None where dense passes are right.
+
+    ``mask`` may leave names out, all of whose weights live; None takes the weights that are not
+    zero as the live ones. The answer is None where ``live`` does not know the network, or would not
+    take it for training; where tensors lie on another device, in other types, or do not fit the
+    network (so that the dense pass says what is wrong); where a weight that the mask prunes is not
+    zero; and where a convolution has too many live weights. Patterns are found once for a network
+    and the values of its mask, and hold no weights: to know them changes time alone.
+    """
+    if not _fits(network, x):
+        return None
+    weights = {n: p.detach() for n, p in network.named_parameters() if p.dim() > 1}
+    if mask is None:  # NumPy compares and counts several times as fast
+        lives = {name: torch.from_numpy(value.numpy() != 0) for name, value in weights.items()}
+    else:
+        every = torch.ones((), dtype=torch.bool)
+        lives = {name: mask.get(name, every).expand_as(value) for name, value in weights.items()}
+    shape = tuple(x.shape[1:])
+    kernels = (kernel.numpy() for kernel in lives.values() if kernel.dim() == 4)
+    dense = any(np.count_nonzero(kernel) > DENSEST * kernel.size for kernel in kernels)
+    if dense or not live.pays(network, lives, shape, batch):
+        return None
+    known = _known.get(network)
+    if known is None or not known.are_of(lives, shape):
+        known = _known[network] = Patterns(network, lives, shape)
+    return known if mask is None or known.hold_all_of(weights) else None
+
+
+def _fits(network, x):
+    """Whether the network is as ``lib.models.networks`` builds it, on the CPU, and takes ``x``."""
+    if type(network) not in live.DENSE or x.dtype not in (torch.float32, torch.float64):
+        return False
+    tensors = (x, *network.parameters())
+    return all(t.device.type == "cpu" and t.dtype == x.dtype for t in tensors) and all(
+        _known_here(module, before)
+        for _, module, before, _ in children(network, tuple(x.shape[1:]))
+    )
+
+
+def _known_here(module, before):
+    if module._forward_hooks or module._forward_pre_hooks or getattr(module, "inplace", False):
+        return False
+    if type(module) is nn.Linear:
+        return module.bias is not None and prod(before) == module.in_features
+    if type(module) is nn.Conv2d:
+        plain = module.stride == module.dilation == (1, 1) and module.padding == (0, 0)
+        takes = len(before) == 3 and before[0] == module.in_channels
+        return plain and takes and module.groups == 1 and module.bias is not None
+    pools = type(module) in live.BEHIND and getattr(module, "kernel_size", 2) == 2
+    return pools or type(module) is nn.Flatten

@@ -1,0 +1,73 @@
+"""Who trains with whom: the members of a cohort in groups, each with the passes that suit it."""
+
+from dataclasses import dataclass
+from itertools import accumulate
+
+from torch import nn
+
+from lib.data import sets
+from lib.models import flops
+from lib.sparse import live
+from lib.training import engines, threads
+from lib.training.cohort import Cohort, Member, filled
+
+
+@dataclass
+class Group:
+    """Members that take each step together; ``rows`` are views of their cohort's."""
+
+    rows: Cohort
+    network: nn.Module
+    images: sets.ImageSet
+    sparse: bool  # whether a step costs their live weights alone
+    engine: engines.Engine
+
+    @property
+    def members(self) -> list[Member]:
+        """Whose rows these are, in their order."""
+        return self.rows.members
+
+    def module(self, k: int) -> nn.Module:
+        """The network of member ``k`` as it is now, in eval mode."""
+        device = self.rows.weights.device
+        return filled(self.network, self.rows.weights[k], self.rows.buffers[k], device)
+
+
+def sparsely(rows: Cohort, network: nn.Module, images: sets.ImageSet) -> list[bool]:
+    """For each member, whether its steps are taken at the cost of its live weights.
+
+    It follows from its own mask and specification alone, whoever else is in the cohort.
+    """
+    recipe = rows.members[0].run.recipe
+    plain = recipe.precision == "float32" and not (recipe.label_smoothing or recipe.micro_batch)
+    if rows.weights.device.type != "cpu" or not plain:
+        return [False] * len(rows)
+    masks = (rows.layout.views(row) for row in rows.mask)
+    return [live.pays(network, mask, images.shape, recipe.batch_size) for mask in masks]
+
+
+def arranged(
+    cohort: Cohort, network: nn.Module, images: sets.ImageSet, cores: int
+) -> tuple[Cohort, list[Group], threads.Workers]:
+    """The cohort with those whose live weights are few behind the others, its groups, the workers.
+
+    Groups and workers follow from the size of the work; on a GPU all are one group.
+    """
+    if not cohort.members:
+        return cohort, [], threads.Workers(1, 1)
+    kinds = sparsely(cohort, network, images)
+    order = sorted(range(len(kinds)), key=kinds.__getitem__)
+    if order != sorted(order):
+        cohort, kinds = cohort.select(order), sorted(kinds)
+    recipe, dense = cohort.members[0].run.recipe, kinds.count(False)
+    sizes, workers, each = [len(kinds)], 1, cores
+    if cohort.weights.device.type == "cpu":
+        work = flops.training(flops.forward(network, images.shape), recipe.batch_size)
+        batched = engines.batched(network, recipe)
+        sizes, workers, each = threads.plan(dense, len(kinds) - dense, work, batched, cores)
+    groups = []
+    for stop, size in zip(accumulate(sizes), sizes, strict=True):
+        rows, sparse = cohort.slice(stop - size, stop), kinds[stop - size]
+        engine = engines.engine(rows, network, recipe, images.shape if sparse else None)
+        groups.append(Group(rows, network, images, sparse, engine))
+    return cohort, groups, threads.Workers(workers, each)

@@ -1,0 +1,72 @@
+"""What is written down of members while they train: measures, what they watch, their weights."""
+
+import math
+import time
+
+import torch
+
+from lib import rng
+from lib.metrics import geometry, predictions
+from lib.registry import monitor
+from lib.training.plan import Group
+
+
+def observe(group: Group, epoch: int) -> None:
+    """Write what is due after ``epoch`` epochs of the cohort to the members of a group.
+
+    Whose training loss is not finite has diverged: its accuracy is an accident, as NaN predicts
+    class 0.
+    """
+    due = [
+        (member.run.begin + epoch) % member.run.measure_every == 0 or member.done(epoch)
+        for member in group.members
+    ]
+    found = _measures(group) if any(due) else [{}] * len(due)
+    for k, (member, is_due) in enumerate(zip(group.members, due, strict=True)):
+        run, clock = member.run, member.run.begin + epoch
+        row, moments = (found[k] if is_due else {}) | _signals(group, k, clock), []
+        if row:
+            member.history.append({"epoch": clock, **row})
+        if not math.isfinite(row.get("train_loss", 0.0)):
+            member.diverged = clock
+        elif run.keep_best and row.get("test_accuracy", -1.0) > member.best:
+            member.best = row["test_accuracy"]
+            moments.append("@best")
+        for moment in [*moments, *([f"@{clock}"] if clock in run.keep else [])]:
+            velocity = ("velocity",) if run.keep_velocity else ()
+            group.rows.keep(k, moment, "weights", "buffers", *velocity)
+
+
+def _measures(group):
+    """A dict for each member: its measures on the training and the test set."""
+    images, run = group.images, group.members[0].run
+    given = torch.stack([member.given for member in group.members])
+    flips = (images.y_train, torch.stack([member.flipped for member in group.members]))
+    train = predictions.Part(images.x_train, given, *(flips if run.data.noise else ()))
+    test = predictions.Part(images.x_test, images.y_test)
+    chunk = 256 if group.rows.weights.device.type == "cpu" else 2000
+    chunk = min(chunk, run.recipe.micro_batch or chunk)
+    columns = predictions.measure(group.engine.logits, train, "train", chunk)
+    columns |= predictions.measure(group.engine.logits, test, "test", chunk)
+    return [{name: c[k].item() for name, c in columns.items()} for k in range(len(group.members))]
+
+
+def _signals(group, k, clock):
+    """What member ``k`` watches, at its epoch; the seconds it took go to its facts.
+
+    Before training BatchNorm's running statistics are those of no data: they are taken first.
+    """
+    member = group.members[k]
+    row: dict[str, float] = {}
+    if not member.run.watch or member.diverged is not None:
+        return row
+    network, x = group.module(k), group.images.x_train[: member.run.watch_examples]
+    if clock == 0:
+        geometry.reestimate(network, x)
+    spent = member.facts.setdefault("monitor_seconds", {})
+    for name in member.run.watch:
+        stream = rng.generator(member.run.seed, "signal", name, clock)
+        begin = time.perf_counter()
+        row |= monitor[name](network, x, stream)
+        spent[name] = spent.get(name, 0.0) + time.perf_counter() - begin
+    return row
