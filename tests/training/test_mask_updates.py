@@ -833,7 +833,6 @@ def bare(**fields):
             "data": setup.data,
             "network": setup.network,
             "recipe": setup.dense,
-            "setup": setup,
             **fields,
         }
     )
@@ -949,7 +948,7 @@ REFUSED = [
     (lambda g: ticket(g, rewind=4), r"rewind is 4: the pruned run keeps its weights at \[2\] only"),
     (
         lambda g: ticket(g, rewind=-1),
-        r"rewind is -1: the pruned run keeps its weights at \[2\] only",
+        "rewind is -1: it should be greater than or equal to 0",
     ),
     (lambda g: pruned(small(), keep=(4,)), r"keep is \(4,\): the run has only 3 epochs"),
     (
