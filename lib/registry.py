@@ -25,6 +25,9 @@ from pathlib import Path
 from typing import Any
 
 
+PLAIN = (type(None), bool, int, float, complex, str, bytes)
+
+
 class Registry(Mapping[str, Any]):
     """What is registered as a ``kind``; ``home`` is the module that registers what stands inside.
 
@@ -48,8 +51,7 @@ class Registry(Mapping[str, Any]):
             return lambda later: self(later, name=name, version=version)
         name = name or entry.__name__
         if entry.__module__.split(".")[0] != "lib":
-            self._load()
-            if name in self._entries and name not in self._stated:
+            if name in self and name not in self._stated:
                 raise ValueError(f"{self.kind} {name!r} is the project's own: choose another name")
             if self.hashed and not version:
                 source_hash(entry, self.kind)
@@ -58,21 +60,18 @@ class Registry(Mapping[str, Any]):
         return entry
 
     def __getitem__(self, name: str):
-        self._load()
-        if name not in self._entries:
+        if name not in self:
             raise ValueError(f"{self.kind} is {name!r}: allowed are {', '.join(self)}")
         return self._entries[name]
 
     def __iter__(self) -> Iterator[str]:
-        self._load()
-        return iter(self._entries)
+        return iter(self._known)
 
     def __len__(self) -> int:
-        return len(list(iter(self)))
+        return len(self._known)
 
     def __contains__(self, name: object) -> bool:
-        self._load()
-        return name in self._entries
+        return name in self._known
 
     def version(self, name: str) -> str | None:
         """By what a user's entry is known beside its name, as it is now; None for the project's.
@@ -88,8 +87,11 @@ class Registry(Mapping[str, Any]):
         del self._entries[name]
         self._stated.pop(name, None)
 
-    def _load(self):
+    @property
+    def _known(self):
+        """All entries, those of the home too."""
         importlib.import_module(self.home)
+        return self._entries
 
 
 def source_hash(entry: Callable, kind: str = "function", lenient: bool = False) -> str:
@@ -101,60 +103,59 @@ def source_hash(entry: Callable, kind: str = "function", lenient: bool = False) 
     ``lenient`` such a value counts by its type, and a function without source by its code.
     """
     digest, seen, who = hashlib.blake2b(digest_size=8), set(), getattr(entry, "__name__", kind)
+    version = "give a version, such as version='1', and change it with the function"
+
+    def unread(code):
+        if not lenient:
+            raise ValueError(f"the source of {kind} {who!r} cannot be read: {version}")
+        constants = [c for c in code.co_consts if not isinstance(c, types.CodeType)]
+        return f"{code.co_code.hex()} {code.co_names} {constants}"
 
     def take(value, what):
-        value = getattr(value, "__func__", value)  # of a method
-        digest.update(f"{what} {type(value).__name__}:".encode())
+        value = getattr(value, "fget", getattr(value, "__func__", value))  # of a method
+        parts: Any = {}
+        content = type(value).__name__
         if isinstance(value, (types.FunctionType, type)) and value.__module__ == entry.__module__:
-            if id(value) not in seen:
-                seen.add(id(value))
-                take(_parts(value, kind, who, lenient), what)
+            parts = {} if id(value) in seen else _parts(value, unread)
+            seen.add(id(value))
         elif isinstance(value, types.ModuleType) or hasattr(value, "__qualname__"):
-            digest.update(f"{getattr(value, '__module__', '')} {value.__name__}".encode())
+            content += f"{getattr(value, '__module__', '')} {value.__name__}"
         elif isinstance(value, (list, tuple)):
-            for number, part in enumerate(value):
-                take(part, f"{what}[{number}]")
+            parts = dict(enumerate(value))
         elif isinstance(value, dict):
-            for name in sorted(value, key=str):
-                take(value[name], name if what == who else f"{what}[{name!r}]")
+            parts = value
         elif hasattr(value, "detach") or hasattr(value, "tobytes"):
             array = value.detach().cpu().numpy() if hasattr(value, "detach") else value
-            digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
-        elif (
-            value is None
-            or isinstance(value, (bool, int, float, complex, str, bytes))
-            or (type(value).__name__ in ("dtype", "device"))
-        ):
-            digest.update(repr(value).encode())
-        elif lenient:
-            take(type(value), what)
-        else:
+            content += f"{array.dtype}{array.shape}{array.tobytes().hex()}"
+        elif isinstance(value, PLAIN) or type(value).__name__ in ("dtype", "device"):
+            content += repr(value)
+        elif not lenient:
             raise ValueError(
-                f"{kind} {who!r} uses {what}, a {type(value).__name__} that cannot be "
-                "hashed: give a version, such as version='1', and change it with the function"
+                f"{kind} {who!r} uses {what}, a {content} that cannot be hashed: {version}"
             )
+        digest.update(f"{what} {content}:{len(parts)}".encode())
+        for name in sorted(parts, key=str):
+            take(parts[name], name)
 
     take(entry, who)
     return digest.hexdigest()
 
 
-def _parts(value, kind, who, lenient):
+def _parts(value, unread):
     """What makes a function or a class: its name, its source, and all that it uses, by name."""
     if isinstance(value, type):
         own = [base for base in value.__mro__ if base.__module__ == value.__module__]
-        members = {f"{base.__qualname__}.{k}": v for base in own for k, v in vars(base).items()}
-        named = {k: getattr(v, "__func__", getattr(v, "fget", v)) for k, v in members.items()}
         kept = {
-            name: member
-            for name, member in named.items()
-            if isinstance(member, types.FunctionType)
-            or not name.split(".")[-1].startswith(("__", "_abc_"))
+            f"{base.__qualname__}.{name}": member
+            for base in own
+            for name, member in vars(base).items()
+            if inspect.isroutine(member) or not name.startswith(("__", "_abc_"))
         }
         return {**kept, "": [base.__qualname__ for base in value.__mro__]}
-    used = dict(inspect.getclosurevars(value).nonlocals)
-    used |= {k: value.__globals__[k] for k in _globals(value.__code__) if k in value.__globals__}
+    code, used = value.__code__, dict(inspect.getclosurevars(value).nonlocals)
+    used |= {name: value.__globals__[name] for name in _globals(code) if name in value.__globals__}
     defaults = [value.__defaults__, value.__kwdefaults__]
-    return {**used, "": [value.__qualname__, _source(value, kind, who, lenient), defaults]}
+    return {**used, "": [value.__qualname__, _source(code) or unread(code), defaults]}
 
 
 @functools.cache
@@ -165,24 +166,12 @@ def _globals(code: types.CodeType) -> list[str]:
     return sorted(names.union(*map(_globals, inner)))
 
 
-_SOURCES: dict[types.CodeType, str] = {}  # as they were when first asked for: files change
-
-
-def _source(function, kind, who, lenient):
-    code = function.__code__
-    if code not in _SOURCES:
-        bare = types.FunctionType(code, function.__globals__, closure=function.__closure__)
-        try:
-            _SOURCES[code] = inspect.getsource(bare)  # its own, and not that of what it wraps
-        except (OSError, TypeError) as error:
-            if lenient:
-                constants = [c for c in code.co_consts if not isinstance(c, types.CodeType)]
-                return f"{code.co_code.hex()} {code.co_names} {constants}"
-            raise ValueError(
-                f"the source of {kind} {who!r} cannot be read: give a version, such as "
-                "version='1', and change it with the function"
-            ) from error
-    return _SOURCES[code]
+@functools.cache  # as it was when first asked for: files change
+def _source(code: types.CodeType) -> str | None:
+    try:
+        return inspect.getsource(code)
+    except (OSError, TypeError):
+        return None
 
 
 def load_plugin(plugin: str) -> None:
