@@ -24,7 +24,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-
 PLAIN = (type(None), bool, int, float, complex, str, bytes)
 
 

@@ -10,18 +10,18 @@ import math
 import os
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from torchvision.transforms import functional
 
 from lib.data.images import CONSTANTS, DataError, require
 
 AHEAD = 2  # batches that are decoded while one is at work
-TASK = 16  # images that a thread takes at a time
 LIMIT = 4 << 30  # bytes of images that may be asked for as one tensor
 AREA, RATIO, TRIES = (0.08, 1.0), (3 / 4, 4 / 3), 10  # of a random crop
 
@@ -42,11 +42,7 @@ def centred(image, size: int):
 
     Before, its shorter side is scaled to 8/7 of that: 256 pixels for 224.
     """
-    shorter = round(size * 8 / 7)
-    width, height = (int(shorter * side / min(image.size)) for side in image.size)
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    scaled = image.resize((width, height), Image.Resampling.BILINEAR)
-    return scaled.crop((left, top, left + size, top + size))
+    return functional.center_crop(functional.resize(image, round(size * 8 / 7)), size)
 
 
 def cropped(image, size: int, seed: int):
@@ -88,7 +84,7 @@ class Streamed:
     """
 
     def __init__(
-        self, where: Path, names: list[str], size: int, normalise: str = "none", device="cpu"
+        self, where: Path, names: Sequence[str], size: int, normalise: str = "none", device="cpu"
     ):
         self.where, self.names, self.size, self.device = where, names, size, torch.device(device)
         self.shape = torch.Size((len(names), 3, size, size))
@@ -143,9 +139,7 @@ class Streamed:
             for index, seeds in wanted:
                 room = self._room(len(index))
                 seeds = [None] * len(index) if seeds is None else seeds.tolist()
-                jobs = list(zip(room.numpy(), index.tolist(), seeds, strict=True))
-                parts = [jobs[k : k + TASK] for k in range(0, len(jobs), TASK)]
-                waiting.append((room, [pool.submit(self._fill, part) for part in parts]))
+                waiting.append((room, pool.map(self._fill, room.numpy(), index.tolist(), seeds)))
                 if len(waiting) > AHEAD:
                     yield self._done(*waiting.popleft())
             while waiting:
@@ -159,13 +153,11 @@ class Streamed:
 
     @staticmethod
     def _done(room, tasks):
-        for task in tasks:
-            task.result()  # raises what the thread raised
+        deque(tasks, maxlen=0)  # raises what a thread raised
         return room
 
-    def _fill(self, jobs):
-        for place, number, seed in jobs:
-            place[...] = self.decode(number, seed)
+    def _fill(self, room, number, seed):
+        room[...] = self.decode(number, seed)
 
     def decode(self, number: int, seed: int | None = None) -> np.ndarray:
         """The example ``number``, bytes [S, S, 3]: a central crop, or a random one by ``seed``."""
@@ -173,8 +165,8 @@ class Streamed:
         try:
             with Image.open(path) as file:
                 image = file.convert("RGB")
-            seeded = () if seed is None else (seed,)
-            return np.asarray((cropped if seeded else centred)(image, self.size, *seeded))
+            shown = centred(image, self.size) if seed is None else cropped(image, self.size, seed)
+            return np.asarray(shown)
         except Exception as error:  # by the damage OSError, SyntaxError, ValueError, struct.error
             raise DataError(
                 f"the image {path} cannot be decoded ({type(error).__name__}: {error}). Put a "

@@ -6,12 +6,12 @@ decoded as they are asked for, see ``lib.data.decoding``.
 
 import functools
 import hashlib
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 from PIL import Image
+from torchvision.datasets import DatasetFolder
 
 from lib import files
 from lib.data.decoding import LIMIT, Streamed, threads
@@ -33,55 +33,36 @@ def place(folder: str | None) -> Path:
     return files.data_root() / Path(folder).expanduser()
 
 
-def listed(where: Path, part: str) -> dict[str, list[str]]:
-    """Class -> names of its images, both sorted, of the part "train" or "test" (``val/``).
+def listed(where: Path, part: str) -> DatasetFolder:
+    """The images of the part "train" or "test" (``val/``), found by their suffixes.
 
-    What is neither a folder nor an image by its suffix is passed over. Raises ``DataError`` for a
-    folder that is not there, no classes in it, or classes without any image, by name.
+    Raises ``DataError`` for a folder that is not there, no classes in it, or classes without any
+    image, by name.
     """
-    where = where / PARTS[part]
-    require(
-        where.is_dir(),
-        f"there is no folder {where}: a set of images holds train/<class>/ and val/<class>/ "
-        "(data/README.md describes it)",
-    )
-    classes = {
-        label: sorted(
-            name
-            for name in os.listdir(where / label)
-            if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-        )
-        for label in sorted(os.listdir(where))
-        if (where / label).is_dir() and not label.startswith(".")
-    }
-    require(
-        classes,
-        f"{where} holds no classes: a folder for each class is expected there, with the images of "
-        "that class in it",
-    )
-    empty = [label for label, names in classes.items() if not names]
-    require(
-        not empty,
-        f"{len(empty)} of the {len(classes)} classes in {where} hold no image: {_some(empty)}; "
-        f"add images ({', '.join(SUFFIXES)}), or remove the class from train/ and val/",
-    )
-    return classes
+    try:
+        return DatasetFolder(str(where / PARTS[part]), Image.open, SUFFIXES)
+    except OSError as error:
+        raise DataError(
+            f"{where / PARTS[part]} is no folder of <class>/<image>, as data/README.md describes "
+            f"it: {error}"
+        ) from error
 
 
 def size(folder: str | None) -> int:
     """How many training images there are."""
-    return sum(map(len, listed(place(folder), "train").values()))
+    return len(listed(place(folder), "train"))
 
 
+@functools.lru_cache(maxsize=2)
 def load(
-    folder: str | None,
+    where: Path,
     train: int | None = None,
     test: int | None = None,
     normalise: str = "none",
     size: int | None = None,
     device: str = "cpu",
 ) -> ImageSet:
-    """The set in ``folder`` (see ``place``), ``Streamed``, with sides of ``size`` pixels (224).
+    """The set in ``where`` (see ``place``), ``Streamed``, with sides of ``size`` pixels (224).
 
     ``train``, ``test``, ``normalise`` as in ``sets.load``; of normalisations there are those that
     need not see every image: ``"none"`` and the constants. The canonical order is that of a hash of
@@ -102,44 +83,33 @@ def load(
         f"normalise is {normalise!r}; a folder, which is never held whole, has "
         f"{', '.join(CONSTANTS)}",
     )
+    found, size = {part: listed(where, part) for part in PARTS}, size or SIZE
+    classes = found["train"].classes
+    apart = sorted(set(classes) ^ set(found["test"].classes))
     require(
-        size is None or size >= 8, f"image_size is {size}; images have sides of at least 8 pixels"
+        not apart,
+        f"{where} must hold the same classes in train/ and val/; one of them lacks {_some(apart)}",
     )
-    return _loaded(place(folder).resolve(), train, test, normalise, size or SIZE, device)
-
-
-@functools.lru_cache(maxsize=2)
-def _loaded(where, train, test, normalise, size, device):
-    found = {part: listed(where, part) for part in PARTS}
-    for part, other in (("test", "train"), ("train", "test")):
-        lacking = sorted(found[part].keys() - found[other].keys())
-        require(
-            not lacking,
-            f"{where / PARTS[part]} holds classes that {PARTS[other]}/ lacks: {_some(lacking)}; "
-            "both must hold the same",
-        )
-    classes = {label: number for number, label in enumerate(found["train"])}
     print_of = hashlib.blake2b("\n".join((normalise, str(size), *classes)).encode(), digest_size=16)
     tensors: dict = {}
     for part, count in (("train", train), ("test", test)):
-        names = [f"{label}/{name}" for label, those in found[part].items() for name in those]
-        require_count(part, count, len(names), str(where))
-        names.sort(key=lambda name: hashlib.blake2b(name.encode(), digest_size=16).digest())
-        x = Streamed(where / PARTS[part], names[:count], size, normalise, device)
-        for name, sides in zip(x.names, _headers(x), strict=True):
+        prefix = f"{found[part].root}/"
+        samples = [(path.removeprefix(prefix), label) for path, label in found[part].samples]
+        require_count(part, count, len(samples), str(where))
+        samples.sort(
+            key=lambda sample: hashlib.blake2b(sample[0].encode(), digest_size=16).digest()
+        )
+        names, labels = zip(*samples[:count], strict=True)
+        x = Streamed(where / PARTS[part], names, size, normalise, device)
+        for name, sides in zip(names, _headers(x), strict=True):
             print_of.update(f"{part}/{name}:{sides}\n".encode())
-        for name in x.names[:SAMPLE]:
+        for name in names[:SAMPLE]:
             print_of.update((x.where / name).read_bytes())
         x[: min(SAMPLE, LIMIT // x.bytes)]  # no image that the fingerprint knows can be broken
-        labels = [classes[name.split("/")[0]] for name in x.names]
         tensors |= {f"x_{part}": x, f"y_{part}": torch.tensor(labels, device=device)}
-    mean, std = map(torch.tensor, CONSTANTS[normalise])
+    black = ((0 - x.mean) / x.std).flatten()
     return ImageSet(
-        name="folder",
-        classes=len(classes),
-        fingerprint=print_of.hexdigest(),
-        black=((0 - mean) / std).to(device),
-        **tensors,
+        "folder", **tensors, classes=len(classes), fingerprint=print_of.hexdigest(), black=black
     )
 
 
@@ -156,8 +126,7 @@ def _headers(x):
 
     with ThreadPoolExecutor(threads()) as pool:
         found = dict(zip(x.names, pool.map(sides, x.names, chunksize=256), strict=True))
-    errors = {name: type(e).__name__ for name, e in found.items() if isinstance(e, Exception)}
-    broken = [f"{name} ({kind})" for name, kind in errors.items()]
+    broken = [f"{n} ({type(e).__name__})" for n, e in found.items() if isinstance(e, Exception)]
     require(
         not broken,
         f"{len(broken)} of the {len(found)} images in {x.where} cannot be opened: {_some(broken)}; "

@@ -75,7 +75,8 @@ def load(
     if name == "folder":
         from lib.data import folder as folders
 
-        return folders.load(folder, train, test, normalise, image_size, str(device))
+        where = folders.place(folder).resolve()
+        return folders.load(where, train, test, normalise, image_size, str(device))
     return _tensors(name, dataset[name], files.data_root(), train, test, normalise, str(device))
 
 
