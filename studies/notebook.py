@@ -10,7 +10,11 @@ import types
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from lib.files import whole_folder
+from lib.runs import results
+from lib.runs.sweep import choose_device
 from lib.specs.fields import ParameterError
 from studies import presets
 from studies.figures import save
@@ -64,11 +68,10 @@ def _assigned(cell: str, namespace: dict) -> tuple[dict, bool]:
         body = ast.parse(cell).body
     except SyntaxError:
         return {}, False
-    found: dict = {}
-    plain = bool(body)
+    found, plain = {}, True
     for statement in body:
-        stored = [n for n in ast.walk(statement) if isinstance(getattr(n, "ctx", 0), ast.Store)]
-        names = [node.id for node in stored if isinstance(node, ast.Name)]
+        inside = [node for node in ast.walk(statement) if isinstance(node, ast.Name)]
+        names = [node.id for node in inside if isinstance(node.ctx, ast.Store)]
         found |= {name: namespace.get(name) for name in names}
         try:  # a literal is what the cell says, whatever became of the name since
             value = ast.literal_eval(getattr(statement, "value", statement))
@@ -84,8 +87,7 @@ def _check_folder(folder: str) -> None:
     try:
         path = Path(folder).expanduser().absolute()
         there = next(place for place in (path, *path.parents) if place.exists())
-        with tempfile.TemporaryDirectory(dir=there, prefix=f".{path.name}."):
-            pass
+        tempfile.TemporaryDirectory(dir=there, prefix=f".{path.name}.").cleanup()
     except (OSError, ValueError) as error:
         raise ParameterError(
             f"save_to is {folder!r}: it must name a folder that can be written ({error})"
@@ -94,12 +96,7 @@ def _check_folder(folder: str) -> None:
 
 def describe(settings: Settings) -> None:
     """Print preset, data, network, device and versions: what a reader must know of a figure."""
-    import torch
-
-    from lib.runs.sweep import choose_device
-
-    device = choose_device(settings.device)
-    name = f"{torch.get_num_threads()} threads of the CPU"
+    device, name = choose_device(settings.device), f"{torch.get_num_threads()} threads of the CPU"
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     of = ", ".join(settings.networks or [settings.network])
@@ -148,9 +145,9 @@ def _styled(table, columns):
 
 
 def _layout(style):
-    left = [{"selector": "th", "props": "text-align: left"}]
     text = {"text-align": "left", "white-space": "normal"}
-    return style.hide(axis="index").set_properties(**text).set_table_styles(left)
+    heads = [{"selector": "th", "props": "text-align: left"}]
+    return style.hide(axis="index").set_properties(**text).set_table_styles(heads)
 
 
 def explorer(draw: Callable, **choices):
@@ -207,10 +204,6 @@ def manifest(
     verdicts and the ``figures`` and further ``tables`` (file name -> figure, or DataFrame) appear
     in that folder, together. Returns the manifest.
     """
-    import torch
-
-    from lib.runs import results, sweep
-
     hidden = {"save_to", "runs_folder", "folder", "plugin"}
     content = {
         "parameters": settings.model_dump(mode="json", exclude=hidden),
@@ -220,7 +213,7 @@ def manifest(
         "verdicts": dict(zip(verdicts["claim"], verdicts["verdict"], strict=True)),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "device": str(sweep.choose_device(settings.device)),
+        "device": str(choose_device(settings.device)),
         "notebook_seconds": round(seconds, 1),
     }
     if settings.save_to:

@@ -112,11 +112,10 @@ def fetch(name: str, path: Path, pause: float = 2.0) -> None:
 def _download(name):
     from torchvision import datasets
 
-    kinds = {"mnist": datasets.MNIST, "cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}
     arrays = {}
     with tempfile.TemporaryDirectory() as folder:
         for part in ("train", "test"):
-            source = kinds[name](folder, train=part == "train", download=True)
+            source = getattr(datasets, name.upper())(folder, train=part == "train", download=True)
             arrays[f"x_{part}"] = np.asarray(source.data, dtype=np.uint8)
             arrays[f"y_{part}"] = np.asarray(source.targets, dtype=np.uint8)
     return arrays

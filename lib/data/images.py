@@ -86,13 +86,11 @@ def noisy_labels(
 
     round(rate * N) examples are picked. ``kind="symmetric"``: each gets a label uniform over all
     classes, its own included, so that about rate * (1 - 1/C) are wrong (the price study's code);
-    ``"flip"``: uniform over the others. Raises ``ValueError`` for a rate outside [0, 1] or an
+    ``"flip"``: uniform over the others. Raises ``DataError`` for a rate outside [0, 1] or an
     unknown kind.
     """
-    if not 0 <= rate <= 1:
-        raise ValueError(f"noise is {rate}; it must lie in [0, 1]")
-    if kind not in NOISES:
-        raise ValueError(f"noise_kind is {kind!r}; it must be one of {', '.join(NOISES)}")
+    require(0 <= rate <= 1, f"noise is {rate}; it must lie in [0, 1]")
+    require(kind in NOISES, f"noise_kind is {kind!r}; it must be one of {', '.join(NOISES)}")
     stream, given = rng.generator(seed, "noise", kind), labels.cpu().clone()
     picked = torch.randperm(len(given), generator=stream)[: round(rate * len(given))]
     drawn = torch.randint(int(kind == "flip"), classes, (len(picked),), generator=stream)

@@ -182,12 +182,6 @@ def _sound(name, found):
     return sound
 
 
-def _archive(name):
-    @dataset(name=name)
-    def read():
-        return archives.read(name, files.data_root())
-
-
 @dataset
 def digits() -> dict[str, np.ndarray]:
     """scikit-learn's digits: 1,000 to train on, 797 to test on: enough to see gaps of a point."""
@@ -204,7 +198,7 @@ def _bits12() -> dict[str, np.ndarray]:
 
 
 for name in archives.FORMS:
-    _archive(name)
+    dataset(lambda name=name: archives.read(name, files.data_root()), name=name)
 
 
 @dataset(name="folder")

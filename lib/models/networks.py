@@ -61,11 +61,7 @@ def build(name: str, shape: Shape, classes: int, **given: Any) -> nn.Module:
     >>> {name: tuple(p.shape) for name, p in network.named_parameters()}
     {'1.weight': (16, 64), '1.bias': (16,), '3.weight': (10, 16), '3.bias': (10,)}
     """
-    given = {
-        option: tuple(value) if isinstance(value, list) else value
-        for option, value in given.items()
-        if value is not None
-    }
+    given = {option: value for option, value in given.items() if value is not None}
     taken = options(name)
     for option, value in given.items():
         if option not in taken:

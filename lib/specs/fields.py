@@ -47,26 +47,20 @@ class Spec(BaseModel):
         return self
 
 
-def holds(test: Callable[[Any], bool], words: str, kind=AfterValidator):
-    """A check that says ``words`` of a value of which ``test`` is false."""
+def holds(test: Callable[[Any], bool], words: str | Collection[str], kind=AfterValidator):
+    """A check that says ``words``, or what is allowed, of a value of which ``test`` is false."""
 
     def check(value):
-        if not test(value):
-            raise ValueError(words)
-        return value
+        if test(value):
+            return value
+        raise ValueError(words if isinstance(words, str) else f"allowed are {', '.join(words)}")
 
     return kind(check)
 
 
 def among(names: Collection[str]) -> BeforeValidator:
     """Text among ``names``, which may grow: what a notebook registers is known from then on."""
-
-    def check(value):
-        if not isinstance(value, str) or value not in names:
-            raise ValueError(f"allowed are {', '.join(names)}")
-        return value
-
-    return BeforeValidator(check)
+    return holds(lambda value: isinstance(value, str) and value in names, names, BeforeValidator)
 
 
 def _parsed(value):

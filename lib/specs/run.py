@@ -134,12 +134,18 @@ class Run(Spec):
         and states at the optimiser steps ``snapshots`` (from 1). Raises ``ParameterError``, as do
         all that make runs, for what cannot be.
         """
-        given: dict[str, Any] = {"seed": seed, "keep": keep, "snapshots": snapshots}
-        given["keep_best"] = setup.pruning.source == "best-test"
-        given["keep_velocity"] = getattr(setup.continuation, "momentum", "") == "kept"
-        if setup.watch:
-            given |= {"watch": setup.watch, "watch_examples": setup.watch_examples}
-        return _made(setup, solution="sol_d", recipe=setup.dense, **given)
+        return _made(
+            setup,
+            solution="sol_d",
+            recipe=setup.dense,
+            seed=seed,
+            keep=keep,
+            snapshots=snapshots,
+            keep_best=setup.pruning.source == "best-test",
+            keep_velocity=getattr(setup.continuation, "momentum", "") == "kept",
+            watch=setup.watch,
+            watch_examples=setup.watch_examples if setup.watch else None,
+        )
 
     @property
     def setup(self) -> Setup:
@@ -194,12 +200,13 @@ class Run(Spec):
 
     def _versions_now(self):
         """Of the user's own entries that it names. Data are known by their fingerprint."""
-        named = [(registry.network, self.network.name), (registry.initializer, self.network.init)]
-        named += [(registry.monitor, name) for name in self.watch]
-        if self.pruning:
-            named.append((registry.criterion, self.pruning.criterion))
-        if self.mask_update:
-            named.append((registry.mask_update, self.mask_update.method))
+        named = [
+            (registry.network, self.network.name),
+            (registry.initializer, self.network.init),
+            (registry.criterion, self.pruning.criterion if self.pruning else ""),
+            (registry.mask_update, self.mask_update.method if self.mask_update else ""),
+            *((registry.monitor, name) for name in self.watch),
+        ]
         found = {f"{kind.kind} {name}": kind.version(name) for kind, name in named}
         return {name: version for name, version in found.items() if version}
 
@@ -254,8 +261,10 @@ def scratch(
     mask. On a step of ``snapshots`` at which the mask changes, the state is kept twice. A ``fresh``
     replica draws its fresh weights for itself too; replica 0 is then another run than without.
     """
-    given = {"keep": keep, "form": form, "mask_update": mask_update, "snapshots": snapshots}
-    return _sparse(dense, "sol_s", sparsity, replica=replica, fresh=fresh, **given)
+    return _sparse(
+        dense, "sol_s", sparsity, keep=keep, form=form, mask_update=mask_update,
+        snapshots=snapshots, replica=replica, fresh=fresh,
+    )  # fmt: skip
 
 
 def gradually_pruned(
@@ -270,9 +279,10 @@ def gradually_pruned(
     fresh: bool = False,
 ) -> Run:
     """Sol-G: a dense start pruned while it trains (Zhu & Gupta 2017; the gradient-flow study)."""
-    given = {"keep": keep, "snapshots": snapshots, "replica": replica, "fresh": fresh}
-    given |= {"seed": seed, "recipe": setup.dense, "mask_update": mask_update}
-    return _made(setup, sparsity, solution="sol_g", **given)
+    return _made(
+        setup, sparsity, solution="sol_g", recipe=setup.dense, seed=seed, mask_update=mask_update,
+        keep=keep, snapshots=snapshots, replica=replica, fresh=fresh,
+    )  # fmt: skip
 
 
 def ticket(pruned: Run, *, rewind: int = 0, replica: int = 0, perturbed: str | None = None) -> Run:
@@ -281,8 +291,9 @@ def ticket(pruned: Run, *, rewind: int = 0, replica: int = 0, perturbed: str | N
     Or on its weights at the epoch ``rewind``, which it must keep; ``perturbed`` changes these
     starting weights (``lib.models.initializers.perturbed``).
     """
-    given = {"rewind": rewind, "replica": replica, "perturbed": perturbed}
-    return _sparse(pruned, "sol_t", pruned.sparsity, **given)
+    return _sparse(
+        pruned, "sol_t", pruned.sparsity, rewind=rewind, replica=replica, perturbed=perturbed
+    )
 
 
 def continued(dense: Run, *, at: int, sparsity: float) -> Run:
@@ -295,6 +306,7 @@ def continued(dense: Run, *, at: int, sparsity: float) -> Run:
     """
     setup = dense.setup
     goes_on = (setup.continuation or Continuation(at=0)).model_copy(update={"at": at})
-    given = {"recipe": setup.dense, "parent": dense, "seed": dense.seed, "continuation": goes_on}
-    given |= {"measure_every": max(setup.dense.epochs, 1), "flow": None}
-    return _made(setup, sparsity, solution="sol_p", **given)
+    return _sparse(
+        dense, "sol_p", sparsity, recipe=setup.dense, continuation=goes_on, flow=None,
+        measure_every=max(setup.dense.epochs, 1),
+    )  # fmt: skip
