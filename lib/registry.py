@@ -181,14 +181,15 @@ def load_plugin(plugin: str) -> None:
     path = Path(str(plugin)).expanduser().resolve()
     if path.suffix != ".py" or not path.is_file():
         raise ValueError(f"plugin is {plugin!r}: allowed is a .py file; {path} is none")
-    module = types.ModuleType(f"plugin_{path.stem}")
-    sys.modules[module.__name__] = module
+    name = f"plugin_{path.stem}"
+    module = sys.modules[name] = types.ModuleType(name)
     linecache.checkcache(str(path))  # an edited file has another source
     try:
         exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), vars(module))
     except Exception as error:
-        words = f"{type(error).__name__}: {error}"
-        raise ValueError(f"plugin is {plugin!r}: it does not run ({words})") from error
+        raise ValueError(
+            f"plugin is {plugin!r}: it does not run ({type(error).__name__}: {error})"
+        ) from error
 
 
 network = Registry("network", "lib.models.networks")

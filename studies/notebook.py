@@ -153,18 +153,16 @@ def _layout(style):
 def explorer(draw: Callable, **choices):
     """A picture with controls: ``draw(**values)`` returns a figure.
 
-    Each of ``choices`` is a control or the list of its options. The picture is an image and not an
+    Each of ``choices`` is the list of a control's options. The picture is an image and not an
     output area of its own: clients that execute a notebook without a browser can wait for ever on
     those (https://github.com/jupyter/nbclient/issues/312).
     """
     import ipywidgets as widgets
 
-    def control(name, choice):
-        if isinstance(choice, widgets.Widget):
-            return choice
-        return widgets.Dropdown(options=list(choice), description=name.replace("_", " "))
-
-    controls = {name: control(name, choice) for name, choice in choices.items()}
+    controls = {
+        name: widgets.Dropdown(options=list(choice), description=name.replace("_", " "))
+        for name, choice in choices.items()
+    }
     picture = widgets.Image(format="png")
 
     def redraw(_=None):
@@ -222,9 +220,7 @@ def manifest(
         each = table.drop(columns=["mask", "pruned", "prunable"])
         saved = {"final.csv": last, "by_epoch.csv.gz": each, "verdicts.csv": verdicts}
         contents = {**saved, **(tables or {}), **(figures or {}), "manifest.json": content}
-        with whole_folder(Path(settings.save_to).expanduser(), "manifest.json") as folder:
-            for name, held in contents.items():
-                _write(folder / name, held)
+        _save(Path(settings.save_to).expanduser(), contents)
     shown = {name: value for name, value in content.items() if name not in ("keys", "verdicts")}
     shown["parameters"] = settings.model_dump(mode="json", exclude=hidden, exclude_unset=True)
     print(json.dumps(shown))
@@ -233,10 +229,13 @@ def manifest(
     return content
 
 
-def _write(path: Path, content) -> None:
-    if hasattr(content, "to_csv"):
-        content.to_csv(path, index=False, float_format="%.6g")
-    elif isinstance(content, dict):
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    else:
-        save(content, path)
+def _save(place: Path, contents: dict) -> None:
+    """Each of ``contents`` (file name -> table, figure, values) in one folder, whole or not at all."""
+    with whole_folder(place, "manifest.json") as folder:
+        for name, held in contents.items():
+            if hasattr(held, "to_csv"):
+                held.to_csv(folder / name, index=False, float_format="%.6g")
+            elif isinstance(held, dict):
+                (folder / name).write_text(json.dumps(held, indent=1) + "\n", encoding="utf-8")
+            else:
+                save(held, folder / name)

@@ -93,15 +93,14 @@ def _types() -> dict[str, Any]:
     for part in _NAMES:
         for name, field in _settings(part).items():
             kind, of = _kind(part, field), part.model_fields[field]
-            found[name] = kind if of.is_required() else (kind, of.get_default())
+            found[name] = (kind, of.get_default())  # undefined of what must be given
             if of.is_required() and (name in _BRINGS or part in (MaskUpdate, Flow)):
                 found[name] = (kind | None, None)
     for field in ("epochs", "lr", "milestones"):
         found[f"sparse_{field}"] = (_kind(Recipe, field) | None, None)
     for name, (owner, field) in _LISTS.items():
-        checks = (Listed, Field(min_length=1), Once)
-        several: Any = Annotated[(tuple.__class_getitem__((_kind(owner, field), ...)), *checks)]
-        found[name] = (several | None, None)
+        several: Any = tuple.__class_getitem__((_kind(owner, field), ...))
+        found[name] = (Annotated[several, Listed, Field(min_length=1), Once] | None, None)
     return found
 
 
@@ -227,12 +226,10 @@ def own(figure: str) -> list[str]:
     """
     entries = catalogue()[figure]
     named = set().union(*(values for values in entries.values() if isinstance(values, dict)))
-    apart = set(_BRINGS).union(*_BRINGS.values(), *[[n] for n in _LISTS])
-    apart |= set(_settings(MaskUpdate)) | set(_settings(Flow))
+    apart = {*_LISTS, *_BRINGS, *_settings(MaskUpdate), *_settings(Flow)}.union(*_BRINGS.values())
     brought = set().union(*(_BRINGS[name] for name in named if name in _BRINGS))
-    runs = set(_Specified.model_fields) - apart
-    every = set(entries["only"]) if "only" in entries else runs | named | brought
-    return sorted((every | _COMMON) - set(entries.get("without", ())))
+    every = entries.get("only", set(_Specified.model_fields) - apart | named | brought)
+    return sorted({*every, *_COMMON} - set(entries.get("without", ())))
 
 
 def settings(figure: str, /, preset: str = "quick", **given) -> Settings:
@@ -263,9 +260,9 @@ def settings(figure: str, /, preset: str = "quick", **given) -> Settings:
         chosen = Settings(**{**_adapted(values, given), **given, "preset": preset})
     except ValidationError as error:
         raise ParameterError(explain(error)) from None
-    beyond = list(_beyond(chosen, given))
+    beyond = "; ".join(_beyond(chosen, given))
     if beyond:
-        raise ParameterError("; ".join(beyond))
+        raise ParameterError(beyond)
     return chosen
 
 

@@ -84,11 +84,12 @@ def _seeds(value):
     value = _parsed(value)
     if isinstance(value, (list, tuple)):
         return value
-    if not str(value).strip().lstrip("-").isdecimal():
-        raise ValueError("give a number of seeds (3 means 0, 1, 2) or a list of seeds")
-    if not 1 <= int(value) <= MOST_SEEDS:
-        raise ValueError(f"a number of seeds must be at least 1 and at most {MOST_SEEDS:,}")
-    return list(range(int(value)))
+    if str(value).strip().isdecimal() and 1 <= int(value) <= MOST_SEEDS:
+        return list(range(int(value)))
+    raise ValueError(
+        f"give a number of seeds (3 means 0, 1, 2), at least 1 and at most {MOST_SEEDS:,}, or a "
+        "list of seeds"
+    )
 
 
 # True and False count as 1 and 0 in Python, but nobody means a number by them
