@@ -230,7 +230,7 @@ def manifest(
 
 
 def _save(place: Path, contents: dict) -> None:
-    """Each of ``contents`` (file name -> table, figure, values) in one folder, whole or not at all."""
+    """Each of ``contents`` (file name -> table, figure, values) in one folder: all, or none."""
     with whole_folder(place, "manifest.json") as folder:
         for name, held in contents.items():
             if hasattr(held, "to_csv"):
