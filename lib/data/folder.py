@@ -25,12 +25,12 @@ SAMPLE = 256  # images of each part that are read whole, and whose bytes the fin
 
 def place(folder: str | None) -> Path:
     """Where the set ``folder`` lies: an absolute path, or a name in ``lib.files.data_root``."""
-    if folder is None:
-        raise DataError(
-            "dataset is 'folder': give the parameter folder, the path of a folder that holds "
-            "train/<class>/ and val/<class>/"
-        )
-    return files.data_root() / Path(folder).expanduser()
+    require(
+        folder,
+        "dataset is 'folder': give the parameter folder, the path of a folder that holds "
+        "train/<class>/ and val/<class>/",
+    )
+    return files.data_root() / Path(str(folder)).expanduser()
 
 
 def listed(where: Path, part: str) -> DatasetFolder:

@@ -121,8 +121,7 @@ def _tensors(name, entry, root, train, test, normalise, device) -> ImageSet:
     x_train, x_test, black = normalised(x_train, x_test, normalise)
     y_train, y_test = (torch.tensor(cut[key], device=device) for key in ("y_train", "y_test"))
     classes = 1 + int(max(whole["y_train"].max(), whole["y_test"].max()))
-    examples = x_train, y_train, x_test, y_test
-    return ImageSet(name, *examples, classes, print_of.hexdigest(), black)
+    return ImageSet(name, x_train, y_train, x_test, y_test, classes, print_of.hexdigest(), black)
 
 
 def _pixels(array, scale):
@@ -173,8 +172,8 @@ def _sound(name, found):
             y.shape == (len(x),) and y.dtype.kind in "iu" and np.isin(y, labels).all(),
             says[f"y_{part}"] + f"it must be {len(x)} labels, whole numbers known from y_train",
         )
-        sound |= {f"x_{part}": np.moveaxis(x, 1, -1) if x.ndim == 4 else x}
-        sound |= {f"y_{part}": y.astype(np.int64)}
+        last = np.moveaxis(x, 1, -1) if x.ndim == 4 else x
+        sound |= {f"x_{part}": last, f"y_{part}": y.astype(np.int64)}
     require(
         labels[0] == 0 and labels[-1] == len(labels) - 1,
         says["y_train"] + f"its {len(labels)} labels must be 0 to {len(labels) - 1}, each of them",
