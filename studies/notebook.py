@@ -68,7 +68,8 @@ def _assigned(cell: str, namespace: dict) -> tuple[dict, bool]:
         body = ast.parse(cell).body
     except SyntaxError:
         return {}, False
-    found, plain = {}, True
+    found: dict = {}
+    plain = True
     for statement in body:
         inside = [node for node in ast.walk(statement) if isinstance(node, ast.Name)]
         names = [node.id for node in inside if isinstance(node.ctx, ast.Store)]
