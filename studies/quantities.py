@@ -19,7 +19,6 @@ an empty cell. A study's own quantity is a function ``(table, ...)`` under ``@nu
 """
 
 import functools
-import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -98,30 +97,19 @@ def lift(function: Callable) -> Callable[..., "Numbers"]:
 
 
 @dataclass(frozen=True)
-class Numbers:
-    """One number a seed, or a course of them, of a table not yet seen."""
+class Numbers(np.lib.mixins.NDArrayOperatorsMixin):
+    """One number a seed, or a course of them, of a table not yet seen.
+
+    Operators and NumPy's functions of single values (``np.log``) give ``Numbers`` again.
+    """
 
     read: Callable[[pd.DataFrame], pd.Series | pd.DataFrame | float]
 
     def __call__(self, table: pd.DataFrame):
         return self.read(table)
 
-    __add__ = lift(operator.add)
-    __radd__ = lift(lambda a, b: b + a)
-    __sub__ = lift(operator.sub)
-    __rsub__ = lift(lambda a, b: b - a)
-    __mul__ = lift(operator.mul)
-    __rmul__ = lift(lambda a, b: b * a)
-    __truediv__ = lift(operator.truediv)
-    __rtruediv__ = lift(lambda a, b: b / a)
-    __gt__ = lift(operator.gt)
-    __ge__ = lift(operator.ge)
-    __lt__ = lift(operator.lt)
-    __le__ = lift(operator.le)
-    __and__ = lift(operator.and_)
-    __invert__ = lift(np.logical_not)
-    __neg__ = lift(operator.neg)
-    __abs__ = lift(abs)
+    def __array_ufunc__(self, function, method, *parts, **named):
+        return lift(function)(*parts, **named)
 
 
 def numbers(function: Callable) -> Callable[..., Numbers]:
@@ -144,17 +132,17 @@ def pick(table, measure: str, how: str = "final", **cell) -> pd.Series:
 
 
 @numbers
-def course(table, measure: str, along: str = "epoch", **cell) -> pd.DataFrame:
+def course(table, measure: str, along: str | list[str] = "epoch", **cell) -> pd.DataFrame:
     """``measure`` of a cell: a row per seed, a column per place, rising.
 
-    Along anything but time (epochs, steps) it is that of the runs' last epoch.
+    Along anything but time (epochs, steps) it is that of the runs' last epoch. A column that the
+    table lacks has no values.
     """
     rows = part(table, **cell)
     if along not in ("epoch", "step") and "epoch" in rows:
         rows = rows[rows["epoch"] == rows.groupby("key")["epoch"].transform("max")]
-    several = [measure] if isinstance(measure, str) else measure
-    measured = rows.reindex(columns=["seed", along, *several])
-    return measured.pivot_table(index="seed", columns=along, values=measure)
+    columns = ["seed", *([along] if isinstance(along, str) else along), measure]
+    return rows.reindex(columns=columns).pivot_table(measure, "seed", along)
 
 
 @numbers

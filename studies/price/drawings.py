@@ -1,14 +1,10 @@
 """Drawings of the price study that are too long for their notebooks."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps
-from matplotlib.axes import Axes
 from matplotlib.figure import FigureBase
-from matplotlib.ticker import MaxNLocator
 
 from studies import figures
 from studies.figures import COLOURS, LABELS
@@ -57,24 +53,6 @@ def procedure() -> FigureBase:
             )
         ax.axis("off")
     return ax.figure
-
-
-def shade_regimes(ax: Axes, grid: Sequence[float], borders: pd.Series) -> None:
-    """Shade the two regimes on both sides of the seeds' mean border; nothing where no seed has one.
-
-    ``borders`` has each seed's first sparsity of the optimization regime; the border lies half-way
-    between it and the sparsity before it in ``grid``, on the axis of ``figures.sparsity_axis``.
-    """
-    found = [list(grid).index(sparsity) for sparsity in borders.dropna()]
-    if not found:
-        return
-    at = figures.place(grid)
-    border = np.mean([(at[max(i - 1, 0)] + at[i]) / 2 for i in found])
-    left, border, right = 1 - 2.0 ** -np.array([at[0] - 0.3, border, at[-1] + 0.3])
-    ax.axvspan(left, border, color="#cc79a7", alpha=0.1, linewidth=0, label="generalization regime")
-    ax.axvspan(border, right, color="#009e73", alpha=0.1, linewidth=0, label="optimization regime")
-    ax.axvline(border, color="0.4", linewidth=0.8, linestyle=":")
-    ax.set_xlim(left, right)
 
 
 def disagreement(pairs: pd.DataFrame, *, title: str) -> FigureBase:
@@ -187,99 +165,3 @@ def _fisher_by_class(ax, train):
                 ax.annotate(str(number), at, **away)
     ax.set(xlabel="Fisher trace of a class / mean over classes", ylabel="% of a class")
     ax.set_ylim(bottom=0)
-
-
-def cosine(table: pd.DataFrame, *, title: str) -> FigureBase:
-    """Figures 8b, 8c, 9 and 10: distribution of the cosines, and the classes of the 5% highest.
-
-    ``table`` has a row per finetuned run and ``alpha`` of one sparsity, with ``quantiles`` and
-    ``top``, the counts by class. A thin line for each seed, a thick one for the mean of their
-    quantiles.
-    """
-    alphas = sorted(table["alpha"].unique())
-    names = ["(a) density of the examples", "(b) share of examples below"]
-    names.append("(c) classes of the 5% of the examples with the highest cosine")
-    with figures.panels(
-        *names, title=title, columns=2, size=(5.4, 3.1), legend=len(alphas)
-    ) as axes:
-        density, below, classes = axes
-        shares = {}
-        for alpha, colour in zip(
-            alphas, colormaps["viridis"](np.linspace(0.15, 0.75, len(alphas))), strict=True
-        ):
-            rows = table[table["alpha"] == alpha]
-            quantiles = np.stack(rows["quantiles"].to_list())
-            levels = np.linspace(0, 1, quantiles.shape[1])
-            for q, thin in [*((q, True) for q in quantiles), (quantiles.mean(0), False)]:
-                line = {
-                    "color": colour,
-                    "linewidth": 0.5 if thin else 1.6,
-                    "alpha": 0.4 if thin else 1,
-                }
-                below.plot(q, levels, **line)
-                edges = q[::10]  # a histogram with bins of equal weight
-                heights = 1 / (len(edges) - 1) / np.maximum(np.diff(edges), 1e-12)
-                density.plot((edges[1:] + edges[:-1]) / 2, heights, **line)
-            top = np.stack(rows["top"].to_list()).astype(float)
-            shares[alpha] = colour, top / top.sum(1, keepdims=True) * top.shape[1]
-        ends = np.stack(table["quantiles"].to_list())[:, [1, -2]]  # the central 99%
-        left, right = min(ends.min(), 0.0), max(ends.max(), 0.0)
-        margin = 0.03 * (right - left)
-        for ax in (density, below):
-            ax.axvline(0, color="0.5", linewidth=0.8, linestyle=":")
-            ax.set(xlim=(left - margin, right + margin))
-            ax.set_xlabel("cosine of an example's negative gradient with the way to Sol-F")
-            ax.xaxis.set_major_locator(MaxNLocator(7))
-        density.set_ylim(bottom=0)
-        _most_aligned(classes, shares)
-    return density.figure
-
-
-def _most_aligned(ax, shares):
-    """Each class's share of the most aligned examples, in units of the uniform share."""
-    ax.set_subplotspec(ax.get_gridspec()[1, :])  # as wide as the two above
-    order = np.argsort(-next(iter(shares.values()))[1].mean(0), kind="stable")
-    if len(order) > MANY:
-        order = np.concatenate([order[: MANY - 6], order[-6:]])  # as the paper's Figure 10 does
-    width = 0.8 / len(shares)
-    for number, (alpha, (colour, found)) in enumerate(shares.items()):
-        shift = (number - (len(shares) - 1) / 2) * width
-        figures.bars(
-            ax, found[:, order], colour, f"$\\alpha$ = {alpha:g}", width=width, shift=shift
-        )
-    for height, style, words in ((1, "-", "uniform"), (3, "--", "3 times uniform")):
-        ax.axhline(height, color="0.3", linewidth=0.8, linestyle=style)
-        ax.text(len(order) - 0.45, height, words, va="bottom", ha="right", fontsize=7)
-    ax.set_xticks(range(len(order)), order)
-    ax.set(xlabel="class", ylabel="share / uniform share", xlim=(-0.6, len(order) - 0.4))
-    ax.set_ylim(bottom=0)
-
-
-def pairs(ax: Axes, measured: pd.DataFrame, measure: str) -> None:
-    """Sol-F and Sol-S of a seed joined by a line; means with 95% intervals beside them."""
-    solutions = ["sol_f", "sol_s"]
-    grid = sorted(measured["sparsity"].unique())
-    for place, sparsity in enumerate(grid):
-        rows = measured[measured["sparsity"] == sparsity]
-        wide = rows.pivot_table(index="seed", columns="solution", values=measure)[
-            solutions
-        ].dropna()
-        ax.plot([place - 0.15, place + 0.15], wide.T, color="0.6", linewidth=0.8, zorder=1)
-        found = figures.summary(rows, "solution", measure)
-        for solution, away in zip(solutions, (-0.15, 0.15), strict=True):
-            colour, mean = COLOURS[solution], found.loc[solution]
-            ax.scatter(np.full(len(wide), place + away), wide[solution], 14, color=colour, zorder=2)
-            half = mean["high"] - mean["middle"]
-            ax.errorbar(
-                place + 1.7 * away,
-                mean["middle"],
-                half,
-                fmt="D",
-                color=colour,
-                markersize=4,
-                capsize=3,
-            )
-    ax.set_xticks(range(len(grid)), [f"{s:g}" for s in grid])
-    ax.set(xlabel="sparsity (diamonds: means with 95% intervals)", xlim=(-0.6, len(grid) - 0.4))
-    if (measured[measure] > 0).all():
-        ax.set_ylim(bottom=0)
