@@ -154,9 +154,8 @@ def needed(table, wanted: Numbers, otherwise: str):
     return found
 
 
-ln = lift(np.log)
+ln, at_least = np.log, np.maximum
 known = lift(lambda values: values.dropna())
-at_least = lift(np.maximum)
 
 average = lift(lambda values: values.mean())  # over seeds
 median = lift(lambda values: values.median())

@@ -215,7 +215,7 @@ def test_disagreement(classes):
         for part in ("train", "test")
         for seed in range(2)
     )
-    figure = price.disagreement(pairs, title="made up")
+    figure = of_notebook("fig5_disagreement", "disagreement")(pairs, title="made up")
     assert [name[:3] for name in titles(figure)] == [f"({letter})" for letter in "abcdef"]
     by_class, right, dense, fisher, tenths, _ = figure.axes
     of_train = (
