@@ -14,7 +14,8 @@ RESULTS = Path(__file__).resolve().parent.parent / "results" / "benchmarks.md"
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the parts asked for; only a run of all parts replaces the results file (``--output`` names another)."""
+    """Run the parts asked for; only a run of all parts replaces the results file (``--output``
+    names another)."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
     parser.add_argument(
         "--quick",

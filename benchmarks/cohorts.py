@@ -1,4 +1,5 @@
-"""A cohort, per network: against the usual loop for one network, and against our own loop one by one."""
+"""A cohort, per network: against the usual loop for one network, and against our own loop one
+by one."""
 
 from benchmarks import ours, usual
 from benchmarks.timing import Row, race
@@ -17,10 +18,12 @@ TASKS = {  # title: (task, target)
 
 
 def against_usual(quick: bool) -> tuple[list[Row], list[dict]]:
-    """A cohort of 32 against one network: per network, a cohort's images per second are its members' together.
+    """A cohort of 32 against one network: per network, a cohort's images per second are its
+    members' together.
 
-    The one network has optimiser and mask in both loops against it. "from tensors" shuffles and slices tensors and
-    reads nothing off: the least that a loop in plain PyTorch can do. "DataLoader" is how it is usually written.
+    The one network has optimiser and mask in both loops against it. "from tensors" shuffles and
+    slices tensors and reads nothing off: the least that a loop in plain PyTorch can do.
+    "DataLoader" is how it is usually written.
     """
     rows, speeds = [], []
     for title, (task, target) in TASKS.items():
@@ -46,7 +49,8 @@ def against_usual(quick: bool) -> tuple[list[Row], list[dict]]:
 
 
 def _small(name: str) -> ours.Task:
-    """A task of this architecture small enough for a benchmark: narrow, two or more batches an epoch."""
+    """A task of this architecture small enough for a benchmark: narrow, two or more batches an
+    epoch."""
     if name == "mlp":
         return ours.Task(name, (64,), 1024, batch=64)
     if name.startswith("lenet"):

@@ -1,7 +1,9 @@
-"""What the estimators cost in passes: one forward and backward pass of the mean loss over the same examples.
+"""What the estimators cost in passes: one forward and backward pass of the mean loss over the same
+examples.
 
-Batch 128, BatchNorm in eval mode, networks 0.9 sparse, with the mask for all who take one. The contenders of a network take turns
-in one process. The public tools are optional: one that is not installed, or that fails on a network, is named as skipped.
+Batch 128, BatchNorm in eval mode, networks 0.9 sparse, with the mask for all who take one. The
+contenders of a network take turns in one process. The public tools are optional: one that is
+not installed, or that fails on a network, is named as skipped.
 """
 
 import contextlib
@@ -56,7 +58,7 @@ class Subject:
         return {name: (g * self.mask[name]).flatten(1) for name, g in each.items()}
 
 
-# -- contenders: a function of the subject that returns the work to be timed ----------------------------------------------
+# -- contenders: a function of the subject that returns the work to be timed -----------------------
 
 
 def _pass(s):
@@ -196,7 +198,8 @@ QUANTITIES = {  # what: (our contender, targets in passes for the networks in or
 
 
 def run(quick: bool) -> tuple[list[Row], list[dict], list[dict], list[str]]:
-    """Rows with targets; the cost of every contender; the error at equal cost; and what was skipped."""
+    """Rows with targets; the cost of every contender; the error at equal cost; and what was
+    skipped."""
     rows, costs, errors, skipped = [], [], [], []
     for place, (title, task) in enumerate(TASKS.items()):
         subject = Subject(task)
@@ -258,7 +261,8 @@ def _ready(subject, others, where, skipped):
 
 
 def _errors(title, subject, passes, exact, draws):
-    """Tr(H) of these 128 examples: the spread of each estimator over repeated draws, and at the cost of one pass."""
+    """Tr(H) of these 128 examples: the spread of each estimator over repeated draws, and at the
+    cost of one pass."""
     label = race(
         {"pass": _quiet(_pass(subject)), "label": _quiet(_fisher(subject))}, 3, 0.05
     ).ratio("pass", "label")

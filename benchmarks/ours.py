@@ -24,8 +24,9 @@ ENDLESS = 10**6
 class Task:
     """What both sides train: an architecture, a set of examples, a batch size and an optimiser.
 
-    The examples are random tensors of a real set's shape (``shape``, ``classes``): the time of a pass does not depend
-    on what the pixels show, and no download is needed. The 12-bit task is embedded, so there the real set is used.
+    The examples are random tensors of a real set's shape (``shape``, ``classes``): the time of
+    a pass does not depend on what the pixels show, and no download is needed. The 12-bit task
+    is embedded, so there the real set is used.
     """
 
     name: str
@@ -42,7 +43,8 @@ class Task:
 
     @functools.cached_property
     def images(self) -> sets.ImageSet:
-        """The examples as the laboratory holds them: on the device, channels-last in memory where they are images."""
+        """The examples as the laboratory holds them: on the device, channels-last in memory
+        where they are images."""
         if self.shape == (12,):
             return sets.load("bits12")
         stream = rng.generator(0, "benchmark")
@@ -82,7 +84,8 @@ class Task:
         return cohort.Layout(self.network())
 
     def start(self, seed: int) -> InitialState:
-        """Fresh weights, and under them a mask of exactly the benchmark's sparsity by their magnitude."""
+        """Fresh weights, and under them a mask of exactly the benchmark's sparsity by their
+        magnitude."""
         network = self.network()
         weights = initializers.dense(network, "he", seed)
         names = networks.prunable(network, ("last",))

@@ -1,4 +1,5 @@
-"""The parts of the benchmark: each runs what it measures and says how to read it. ``(title, text, rows)`` for each table."""
+"""The parts of the benchmark: each runs what it measures and says how to read it. ``(title,
+text, rows)`` for each table."""
 
 from benchmarks import cohorts, estimators, passes, processes, threads, training
 
@@ -77,7 +78,7 @@ def _notebooks(quick):
 
 def _threads(quick):
     text = (
-        "What `lib.workers.plan` chooses for each size of work, beside one thread for everything, and one worker that spreads "
+        "What `lib.training.plan` chooses for each size of work, beside one thread for everything, and one worker that spreads "
         "each operation over all threads."
     )
     return [("Threads", text, threads.run(quick))]

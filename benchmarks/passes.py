@@ -1,4 +1,5 @@
-"""A step at the cost of the live weights (``lib.sparse.live``) against the same step with masked dense weights, by sparsity, on one thread."""
+"""A step at the cost of the live weights (``lib.sparse.live``) against the same step with
+masked dense weights, by sparsity, on one thread."""
 
 import torch
 
@@ -15,7 +16,8 @@ BATCH = 128
 
 
 def run(quick: bool) -> list[dict]:
-    """A line per network and sparsity: images per second of one member by either passes, their ratio, and which ``lib`` chooses."""
+    """A line per network and sparsity: images per second of one member by either passes, their
+    ratio, and which ``lib`` chooses."""
     if not torch.backends.mkl.is_available():
         return [{"network": "skipped: this build of torch has no MKL"}]
     threads = torch.get_num_threads()

@@ -1,4 +1,5 @@
-"""What a person waits for and pays in memory: imports in fresh interpreters, and a quick notebook."""
+"""What a person waits for and pays in memory: imports in fresh interpreters, and a quick
+notebook."""
 
 import json
 import os
@@ -24,7 +25,8 @@ begin = time.perf_counter()
 print(torch_seconds, time.perf_counter() - begin)
 """
 
-# A lean process starts the kernel: the highest memory of its children is the kernel's, and its own is left out.
+# A lean process starts the kernel: the highest memory of its children is the kernel's, and its own
+# is left out.
 _EXECUTE = """
 import json, resource, sys, time
 import papermill
@@ -36,9 +38,11 @@ print(json.dumps({"seconds": time.perf_counter() - begin, "bytes": peak}))
 
 
 def imports(quick: bool) -> list[Row]:
-    """Seconds that ``import lib`` takes after ``import torch``, in fresh interpreters that take turns.
+    """Seconds that ``import lib`` takes after ``import torch``, in fresh interpreters that take
+    turns.
 
-    The second statement loads what a notebook uses (``carry_out`` and all below it); there is no target for it.
+    The second statement loads what a notebook uses (``carry_out`` and all below it); there is
+    no target for it.
     """
     statements = ["import lib", "from lib import carry_out"]
     seconds = {statement: [] for statement in ["import torch", *statements]}
@@ -66,9 +70,11 @@ def imports(quick: bool) -> list[Row]:
 
 
 def torch_alone() -> float:
-    """Peak memory in GB of an interpreter that has only imported torch: what no notebook here can go below."""
+    """Peak memory in GB of an interpreter that has only imported torch: what no notebook here
+    can go below."""
     code = "import resource, sys, torch; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024))"
-    lean = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}], check=True)"  # a small parent: Linux counts it in
+    # a small parent: Linux counts it in
+    lean = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}], check=True)"
     return (
         int(
             subprocess.run(
@@ -80,9 +86,11 @@ def torch_alone() -> float:
 
 
 def notebooks(quick: bool) -> tuple[list[Row], list[str]]:
-    """Peak memory of the kernel and wall time, kernel start included, with an empty store; and what was skipped.
+    """Peak memory of the kernel and wall time, kernel start included, with an empty store; and what
+    was skipped.
 
-    Each notebook runs at its defaults (preset quick, embedded data). Memory is the highest resident set.
+    Each notebook runs at its defaults (preset quick, embedded data). Memory is the highest
+    resident set.
     """
     rows, skipped = [], []
     for name in NOTEBOOKS:

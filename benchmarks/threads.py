@@ -1,4 +1,5 @@
-"""What ``lib.workers.plan`` chooses for a size of work, and what the other choices would have reached."""
+"""What ``lib.training.plan`` chooses for a size of work, and what the other choices would have
+reached."""
 
 import torch
 
@@ -15,10 +16,12 @@ SIZES = [
 
 
 def run(quick: bool) -> list[dict]:
-    """A line per size of work: the plan, its speed, and that of one thread and of all threads on one worker.
+    """A line per size of work: the plan, its speed, and that of one thread and of all threads on
+    one worker.
 
-    "1 thread": one worker with one thread. "all threads in each pass": one worker, whose every operation is spread
-    over all threads (PyTorch's default). The plan may instead give each worker a thread and members of its own.
+    "1 thread": one worker with one thread. "all threads in each pass": one worker, whose every
+    operation is spread over all threads (PyTorch's default). The plan may instead give each
+    worker a thread and members of its own.
     """
     lines = []
     for title, task, counts in SIZES:

@@ -51,9 +51,11 @@ class Rates:
 
 
 def race(contenders: Mapping[str, Contender], rounds: int, seconds: float) -> Rates:
-    """Let the contenders take turns for ``rounds`` rounds, each working at least ``seconds`` a turn.
+    """Let the contenders take turns for ``rounds`` rounds, each working at least ``seconds`` a
+    turn.
 
-    A turn is as many calls as fill the time (at least one). The first call of each is a warm-up and does not count.
+    A turn is as many calls as fill the time (at least one). The first call of each is a warm-up
+    and does not count.
     """
     for work in contenders.values():
         work()
@@ -79,7 +81,8 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """Met or missed by the median; said to be within noise where the rounds lie on both sides of the target."""
+        """Met or missed by the median; said to be within noise where the rounds lie on both
+        sides of the target."""
         met = self.seen.median <= self.target if self.upper else self.seen.median >= self.target
         noisy = self.seen.low < self.target < self.seen.high
         return ("met" if met else "missed") + (", within noise" if noisy else "")

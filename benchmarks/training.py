@@ -1,8 +1,8 @@
 """The training loop with masks, for convolutional networks on the CPU.
 
-Against the bare passes, our loop does more (draws an order, gathers and moves the batch, applies the mask, steps the
-optimiser) and may reach at most about 1 where the memory format is the same. Against the usual pattern both sides
-do all of it, and both leave evaluation out.
+Against the bare passes, our loop does more (draws an order, gathers and moves the batch,
+applies the mask, steps the optimiser) and may reach at most about 1 where the memory format is
+the same. Against the usual pattern both sides do all of it, and both leave evaluation out.
 """
 
 from dataclasses import replace

@@ -1,4 +1,5 @@
-"""The other side of each comparison: plain PyTorch loops for one network, bare and as they are usually written."""
+"""The other side of each comparison: plain PyTorch loops for one network, bare and as they are
+usually written."""
 
 import torch
 import torch.nn.functional as F
@@ -24,10 +25,12 @@ def network(task: Task) -> torch.nn.Module:
 
 
 def bare(task: Task, channels_last: bool = False) -> Contender:
-    """Forward and backward passes over tensors that lie ready: no optimiser, no mask, no shuffling, no measuring.
+    """Forward and backward passes over tensors that lie ready: no optimiser, no mask, no shuffling,
+    no measuring.
 
-    This is the most that any loop around these passes could reach in this memory format with autograd and all of
-    PyTorch's threads. The batches are slices (views) of one tensor, gradients are dropped before each pass.
+    This is the most that any loop around these passes could reach in this memory format with
+    autograd and all of PyTorch's threads. The batches are slices (views) of one tensor,
+    gradients are dropped before each pass.
     """
     kind = torch.channels_last if channels_last else torch.contiguous_format
     module, x, y = (
@@ -47,7 +50,8 @@ def bare(task: Task, channels_last: bool = False) -> Contender:
 
 
 def _step(module, optimizer, masks, x, y):
-    """One training step with the mask applied to the weights after it, as pruning code usually does."""
+    """One training step with the mask applied to the weights after it, as pruning code usually
+    does."""
     optimizer.zero_grad()
     logits = module(x)
     loss = F.cross_entropy(logits, y)
@@ -60,7 +64,8 @@ def _step(module, optimizer, masks, x, y):
 
 
 def _equipment(task):
-    """Module, optimiser and masks (float, as they are usually kept) of one network at the benchmark's sparsity."""
+    """Module, optimiser and masks (float, as they are usually kept) of one network at the
+    benchmark's sparsity."""
     module = network(task)
     optimizer = torch.optim.SGD(module.parameters(), lr=task.lr, momentum=task.momentum)
     masks = task.layout.views(task.start(0).mask.float())
@@ -72,7 +77,8 @@ def _equipment(task):
 
 
 def tensors(task: Task) -> Contender:
-    """One network from tensors: shuffled slices, optimiser and mask each step, and no bookkeeping at all."""
+    """One network from tensors: shuffled slices, optimiser and mask each step, and no
+    bookkeeping at all."""
     module, optimizer, masks = _equipment(task)
     x, y = task.images.x_train, task.images.y_train
 
@@ -85,7 +91,8 @@ def tensors(task: Task) -> Contender:
 
 
 def loader(task: Task, workers: int = 0, pictures: bool = False) -> Contender:
-    """The usual pattern: a shuffling DataLoader, SGD, mask re-applied, loss and accuracy read off at each step.
+    """The usual pattern: a shuffling DataLoader, SGD, mask re-applied, loss and accuracy read off
+    at each step.
 
     ``pictures``: examples are PIL images with torchvision's transforms (crop and flip for colour images, tensor,
     normalisation), as torchvision's own datasets give them; else they come from a ``TensorDataset``. Workers stay
@@ -116,7 +123,8 @@ def loader(task: Task, workers: int = 0, pictures: bool = False) -> Contender:
 
 
 class Pictures(Dataset):
-    """Bytes to PIL image to tensor, one example at a time: what ``torchvision.datasets.CIFAR10`` and ``MNIST`` do."""
+    """Bytes to PIL image to tensor, one example at a time: what
+    ``torchvision.datasets.CIFAR10`` and ``MNIST`` do."""
 
     def __init__(self, task: Task):
         from torchvision import transforms

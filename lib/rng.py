@@ -1,7 +1,7 @@
 """Named randomness: every draw has its own generator, derived from a seed and the draw's name.
 
-Nothing in this project touches a global random state. Generators live on the CPU and their numbers are moved,
-so that a run draws the same numbers on every device and in every cohort.
+Nothing in this project touches a global random state. Generators live on the CPU and their numbers
+are moved, so that a run draws the same numbers on every device and in every cohort.
 """
 
 import hashlib

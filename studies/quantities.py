@@ -81,9 +81,8 @@ def _shared(parts):
     meet = functools.partial(functools.reduce, pd.Index.intersection)
     seeds = meet([p.index for p in framed])
     wide = [p.columns for p in framed if isinstance(p, pd.DataFrame)]
-    places = meet(wide) if wide else None
-    cut = {pd.DataFrame: lambda p: p.loc[seeds, places], pd.Series: lambda p: p.loc[seeds]}
-    return [cut.get(type(p), lambda p: p)(p) for p in parts]
+    cut = (seeds, meet(wide)) if wide else (seeds,)
+    return [p.loc[cut[: p.ndim]] if isinstance(p, pd.Series | pd.DataFrame) else p for p in parts]
 
 
 def lift(function: Callable) -> Callable[..., "Numbers"]:

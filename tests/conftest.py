@@ -29,7 +29,8 @@ def store(tmp_path):
 
 @pytest.fixture
 def place_set(tmp_path, monkeypatch):
-    """A function that places arrays as the data file of a set, and makes its form and (if wanted) checksum known."""
+    """A function that places arrays as the data file of a set, and makes its form and (if
+    wanted) checksum known."""
 
     def place(name="cifar10", arrays=None, classes=None, trusted=True, **form):
         arrays = arrays or random_arrays(**form)
@@ -50,7 +51,8 @@ def place_set(tmp_path, monkeypatch):
 
 @pytest.fixture
 def one_thread():
-    """One thread for a while: how convolutions add up depends on the number, and BatchNorm magnifies the difference."""
+    """One thread for a while: how convolutions add up depends on the number, and BatchNorm
+    magnifies the difference."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -72,7 +74,8 @@ def trained(monkeypatch):
 
 @pytest.fixture
 def after_every_step(monkeypatch):
-    """A list of (pruned weights and velocities that are not zero, pruned weights) after each optimiser step of any group."""
+    """A list of (pruned weights and velocities that are not zero, pruned weights) after each
+    optimiser step of any group."""
     seen, real = [], loop.sgd_
 
     def watched(cohort, *arguments):

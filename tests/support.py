@@ -40,7 +40,8 @@ SMALL = {
 
 
 def small(**overrides) -> Setup:
-    """A setup of a small network on few digits, with ``overrides`` of the settings, on the data that is there."""
+    """A setup of a small network on few digits, with ``overrides`` of the settings, on the data
+    that is there."""
     given = {**SMALL, **overrides}
     if given["network"] != "mlp" and "widths" not in overrides:
         del given["widths"]  # other networks have their own
@@ -64,7 +65,8 @@ def layout_of(run: Run) -> Layout:
 
 
 def network_at(run: Run, tensors: dict, suffix: str = "") -> torch.nn.Module:
-    """The network of ``run`` with stored weights (``"@3"``: those kept at epoch 3), in eval mode, filled by torch's own means."""
+    """The network of ``run`` with stored weights (``"@3"``: those kept at epoch 3), in eval
+    mode, filled by torch's own means."""
     layout, images = layout_of(run), images_of(run)
     network = build(run.network, images.shape, images.classes).to_empty(device="cpu").eval()
     values = {
@@ -112,7 +114,8 @@ def same_tensors(left: dict, right: dict) -> None:
 
 
 def same_results(runs: list[Run], store: Store, other: Store) -> None:
-    """Fail unless both stores hold every run (and parent) with the same weights, history and mask."""
+    """Fail unless both stores hold every run (and parent) with the same weights, history and
+    mask."""
     for run in [*runs, *(run.parent for run in runs if run.parent)]:
         ours, theirs = store.get(run.key), other.get(run.key)
         same_tensors(ours.tensors, theirs.tensors)
@@ -120,7 +123,8 @@ def same_results(runs: list[Run], store: Store, other: Store) -> None:
 
 
 def same_in_all(run: Run, companies: list[list[Run]], tmp_path: Path) -> None:
-    """Train ``run`` alone and in each of ``companies``, and fail unless its result is the same to the bit."""
+    """Train ``run`` alone and in each of ``companies``, and fail unless its result is the same
+    to the bit."""
     alone = outcomes([run], tmp_path / "alone")[0]
     for number, company in enumerate(companies):
         runs = random.Random(number).sample([run, *company], len(company) + 1)
@@ -139,7 +143,7 @@ def leftovers(root: Path) -> list[str]:
     )
 
 
-# -- an independent training loop --------------------------------------------------------------------------------------
+# -- an independent training loop ------------------------------------------------------------------
 
 
 def labels_of(run: Run) -> torch.Tensor:
@@ -153,10 +157,12 @@ def labels_of(run: Run) -> torch.Tensor:
 
 
 def usual_loop(run: Run, weights, buffers, mask, *, rate=None, velocity=None) -> torch.nn.Module:
-    """One nn.Module trained by torch.optim.SGD, with the mask put on gradients and weights in each step.
+    """One nn.Module trained by torch.optim.SGD, with the mask put on gradients and weights in each
+    step.
 
-    All by parameter name. ``rate(epoch, step, steps)`` in place of ``lib.schedules``; with a ``velocity`` the optimiser
-    begins with it. A run pruned on its way begins at its epoch, with the data order of its dense run.
+    All by parameter name. ``rate(epoch, step, steps)`` in place of ``lib.schedules``; with a
+    ``velocity`` the optimiser begins with it. A run pruned on its way begins at its epoch, with
+    the data order of its dense run.
     """
     images, recipe = images_of(run), run.recipe
     network = build(run.network, images.shape, images.classes).to_empty(device="cpu")
@@ -208,7 +214,7 @@ def usual_loop(run: Run, weights, buffers, mask, *, rate=None, velocity=None) ->
     return network.eval()
 
 
-# -- data files --------------------------------------------------------------------------------------------------------
+# -- data files ------------------------------------------------------------------------------------
 
 
 def judged(claim: str, table: pd.DataFrame) -> str:
@@ -221,7 +227,8 @@ def judged(claim: str, table: pd.DataFrame) -> str:
 
 
 def random_arrays(shape=(16, 16, 3), classes=4, train=48, test=24, seed=0) -> dict[str, np.ndarray]:
-    """Arrays of the layout of a data file; the pixels of a class share a pattern, so that there is something to learn."""
+    """Arrays of the layout of a data file; the pixels of a class share a pattern, so that there
+    is something to learn."""
     stream = np.random.default_rng(seed)
     patterns = stream.integers(0, 256, (classes, *shape))
     arrays = {}
@@ -241,7 +248,8 @@ def forget_sets() -> None:
 
 
 def content_digest(arrays: dict[str, np.ndarray]) -> str:
-    """The checksum that ``lib.data.archives`` holds: over the sorted hashes of the examples of each part."""
+    """The checksum that ``lib.data.archives`` holds: over the sorted hashes of the examples of
+    each part."""
     parts = []
     for part in ("train", "test"):
         pairs = zip(arrays[f"x_{part}"], arrays[f"y_{part}"].tolist(), strict=True)
@@ -252,8 +260,9 @@ def content_digest(arrays: dict[str, np.ndarray]) -> str:
     return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
-# -- processes ---------------------------------------------------------------------------------------------------------
-# A child forks from a server that has imported what it needs but has never computed, so that starting one is cheap.
+# -- processes -------------------------------------------------------------------------------------
+# A child forks from a server that has imported what it needs but has never computed, so that
+# starting one is cheap.
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
@@ -286,7 +295,8 @@ def die() -> None:
 
 
 def killed_at_call(runs, root, function, number, after) -> None:
-    """Carry ``runs`` out and die before (or right ``after``) the ``number``-th call of ``function``, named in full."""
+    """Carry ``runs`` out and die before (or right ``after``) the ``number``-th call of
+    ``function``, named in full."""
     torch.set_num_threads(2)
     checkpoint_every_epoch()
     owner, name = function.rsplit(".", 1)
@@ -314,7 +324,8 @@ def kill_at(runs, root, function, number, after) -> None:
 
 
 def carried_out(runs, root, path, ready=None) -> None:
-    """Carry ``runs`` out and write the table, and how many epochs each member trained here, to ``path``.
+    """Carry ``runs`` out and write the table, and how many epochs each member trained here, to
+    ``path``.
 
     With ``ready``, begin when all who share it are there.
     """

@@ -130,20 +130,16 @@ def drop_fraction(
     0.15
     """
     _check_share(initial)
-    if schedule == "constant":
-        return initial
-    if schedule == "cosine":
-        return initial / 2 * (1 + math.cos(math.pi * step / end)) if step < end else 0.0
+    known = ", ".join(SCHEDULES)
+    refuse(schedule not in SCHEDULES, f"drop schedule {schedule!r} is unknown; there are {known}")
     refuse(
-        schedule != "rate",
-        f"drop schedule {schedule!r} is unknown; there are {', '.join(SCHEDULES)}",
-    )
-    refuse(
-        not 0 <= rate <= highest or not highest,
+        schedule == "rate" and not (0 <= rate <= highest and highest),
         f"the learning rate is {rate} and the highest {highest}: a drop fraction in proportion "
         "needs 0 <= rate <= highest",
     )
-    return initial * rate / highest
+    if schedule == "cosine":
+        return initial / 2 * (1 + math.cos(math.pi * step / end)) if step < end else 0.0
+    return initial * rate / highest if schedule == "rate" else initial
 
 
 def gradual(step: int, *, start: int, end: int, final: float, initial: float = 0.0) -> float:
@@ -218,10 +214,10 @@ def pruned(weights: Named, mask: Named, generator: torch.Generator | None, chang
 @mask_update(name="set")
 def set_(weights: Named, mask: Named, generator: torch.Generator, change: Change) -> Named:
     """The smallest |w| go, and any grow (Mocanu et al. 2018; one ranking for both signs)."""
-    wish = {}
-    for name, weight in weights.items():  # float64, so that ties are rare
-        drawn = torch.rand(weight.numel(), generator=generator, dtype=torch.float64)
-        wish[name] = -drawn.to(weight.device)
+    wish = {  # float64, so that ties are rare
+        name: -torch.rand(w.numel(), generator=generator, dtype=torch.float64).to(w.device)
+        for name, w in weights.items()
+    }
     return regrown(mask, _sizes(weights), wish, change.fraction)
 
 

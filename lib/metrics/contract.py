@@ -77,8 +77,8 @@ def check_counts(**counts: int | None) -> None:
 
 def shares(network: nn.Module) -> bool:
     """Whether two layers share a parameter."""
-    every = network.named_parameters(remove_duplicate=False)
-    return len(list(network.parameters())) < len(list(every))
+    every = [p for _, p in network.named_parameters(remove_duplicate=False)]
+    return len(set(every)) < len(every)
 
 
 def check_mask(network: nn.Module, mask: Named | None, which: str = "all") -> None:
@@ -89,7 +89,7 @@ def check_mask(network: nn.Module, mask: Named | None, which: str = "all") -> No
 
 def check_named(network: nn.Module, values: Named, what: str, dtype=None) -> None:
     """Raise ``MeasureError`` unless ``values`` have names and shapes of parameters."""
-    shapes = {name: tuple(p.shape) for name, p in network.named_parameters()}
+    shapes = {n: tuple(p.shape) for n, p in network.named_parameters()} if values else {}
     for name, value in values.items():
         require(
             name in shapes,

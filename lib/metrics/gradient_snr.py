@@ -27,9 +27,8 @@ class Signal:
     @property
     def snr(self) -> float:
         """mean / std; infinite or NaN where the batches do not differ at all."""
-        if self.std:
-            return self.mean / self.std
-        return math.inf if self.mean else math.nan
+        alike = math.inf if self.mean else math.nan
+        return self.mean / self.std if self.std else alike
 
 
 def by_layer(

@@ -88,11 +88,7 @@ class Pass:
 
 
 def passes(
-    network: nn.Module,
-    x: Tensor,
-    chunk: int | None,
-    copies: int = 1,
-    mask: Named | None = None,
+    network: nn.Module, x: Tensor, chunk: int | None, copies: int = 1, mask: Named | None = None
 ) -> Iterator[tuple[slice, Pass | LivePass]]:
     """Forward passes over all of ``x`` in chunks; ``copies`` δ of each layer are held at a time.
 
@@ -253,7 +249,7 @@ def mean_gradient(
 
 def summed_loss(network: nn.Module, own: Named, x: Tensor, labels: Tensor | None) -> Tensor:
     """Cross-entropy summed over ``x`` as a function of ``own``; None: to the predictions' own."""
-    logits = torch.func.functional_call(network, own, (x,))
+    logits = torch.func.functional_call(network, own, (x,), tie_weights=False)
     if labels is None:
         return nn.functional.cross_entropy(
             logits, torch.softmax(logits.detach(), -1), reduction="sum"

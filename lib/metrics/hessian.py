@@ -81,13 +81,7 @@ def with_batch_statistics(network: nn.Module) -> nn.Module:
     return copied
 
 
-def hvp(
-    network: nn.Module,
-    x: Tensor,
-    labels: Tensor | None,
-    vector: Named,
-    **options,
-) -> Named:
+def hvp(network: nn.Module, x: Tensor, labels: Tensor | None, vector: Named, **options) -> Named:
     """H v for ``vector`` by parameter name (what it does not name: zero); zeros where none lives.
 
     For many products with one matrix, make a ``Curvature`` and keep it.
@@ -220,12 +214,7 @@ def extreme_eigenvalues(
     return lanczos(matrix, generator, steps, found, failure)
 
 
-def exact(
-    network: nn.Module,
-    x: Tensor,
-    labels: Tensor | None,
-    **options,
-) -> Tensor:
+def exact(network: nn.Module, x: Tensor, labels: Tensor | None, **options) -> Tensor:
     """The whole matrix over the live weights, [live, live], symmetric, in the network's dtype.
 
     Raises ``MeasureError`` above ``DENSE_LIMIT`` live weights. ``exact_seconds`` says beforehand
@@ -243,12 +232,7 @@ def exact(
     return (whole + whole.t()) / 2
 
 
-def exact_seconds(
-    network: nn.Module,
-    x: Tensor,
-    labels: Tensor | None,
-    **options,
-) -> float:
+def exact_seconds(network: nn.Module, x: Tensor, labels: Tensor | None, **options) -> float:
     """About how long ``exact`` would take here, in seconds: its second batch of rows, timed."""
     matrix, step = _whole(network, x, labels, **options)
     matrix.rows(0, step)  # the first one builds the graphs

@@ -39,7 +39,8 @@ def exact(network: nn.Module, x: Tensor, *, chunk: int | None = None) -> Tensor:
     if isinstance(first, nn.Linear) and first.in_features > first.out_features:
         gram = first.weight.detach() @ first.weight.detach().t()
         for _, taken in passes(network, x, chunk):
-            delta = torch.cat(list(_rows(taken.logits, taken.outputs[0])))  # type: ignore[union-attr]
+            rows = _rows(taken.logits, taken.outputs[0])  # type: ignore[union-attr]
+            delta = torch.cat(list(rows))
             each = (delta @ gram).mul_(delta).sum(1)
             found.append(each.view(-1, len(taken.logits)).sum(0))
         return torch.cat(found)
@@ -48,7 +49,7 @@ def exact(network: nn.Module, x: Tensor, *, chunk: int | None = None) -> Tensor:
     for part in x.split(chunk or (64 if x.device.type == "cpu" else 1024)):
         part = channels_last(part).detach().requires_grad_()
         with torch.enable_grad():
-            logits = torch.func.functional_call(network, frozen, (part,))
+            logits = torch.func.functional_call(network, frozen, (part,), tie_weights=False)
         found.append(sum(g.flatten(1).square().sum(1) for g in _rows(logits, part)))
     return torch.cat(found)
 

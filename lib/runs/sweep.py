@@ -1,6 +1,7 @@
 """Carry a list of runs out: train what the store lacks, in cohorts, and return a table."""
 
 import hashlib
+import math
 import platform
 import sys
 import time
@@ -221,10 +222,10 @@ def _pruned(run, images):
         return 0
     network = loop.network_of(run, images)
     shapes = {
-        name: network.get_parameter(name).shape
+        name: tuple(network.get_parameter(name).shape)
         for name in networks.prunable(network, run.pruning.keep_dense)
     }
-    size = sum(shape.numel() for shape in shapes.values())
+    size = sum(map(math.prod, shapes.values()))
     if run.pruning.scope == "global":
         live = size - masks.pruned_count(run.sparsity, size)
     else:

@@ -107,7 +107,8 @@ class Pattern:
 
     def outputs(self, weight: torch.Tensor, bias: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """[rows, B] of the inputs x [columns, B], for a ``weight`` that is such a matrix."""
-        return torch.addmm(bias.index_select(0, self.channel).unsqueeze(1), weight, x)
+        bias = bias if self.blocks == 1 else bias.index_select(0, self.channel)
+        return torch.addmm(bias.unsqueeze(1), weight, x)
 
 
 class Patterns:

@@ -214,7 +214,7 @@ def _made(setup: Setup, sparsity: float | None = None, **given: Any) -> Run:
     """A run of ``setup``, which it keeps for those that begin from it."""
     shared = {name: getattr(setup, name) for name in ("data", "network", "flow", "measure_every")}
     try:
-        if sparsity is not None:
+        if given["solution"] != "sol_d":
             given["pruning"] = Pruning(**{**setup.pruning.model_dump(), "sparsity": sparsity})
         run = Run(**{**shared, **given})
     except ValidationError as error:

@@ -41,11 +41,10 @@ class Layout:
 
     def views(self, rows: torch.Tensor, buffers: bool = False) -> Named:
         """Views [..., *shape] by name into ``rows`` [..., P] (or [..., B] for ``buffers``)."""
-        views, offset = {}, 0
-        for name, shape in (self.buffers if buffers else self.parameters).items():
-            part = rows[..., offset : offset + shape.numel()]
-            views[name], offset = part.view((*rows.shape[:-1], *shape)), offset + shape.numel()
-        return views
+        shapes = self.buffers if buffers else self.parameters
+        parts = rows.split([shape.numel() for shape in shapes.values()], -1)
+        placed = zip(shapes.items(), parts, strict=True)
+        return {name: part.view((*rows.shape[:-1], *shape)) for (name, shape), part in placed}
 
     def row(self, values: Named) -> torch.Tensor:
         """The flat row [P] of parameters given by name; the inverse of ``views``."""

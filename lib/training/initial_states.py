@@ -117,9 +117,8 @@ def _moment(run):
         return f"@{run.begin}"
     if run.rewind:
         return f"@{run.rewind}"
-    if run.parent.solution == "sol_g":
-        return ""  # its mask is that of its end
-    return "@best" if run.pruning.source == "best-test" and not run.continuation else ""
+    last = run.continuation or run.parent.solution == "sol_g"  # whose mask is that of its end
+    return "@best" if run.pruning.source == "best-test" and not last else ""
 
 
 def _mask(run, network, layout, weights, buffers, images):

@@ -24,7 +24,7 @@ def observe(group: Group, epoch: int) -> None:
     found = _measures(group) if any(due) else [{}] * len(due)
     for k, (member, is_due) in enumerate(zip(group.members, due, strict=True)):
         run, clock = member.run, member.run.begin + epoch
-        row, moments = (found[k] if is_due else {}) | _signals(group, k, clock), []
+        row, moments = (found[k] if is_due else {}) | _watched(group, k, clock), []
         if row:
             member.history.append({"epoch": clock, **row})
         if not math.isfinite(row.get("train_loss", 0.0)):
@@ -51,7 +51,7 @@ def _measures(group):
     return [{name: c[k].item() for name, c in columns.items()} for k in range(len(group.members))]
 
 
-def _signals(group, k, clock):
+def _watched(group, k, clock):
     """What member ``k`` watches, at its epoch; the seconds it took go to its facts.
 
     Before training BatchNorm's running statistics are those of no data: they are taken first.

@@ -33,7 +33,7 @@ CELLS = [*((method, form) for method in SPARSE for form in FORMS), ("rigl-invert
 STALLED, SCRATCH, RIGL = ("scratch", "masked"), ("scratch", OWN), ("rigl", OWN)
 
 
-def flow(row: str, form: str = "", measure: str = "flow") -> Numbers:
+def flow(row: str, form: str = "", *, measure: str = "flow") -> Numbers:
     """``measure`` of one cell by seed and step; raises ``NotHere`` if the table lacks it."""
     return needed(
         course(measure, "step", row=row, form=form),
@@ -58,8 +58,8 @@ logs = lift(lambda flow: np.log(flow.clip(lower=1e-12)))
 
 def level(cell: tuple, window: str, measure: str = "flow") -> Numbers:
     """ln of gradient flow by seed, averaged over the recorded steps of a window of training."""
-    otherwise = f"no recorded step in this window ({window}): give a smaller flow_every"
-    return mean(logs(within(flow(*cell, measure=measure), STEPS, window, otherwise)))
+    missing = f"no recorded step in this window ({window}): give a smaller flow_every"
+    return mean(logs(within(flow(*cell, measure=measure), STEPS, window, missing)))
 
 
 def start(row: str, form: str = "") -> Numbers:
@@ -147,7 +147,8 @@ def no_more(window: str) -> Rule:
 
 def change(row: str, form: str = OWN) -> Numbers:
     """Change of the gradient norm at each mask update, by seed and step."""
-    return np.sqrt(flow(row, form, "after")) - np.sqrt(flow(row, form, "before"))
+    before, after = (flow(row, form, measure=moment) for moment in ("before", "after"))
+    return np.sqrt(after) - np.sqrt(before)
 
 
 def half(changes: Numbers, window: str = FIRST_HALF) -> Numbers:
@@ -165,8 +166,8 @@ def around(changes: pd.DataFrame, began: pd.Series, asleep: bool) -> pd.Series:
 
 def times(row: str):
     """How the norm changes on average, as a factor, in words."""
-    logs_of = logs(flow(row, OWN, "after")) - logs(flow(row, OWN, "before"))
-    return says(f"{row}: norm × {{:.3g}}", factor(0.5 * mean(logs_of)))
+    gain = mean(logs(flow(row, OWN, measure="after")) - logs(flow(row, OWN, measure="before")))
+    return says(f"{row}: norm × {{:.3g}}", factor(0.5 * gain))
 
 
 MEAN = "mean change of the gradient norm"
@@ -174,8 +175,6 @@ RANDOM, INVERTED, GREEDY = (mean(change(row)) for row in ("set", "rigl-inverted"
 HALVES = [half(change("rigl"), window) for window in (FIRST_HALF, SECOND_HALF)]
 DELAYED, BEGAN = change("rigl", "masked"), start("rigl", "masked")
 ASLEEP, AWAKE = (around(DELAYED, BEGAN, asleep=asleep) for asleep in (True, False))
-TOO_EARLY = "learning starts before the first mask update, at step {}, in every run"
-STARTED = "learning starts at step {:g} (median); change before {:.3g}, after {:.3g}"
 ABOVE = mean(flow(*RIGL) > flow("small dense"))
 
 RULES = {
@@ -227,10 +226,13 @@ RULES = {
              "norm", note=says("{:.3g} and {:.3g}; {}", GREEDY, INVERTED, times("rigl-inverted"))),
         beyond(f"{MEAN}: set - rigl-inverted (ours)", RANDOM, INVERTED, "norm")],
     "flow-fig8-original-delay": given(
-        needs(lambda table: ASLEEP(table).notna().any(), says(TOO_EARLY, lift(min)(DELAYED))),
+        needs(lambda table: ASLEEP(table).notna().any(),
+              says("learning starts before the first mask update, at step {}, in every run",
+                   lift(min)(DELAYED))),
         [more(f"{MEAN} once learning has started: rigl (original)", AWAKE, "norm"),
          more("a tenth of it - |mean change before that|", 0.1 * AWAKE - abs(ASLEEP), "norm",
-              note=says(STARTED, median(BEGAN), ASLEEP, AWAKE))]),
+              note=says("learning starts at step {:g} (median); change before {:.3g}, after {:.3g}",
+                        median(BEGAN), ASLEEP, AWAKE))]),
     "flow-fig9b-mlp-rigl": given(MLP, [*(higher(RIGL, SCRATCH, window)
                                          for window in (FIRST_HALF, SECOND_HALF)),
                                        more(f"{MEAN} at an update: rigl (ours)", GREEDY, "norm")]),

@@ -53,6 +53,7 @@ def over(of, first: str, second: str, *claim) -> Rule:
     )
 
 
+DENSE, SCRATCH = (mean(spectrum(row, "along", "negative_share")) for row in ("baseline", "scratch"))
 GREEDY, RANDOM = (spectrum(row, "after", "change") for row in ("rigl", "set"))
 CHANGE = known(mean(ln(GREEDY / RANDOM)))
 
@@ -72,9 +73,8 @@ RULES = {
         note=says("× {:.3g}; {:.3g} and {:.3g} of the mean size of an eigenvalue", factor(CHANGE),
                   *(lift(np.nanmean)(found) for found in (GREEDY, RANDOM)))),
     "flow-hessian-dense-negative-mass": [
-        beyond("negative share of the spectrum: dense baseline - scratch, along training",
-               *(mean(spectrum(row, "along", "negative_share")) for row in ("baseline", "scratch")),
-               note="{:.3g} and {:.3g}"),
+        beyond("negative share of the spectrum: dense baseline - scratch, along training", DENSE,
+               SCRATCH, note="{:.3g} and {:.3g}"),
         *(over(largest, row, "scratch", "equal", np.log(2))
           for row in ("baseline", "set", "rigl"))],
     "flow-hessian-largest-negative": [over(negative, *pair)

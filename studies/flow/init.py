@@ -71,19 +71,36 @@ def relative(found: pd.DataFrame) -> pd.DataFrame:
 def relative_signals(table: pd.DataFrame) -> pd.DataFrame:
     """All signals in units of the dense network's: kind, scheme, form, sparsity, seed, value."""
     starts = part(table, part="signal").query("sparsity > 0")[["kind", "scheme", "form"]]
-    found = [
-        relative(signals(**cell))(table)
-        .melt(ignore_index=False, var_name="sparsity")
-        .reset_index()
-        .assign(**cell)
-        for cell in starts.drop_duplicates().to_dict("records")
-    ]
-    return pd.concat(found, ignore_index=True)
+    return pd.concat(
+        [
+            relative(signals(**cell))(table)
+            .melt(ignore_index=False, var_name="sparsity")
+            .reset_index()
+            .assign(**cell)
+            for cell in starts.drop_duplicates().to_dict("records")
+        ],
+        ignore_index=True,
+    )
+
+
+def unchanged(kind: str, form: str, scheme: str) -> Rule:
+    """A form of fresh weights keeps the dense signal at every sparsity."""
+    middle, margin = sum(KEPT) / 2, (KEPT[1] - KEPT[0]) / 2
+    return along(
+        relative(signals(kind, form, scheme)),
+        lambda sparsity, ratios: equal(
+            f"{FORMS[form]} at {sparsity:g}: signal / dense - {middle:g}",
+            ratios - middle,
+            "ratio",
+            margin=margin,
+            note=says("{:.3g} of the dense signal", ratios),
+        ),
+    )
 
 
 def kept(kind: str, scheme: str = "he") -> Rule:
     """Figure 1c with masks of one kind: the masked dense signal falls, the others keep theirs."""
-    original, middle = signals(kind, "masked", scheme), sum(KEPT) / 2
+    original = signals(kind, "masked", scheme)
     left = relative(original)
     return [
         more(
@@ -95,19 +112,8 @@ def kept(kind: str, scheme: str = "he") -> Rule:
                 *(place(left, 0), first(left), place(left, -1), last(left)),
             ),
         ),
-        *(
-            along(
-                relative(signals(kind, form, scheme)),
-                lambda sparsity, ratios, form=form: equal(
-                    f"{FORMS[form]} at {sparsity:g}: signal / dense - {middle:g}",
-                    ratios - middle,
-                    "ratio",
-                    margin=(KEPT[1] - KEPT[0]) / 2,
-                    note=says("{:.3g} of the dense signal", ratios),
-                ),
-            )
-            for form in ("neuron", "layer")
-        ),
+        unchanged(kind, "neuron", scheme),
+        unchanged(kind, "layer", scheme),
     ]
 
 

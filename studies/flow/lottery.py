@@ -147,7 +147,7 @@ def robust(table: pd.DataFrame) -> Rule:
     staying = [kind for kind, height in heights.items() if height < tolerance(table)]
     otherwise = f"no perturbed ticket stays in the basin (barriers: {words or 'no perturbations'})"
     return given(
-        needs(lambda _: staying, otherwise),
+        needs(lambda _: bool(staying), otherwise),
         [matching(kind, f"{kind} - pruned", f"barriers: {words}") for kind in staying],
     )
 

@@ -74,7 +74,7 @@ def named(row: str, form: str = "") -> str:
     return f"{row} ({FORMS[form]})" if form else row
 
 
-def accuracy(row: str, form: str = "", how: str = "final") -> Numbers:
+def accuracy(row: str, form: str = "", *, how: str = "final") -> Numbers:
     """Final test accuracy in points by seed; raises ``NotHere`` if the table lacks the row."""
     return needed(
         100 * pick("test_accuracy", how, row=row, form=form),
@@ -127,8 +127,8 @@ def as_printed(where: tuple, least: float) -> list[Rule]:
 
 def set_alike(table: pd.DataFrame) -> Rule:
     """The best and the worst start of SET are alike."""
-    means = {form: accuracy("set", form)(table).mean() for form in FORMS}
-    return alike("set", max(means, key=means.get), min(means, key=means.get), 0.3)
+    means = {form: float(accuracy("set", form)(table).mean()) for form in FORMS}
+    return alike("set", max(means, key=lambda f: means[f]), min(means, key=lambda f: means[f]), 0.3)
 
 
 def untested(what: str) -> Rule:

@@ -6,11 +6,8 @@ import random
 import shutil
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
-from lib.claims import flow_methods
-from lib.claims.decisions import NotHere, decide
 from PIL import Image
 from support import carry_out, same_results, same_table
 from torchvision.transforms import functional
@@ -404,47 +401,6 @@ def test_a_name_in_the_folder_of_image_sets(folder, monkeypatch):
     monkeypatch.setenv("SPARSITY_DATA", str(folder.parent))
     assert load("set").fingerprint == load(folder).fingerprint
     assert sets.size("folder", "set") == 24
-
-
-def test_claims_of_imagenet_need_imagenet():
-    """Rules about ResNet-50 and VGG-16 speak of ImageNet's 1,281,167 images alone, and then of what
-    they say.
-    """
-    printed = flow_methods.IMAGENET["vgg-16"]
-    rows = [
-        {
-            "key": f"{cell}{seed}",
-            "row": cell[0],
-            "form": cell[1],
-            "seed": seed,
-            "epoch": 1,
-            "test_accuracy": (mean + 0.01 * seed) / 100,
-        }
-        for cell, (mean, _) in printed.items()
-        for seed in range(5)
-    ]
-    table = pd.DataFrame(rows).assign(
-        dataset="folder", network="vgg-16", train_images=1_281_167, diverged=False
-    )
-    assert flow_methods.printed(table) == printed
-    gains = flow_methods.flow_t1_vgg_init(table)
-    assert [round(decide(effect)["effect"], 6) for effect in gains] == [0, 0]
-    assert (
-        decide(gains[0])["verdict"]
-        == decide(flow_methods.flow_t1_lottery_vgg_fails(table)[0])["verdict"]
-        == "supported"
-    )
-    for rule, other in (
-        (flow_methods.flow_t1_vgg_init, {"train_images": 48}),
-        (flow_methods.flow_t1_resnet_init_neutral, {}),
-    ):
-        with pytest.raises(
-            NotHere, match=r"on ImageNet: preset imagenet_(vgg16|resnet50) tests it"
-        ):
-            rule(table.assign(**other))
-    assert not flow_methods.printed(table.assign(train_images=48))
-    with pytest.raises(NotHere, match="the study excepts ResNet-50"):
-        flow_methods.flow_t1_lenet_init_scratch(table.assign(network="resnet-50"))
 
 
 # -- training --------------------------------------------------------------------------------------

@@ -219,3 +219,46 @@ def test_runs_by_these_criteria(criterion, store):
     )
     mask = masks.prune(scores(criterion, weights, task), 0.8)
     assert torch.equal(store.get(run.key).tensors["mask"], layout.mask_row(mask))
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        (torch.ones(2, 2), "gives a Tensor, not a tensor by weight's name"),
+        ({"0.weight": torch.ones(2, 2)}, r"gives for '2.weight' the shape none, not \(2, 2\)"),
+        (
+            {"0.weight": torch.ones(2, 2), "2.weight": torch.ones(4)},
+            r"gives for '2.weight' the shape \(4,\), not \(2, 2\)",
+        ),
+        (
+            {"0.weight": torch.ones(2, 2), "2.weight": torch.full((2, 2), math.nan)},
+            "gives NaN for '2.weight'",
+        ),
+    ],
+    ids=str,
+)
+def test_scores_that_are_none_are_refused(result, message):
+    """A criterion of one's own that returns no scores of the weights is named; it may spoil what it
+    is handed, and order it as it likes."""
+    weights, task = by_hand()
+
+    @registry.criterion(name="mine", version="1")
+    def mine(weights, generator, task):
+        weights["0.weight"].zero_()
+        return result
+
+    with pytest.raises(ValueError, match=f"criterion 'mine' {message}"):
+        criteria.scores("mine", weights, rng.generator(0), task)
+    assert weights["0.weight"].tolist() == FIRST
+    result = {name: torch.full((2, 2), 1.0 * len(name)) for name in reversed(weights)}
+    assert list(criteria.scores("mine", weights, rng.generator(0), task)) == list(weights)
+    registry.criterion.forget("mine")
+
+
+def test_synflow_needs_a_network_of_paths():
+    """Where layers do not only add up, its scores would mean nothing."""
+    network = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2), nn.Linear(2, 2)).double().eval()
+    weights = {f"{n}.weight": network[n].weight.detach() for n in (0, 2)}
+    task = criteria.Task(lambda: network, X, Y, 0.5)
+    with pytest.raises(ValueError, match=r"synflow adds up paths: .* layers that are not linear"):
+        scores("synflow", weights, task)

@@ -78,3 +78,56 @@ def test_batchnorm_normalises_over_a_micro_batch():
     torch.testing.assert_close(
         cohort.buffers[0], torch.cat([module[2].running_mean, module[2].running_var])
     )
+
+
+class Attentive(nn.Module):
+    """What no fast path covers: attention, LayerNorm, GroupNorm, BatchNorm and raw parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.groups = nn.Conv2d(1, 4, 2, 2), nn.GroupNorm(2, 4)
+        self.first = nn.Parameter(torch.zeros(1, 1, 4))
+        self.scale = nn.Parameter(torch.tensor(1.0))
+        self.norm, self.attention = nn.LayerNorm(4), nn.MultiheadAttention(4, 2, batch_first=True)
+        self.batch, self.head = nn.BatchNorm1d(4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        places = self.groups(self.stem(x)).flatten(2).transpose(1, 2)
+        x = torch.cat([self.first.expand(len(x), -1, -1), places], 1)
+        normed = self.norm(x)
+        x = x + self.scale * self.attention(normed, normed, normed, need_weights=False)[0]
+        return self.head(self.batch(x[:, 0]))
+
+
+def test_any_module_trains_in_turn():
+    """Losses, gradients, running statistics and logits are those of the module itself."""
+    with torch.device("meta"):
+        network = Attentive()
+    cohort, rng = cohort_of(network), torch.Generator().manual_seed(1)
+    x, y = torch.randn(2, 6, 1, 4, 4, generator=rng), torch.randint(3, (2, 6), generator=rng)
+    modules = [filled(network, *rows) for rows in zip(cohort.weights, cohort.buffers, strict=True)]
+    assert modules[0].scale.shape == ()
+    engine = engines.engine(cohort, network)
+    assert isinstance(engine, engines.InTurn)
+    losses = engine.gradients(x, y)
+    for k, module in enumerate(modules):
+        loss = F.cross_entropy(module.train()(x[k]), y[k])
+        truth = torch.autograd.grad(loss, list(module.parameters()))
+        assert torch.equal(losses[k], loss.detach())
+        assert torch.equal(cohort.gradients[k], torch.cat([part.flatten() for part in truth]))
+        views = cohort.layout.views(cohort.buffers[k], buffers=True)
+        assert all(torch.equal(views[name], module.get_buffer(name)) for name in views)
+    seen = torch.stack([module.eval()(x[0]) for module in modules])
+    assert torch.equal(engine.logits(x[0]), seen)
+
+
+def test_what_extends_an_mlp_is_none():
+    """A subclass may pass its inputs on otherwise: it is no case for the batched products."""
+
+    class Doubled(networks.MLP):
+        def forward(self, x):
+            return super().forward(2 * x)
+
+    network = networks.build("mlp", (1, 4, 4), 5, widths=(7,))
+    network.__class__ = Doubled
+    assert isinstance(engines.engine(cohort_of(network), network), engines.InTurn)

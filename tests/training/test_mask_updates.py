@@ -26,6 +26,7 @@ from lib import rng
 from lib.data.images import Cropper
 from lib.masks import masks
 from lib.models import initializers, networks
+from lib.registry import mask_update
 from lib.runs import results
 from lib.runs.store import Store
 from lib.specs.parts import MaskUpdate
@@ -609,6 +610,43 @@ def test_a_resumed_cohort_goes_on_with_its_masks(undisturbed, store):
             assert torch.equal(mask, end) == (run.mask_update.end <= 10)
 
 
+# -- rules of one's own ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mine():
+    """Registers a rule under the name "mine", as a notebook does."""
+    names = set()
+
+    def register(rule):
+        names.add("mine")
+        mask_update(name="mine", version="1")(rule)
+
+    yield register
+    for name in names:
+        mask_update.forget(name)
+
+
+@pytest.mark.parametrize("method", ["set", "rigl", "rigl-inverted"])
+def test_a_rule_of_ones_own_is_called_as_the_projects_own(method, mine, tmp_path):
+    """The same function under another name gives the same bits, under another key."""
+    mine(mask_update[method])
+    parent = pruned(small())
+    runs = [*moving(parent, method), *moving(parent, "mine")]
+    theirs, ours = outcomes(runs, tmp_path)
+    assert runs[0].key != runs[1].key
+    same_tensors(theirs.tensors, ours.tensors)
+
+
+def test_a_rule_that_changes_the_density_is_refused_on_its_step(mine, store):
+    """And no run of it enters the store."""
+    mine(lambda weights, mask, generator, change: {n: live | True for n, live in mask.items()})
+    (run,) = moving(pruned(small()), "mine")
+    with pytest.raises(ValueError, match="mask_update 'mine' at step 4 leaves 1024 weights alive"):
+        carry_out([run], store)
+    assert not store.has(run.key)
+
+
 # -- where they start ------------------------------------------------------------------------------
 
 
@@ -833,7 +871,6 @@ def bare(**fields):
             "data": setup.data,
             "network": setup.network,
             "recipe": setup.dense,
-            "setup": setup,
             **fields,
         }
     )
@@ -949,7 +986,7 @@ REFUSED = [
     (lambda g: ticket(g, rewind=4), r"rewind is 4: the pruned run keeps its weights at \[2\] only"),
     (
         lambda g: ticket(g, rewind=-1),
-        r"rewind is -1: the pruned run keeps its weights at \[2\] only",
+        "rewind is -1: it should be greater than or equal to 0",
     ),
     (lambda g: pruned(small(), keep=(4,)), r"keep is \(4,\): the run has only 3 epochs"),
     (

@@ -17,7 +17,7 @@ from support import (
 from lib import rng
 from lib.models import initializers
 from lib.specs.fields import ParameterError
-from lib.specs.parts import Data, MaskUpdate, Network, Pruning, Recipe, Setup
+from lib.specs.parts import MaskUpdate
 from lib.specs.run import Run, finetune, gradually_pruned, scratch, ticket
 from lib.training import loop
 
@@ -46,28 +46,12 @@ def untrained(run):
     return run.model_copy(update={"recipe": run.recipe.model_copy(update={"epochs": 0})})
 
 
-def test_keys_of_earlier_runs_stay():
-    """Runs in a store are found again: these keys were made before there were replicas."""
-    recipe = Recipe(epochs=5, batch_size=32, lr=0.1, momentum=0.9)
-    setup = Setup(
-        data=Data(name="digits", fingerprint="abc"),
-        network=Network(name="mlp"),
-        dense=recipe,
-        sparse=recipe,
-        pruning=Pruning(sparsity=0.5),
-    )
-    mask_update = MaskUpdate(method="gradual", every=10, start=0, end=50)
-    parent = gradually_pruned(setup, seed=7, sparsity=0.5, mask_update=mask_update)
-    assert (
-        finetune(Run.dense(setup, seed=7), sparsity=0.3).key
-        == "59cd21cddc19e668837c6164dd8ad564bc072dc3"
-    )
-    assert (
-        scratch(parent, sparsity=0.5, form="layer").key
-        == "aed2ecd95d838f90ca598c225fc2ee8f3163f0a5"
-    )
-    assert parent.key == "7d67c675134fe901d7e39b72165a63b7ea197593"
-    assert ticket(parent).key == "d98d9f05cb79e4f6729b188c20d67202e2792a04"
+def test_the_first_replica_is_the_run_without_one():
+    """Its specification, and so its key, says nothing of replicas; that of the others does."""
+    parent = pruned()
+    for make in makers(parent).values():
+        assert not {"replica", "fresh"} & make(0).specification.keys()
+        assert make(1).specification["replica"] == 1
 
 
 @pytest.mark.parametrize("name", ["pruned", "ticket", "finetune", "scratch"])

@@ -166,7 +166,8 @@ def test_the_floor():
 
 
 def test_rules_of_the_kl_signal():
-    """A turn near the best epoch supports, one far from it refutes; none refutes the rise and fall."""
+    """A turn near the best epoch supports, one far from it refutes; none refutes the rise and
+    fall."""
     near, far, none = (
         pd.concat([runs(schedule=s, turn=turn) for s in ("exponential", "cosine")])
         for turn in (8, 34, 40)
