@@ -5,7 +5,6 @@ difference, and what the claim says of it. Intervals are two-sided 95% t interva
 is two one-sided tests at 5%.
 """
 
-import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,20 +47,14 @@ def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
     return values.mean() - half, values.mean() + half
 
 
-@functools.cache
-def _half_widths(most: int) -> np.ndarray:
-    """Half-width of the 95% interval at a spread of 1, for 2 to ``most`` seeds."""
-    n = np.arange(2, most + 1)
-    return stats.t.ppf(0.975, n - 1) / np.sqrt(n)
-
-
 def seeds_needed(distance: float, spread: float, most: int = 1000) -> int | None:
     """How many seeds make the 95% half-width at this spread smaller than ``distance``.
 
     None where ``most`` of them do not.
     """
-    enough = np.flatnonzero(_half_widths(most) * spread < distance)
-    return int(enough[0]) + 2 if len(enough) else None
+    n = np.arange(2, most + 1)
+    enough = n[stats.t.ppf(0.975, n - 1) / np.sqrt(n) * spread < distance]
+    return int(enough[0]) if len(enough) else None
 
 
 def decide(effect: Effect) -> dict:
@@ -77,8 +70,7 @@ def decide(effect: Effect) -> dict:
         notes.append(f"{len(values) - len(finite)} seeds without a value")
     verdict = UNDECIDED
     if len(finite):
-        rule = _equal if effect.claim == "equal" else _positive
-        verdict, said = rule(finite, low, high, effect, spread)
+        verdict, said = _judged(finite, low, high, effect, spread)
         notes.append(said)
     return {
         "what": effect.what,
@@ -93,35 +85,27 @@ def decide(effect: Effect) -> dict:
     }
 
 
-def _positive(values, low, high, effect, spread):
+def _judged(values, low, high, effect, spread):
+    """The verdict on the claim of an effect, and what the row says of it."""
+    equal, margin, few = effect.claim == "equal", effect.margin, f"only {len(values)} seeds"
     if len(values) < MIN_SEEDS:
-        if (values > 0).all():
-            return SUPPORTED, f"only {len(values)} seeds, all agree"
-        return UNDECIDED, f"only {len(values)} seeds"
-    if low > 0:
-        return SUPPORTED, ""
-    negligible = effect.margin and -effect.margin < low and high < effect.margin
-    if high < 0 or negligible or (low == high == 0):
-        return REFUTED, ""
-    distance = abs(values.mean()) - effect.resolution
-    if distance <= 0:
+        agree = not equal and (values > 0).all()
+        return (SUPPORTED, f"{few}, all agree") if agree else (UNDECIDED, few)
+    if equal:
+        inner = interval(values, 0.90)  # two one-sided tests at 5%
+        supported = -margin < inner[0] and inner[1] < margin
+        refuted = low > margin or high < -margin
+        distance = abs(margin - abs(values.mean()))
+    else:
+        supported = low > 0
+        negligible = margin and -margin < low and high < margin
+        refuted = high < 0 or negligible or low == high == 0
+        distance = abs(values.mean()) - effect.resolution
+    if supported or refuted:
+        return (SUPPORTED if supported else REFUTED), ""
+    if distance <= 0 and not equal:
         return UNDECIDED, "no number of seeds would decide it on this grid"
-    return UNDECIDED, _planned(distance, spread)
-
-
-def _equal(values, low, high, effect, spread):
-    if len(values) < MIN_SEEDS:
-        return UNDECIDED, f"only {len(values)} seeds"
-    inner = interval(values, 0.90)  # two one-sided tests at 5%
-    if -effect.margin < inner[0] and inner[1] < effect.margin:
-        return SUPPORTED, ""
-    if low > effect.margin or high < -effect.margin:
-        return REFUTED, ""
-    return UNDECIDED, _planned(abs(effect.margin - abs(values.mean())), spread)
-
-
-def _planned(distance, spread):
-    return f"{seeds_needed(distance, spread) or 'over 1,000'} seeds would decide it"
+    return UNDECIDED, f"{seeds_needed(distance, spread) or 'over 1,000'} seeds would decide it"
 
 
 def combine(verdicts: list[str]) -> str:

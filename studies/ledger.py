@@ -1,9 +1,9 @@
 """The ledger: what the studies claim, the rule that decides each, and its verdict from a table.
 
 A study's ``claims.yaml`` holds every claim in our words, its rule in words, the paper's numbers and
-the notebook that decides it (``figure``). The rule as code is the entry of the same name in the
-study's ``RULES``. Rules are written before the runs they judge; where one was changed later, its
-entry says so under ``amended``.
+the notebook that decides it (``figure``). The rule as code is the entry of the same name in one of
+the study's tables ``RULES``. Rules are written before the runs they judge; where one was changed
+later, its entry says so under ``amended``.
 """
 
 import functools
@@ -14,11 +14,16 @@ import yaml
 
 from studies import rules as algebra
 from studies.decide import NOT_TESTED, NotHere, combine, decide
-from studies.early import rules as early
-from studies.flow import rules as flow
-from studies.price import rules as price
+from studies.early import decay, schedules
+from studies.early import rules as periods
+from studies.flow import gradients, hessian, init, lottery, methods, settings
+from studies.price import curvature, disagreement, lines, noise, regimes
 
-RULES = price.RULES | early.RULES | flow.RULES
+HOMES = (
+    regimes, curvature, disagreement, noise, lines, periods, decay, schedules,
+    methods, gradients, hessian, init, lottery, settings,
+)  # fmt: skip
+RULES = {claim: rule for home in HOMES for claim, rule in home.RULES.items()}
 
 COLUMNS = [
     "claim", "says", "verdict", "rows", "what", "effect", "low", "high", "unit", "in_sd", "seeds",

@@ -19,7 +19,6 @@ an empty cell. A study's own quantity is a function ``(table, ...)`` under ``@nu
 """
 
 import functools
-import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -82,9 +81,8 @@ def _shared(parts):
     meet = functools.partial(functools.reduce, pd.Index.intersection)
     seeds = meet([p.index for p in framed])
     wide = [p.columns for p in framed if isinstance(p, pd.DataFrame)]
-    places = meet(wide) if wide else None
-    cut = {pd.DataFrame: lambda p: p.loc[seeds, places], pd.Series: lambda p: p.loc[seeds]}
-    return [cut.get(type(p), lambda p: p)(p) for p in parts]
+    cut = (seeds, meet(wide)) if wide else (seeds,)
+    return [p.loc[cut[: p.ndim]] if isinstance(p, pd.Series | pd.DataFrame) else p for p in parts]
 
 
 def lift(function: Callable) -> Callable[..., "Numbers"]:
@@ -98,30 +96,19 @@ def lift(function: Callable) -> Callable[..., "Numbers"]:
 
 
 @dataclass(frozen=True)
-class Numbers:
-    """One number a seed, or a course of them, of a table not yet seen."""
+class Numbers(np.lib.mixins.NDArrayOperatorsMixin):
+    """One number a seed, or a course of them, of a table not yet seen.
+
+    Operators and NumPy's functions of single values (``np.log``) give ``Numbers`` again.
+    """
 
     read: Callable[[pd.DataFrame], pd.Series | pd.DataFrame | float]
 
     def __call__(self, table: pd.DataFrame):
         return self.read(table)
 
-    __add__ = lift(operator.add)
-    __radd__ = lift(lambda a, b: b + a)
-    __sub__ = lift(operator.sub)
-    __rsub__ = lift(lambda a, b: b - a)
-    __mul__ = lift(operator.mul)
-    __rmul__ = lift(lambda a, b: b * a)
-    __truediv__ = lift(operator.truediv)
-    __rtruediv__ = lift(lambda a, b: b / a)
-    __gt__ = lift(operator.gt)
-    __ge__ = lift(operator.ge)
-    __lt__ = lift(operator.lt)
-    __le__ = lift(operator.le)
-    __and__ = lift(operator.and_)
-    __invert__ = lift(np.logical_not)
-    __neg__ = lift(operator.neg)
-    __abs__ = lift(abs)
+    def __array_ufunc__(self, function, method, *parts, **named):
+        return lift(function)(*parts, **named)
 
 
 def numbers(function: Callable) -> Callable[..., Numbers]:
@@ -149,17 +136,17 @@ def pick(table, measure: str, how: str = "final", **cell) -> pd.Series:
 
 
 @numbers
-def course(table, measure: str, along: str = "epoch", **cell) -> pd.DataFrame:
+def course(table, measure: str, along: str | list[str] = "epoch", **cell) -> pd.DataFrame:
     """``measure`` of a cell: a row per seed, a column per place, rising.
 
-    Along anything but time (epochs, steps) it is that of the runs' last epoch.
+    Along anything but time (epochs, steps) it is that of the runs' last epoch. A column that the
+    table lacks has no values.
     """
     rows = part(table, **cell)
     if along not in ("epoch", "step") and "epoch" in rows:
         rows = rows[rows["epoch"] == rows.groupby("key")["epoch"].transform("max")]
-    several = [measure] if isinstance(measure, str) else measure
-    measured = rows.reindex(columns=["seed", along, *several])
-    return measured.pivot_table(index="seed", columns=along, values=measure)
+    columns = ["seed", *([along] if isinstance(along, str) else along), measure]
+    return rows.reindex(columns=columns).pivot_table(measure, "seed", along)
 
 
 @numbers
@@ -171,9 +158,8 @@ def needed(table, wanted: Numbers, otherwise: str):
     return found
 
 
-ln = lift(np.log)
+ln, at_least = np.log, np.maximum
 known = lift(lambda values: values.dropna())
-at_least = lift(np.maximum)
 
 average = lift(lambda values: values.mean())  # over seeds
 median = lift(lambda values: values.median())

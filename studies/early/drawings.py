@@ -30,20 +30,20 @@ def periods(
     percent of training. The last point, pruned when training is over, is open, or told in words
     where it lies far below.
     """
-    labels = {"xlabel": "pruned after epoch", "ylabel": "test accuracy after training, %"}
+    alone = len(panels) == 1
     shape: dict[str, Any] = {
         "columns": 2 if len(panels) == 4 else 3,
-        "size": (3.9, 3.0),
-        "legend": 3,
+        "size": (5.8, 3.4) if alone else (3.9, 3.0),
+        "legend": 2 if alone else 3,
+        "xlabel": "pruned after epoch",
+        "ylabel": "test accuracy after training, %",
     }
-    if len(panels) == 1:
-        shape = {"size": (5.8, 3.4), "legend": 2}
-    with figures.panels(*panels, title=title, **shape | labels) as axes:
+    with figures.panels(*panels, title=title, **shape) as axes:
         for ax, panel in zip(axes, panels.values(), strict=True):
             if band:
-                period: Any = {"color": "black", "alpha": 0.07, "linewidth": 0}
                 start, end = (share * panel.epochs / 100 for share in band)
-                ax.axvspan(start, end, **period, label="paper's best period")
+                words = "paper's best period"
+                ax.axvspan(start, end, color="black", alpha=0.07, linewidth=0, label=words)
             _accuracies(ax, panel)
             _monitor(ax, panel, signal, last=ax is axes[-1])
     return axes[0].figure

@@ -1,14 +1,12 @@
 """The decision rules of the early-pruning study: claim -> rule.
 
-Figures 1, 2, 4, 5, 9, 10 and 11 (when to prune), 8 and 13 (weight decay), 6, 7, 12 and 14
-(schedules), 3 (the KL signal), and the online rule that the study leaves to later work.
+Figures 1, 2, 4, 5, 9, 10 and 11 (when to prune); the others stand in ``decay`` and ``schedules``.
 """
 
 from itertools import pairwise
 
 import numpy as np
 
-from studies.early import decay, schedules
 from studies.early.panels import (
     best,
     competing,
@@ -33,8 +31,8 @@ from studies.early.shapes import (
     rising,
     variants,
 )
-from studies.quantities import Numbers, first, highest, known, last, ln, numbers, pick
-from studies.rules import MATCH, Rule, each, equal, given, more, needs, says
+from studies.quantities import Numbers, first, highest, known, last, ln, pick
+from studies.rules import MATCH, Rule, each, equal, given, is_own, more, needs, says
 
 LATE = 70.0  # percent: the study's "late" pruning, epoch 140 of 200
 PRINTED = {  # (set, network, schedule): the dense test accuracy, where weight decay is 5e-4
@@ -44,15 +42,10 @@ PRINTED = {  # (set, network, schedule): the dense test accuracy, where weight d
 PARAMETERS = {"resnet-18": 11.2e6, "resnet-20": 0.27e6, "resnet-56": 0.85e6}  # printed
 
 
-def settings(table) -> set:
-    """The sets, networks and lengths of training in the table."""
-    return set(table[["dataset", "network", "epochs"]].itertuples(index=False, name=None))
-
-
 def after_200(dataset: str, network: str):
     """The condition that a printed number needs: its set and network, trained for 200 epochs."""
     return needs(
-        lambda table: settings(table) == {(dataset, network, 200)},
+        lambda table: is_own(table, dataset, network) and set(table["epochs"]) == {200},
         f"a number of {dataset} with {network} after 200 epochs: preset paper can test it",
     )
 
@@ -60,19 +53,7 @@ def after_200(dataset: str, network: str):
 def printed(table) -> float | None:
     """The printed dense accuracy of the table's only setting."""
     where = set(zip(table["dataset"], table["network"], table["schedule"].dropna(), strict=False))
-    return PRINTED.get(where.pop()) if len(where) == 1 and set(table["epochs"]) == {200} else None
-
-
-@numbers
-def excess(table, name: str, count: float) -> np.ndarray:
-    """The share by which a network has more parameters than the study prints; no chance in it."""
-    return np.full(5, table[f"parameters of {name}"].iloc[0] / count - 1)
-
-
-def at_ninety(table) -> bool:
-    """Whether the table is of ResNets on CIFAR, pruned to a sparsity of 0.9 among others."""
-    residual = all(name.startswith("resnet") for name in set(table["network"]))
-    return on_cifar(table) and residual and 0.9 in values(table, "sparsity")
+    return PRINTED.get(*where) if len(where) == 1 and set(table["epochs"]) == {200} else None
 
 
 def figure_1(dataset: str, network: str, lost: float | None = None, within: float = 0.0) -> Rule:
@@ -97,117 +78,117 @@ def order(table) -> Rule:
 
 
 LOST = known(dense() - held_out())
-LOST_AT_90 = known(dense(sparsity=0.9) - held_out(sparsity=0.9))
 ALLOWED = Numbers(lambda table: 2.5 if on_cifar100(table) else 0.5)
 EARLY_OVER_LATE = known(held_out(0.0, EARLY) - held_out(LATE, 100.0))
 TRACE, FINE = signal("fisher"), 50 / epochs()
 
 
-def of_dense(column: str) -> Numbers:
-    """What the notebook measured on each dense network."""
-    return pick(column, "first", solution="sol_d")
-
-
-CIFAR_NUMBER = (
-    "a number of CIFAR with the study's networks after 200 epochs: preset paper can test it"
-)
-CIFAR_AT_90 = (
-    "a claim about ResNets on CIFAR at a sparsity of 0.9: "
-    "desktop with dataset cifar10, or paper, can test it"
-)
-
-RULES = (
-    {
-        # when to prune
-        "early-fig1-resnet18-cifar10": figure_1("cifar10", "resnet-18", 0.2, 0.3),
-        "early-fig1-vgg11-cifar10": figure_1("cifar10", "vgg-11"),
-        "early-fig1-resnet18-cifar100": figure_1("cifar100", "resnet-18", 1.8, 0.7),
-        "early-fig1-vgg11-cifar100": figure_1("cifar100", "vgg-11"),
-        "early-baselines": given(
-            needs(lambda table: printed(table) is not None, CIFAR_NUMBER),
+RULES = {
+    # when to prune
+    "early-fig1-resnet18-cifar10": figure_1("cifar10", "resnet-18", 0.2, 0.3),
+    "early-fig1-vgg11-cifar10": figure_1("cifar10", "vgg-11"),
+    "early-fig1-resnet18-cifar100": figure_1("cifar100", "resnet-18", 1.8, 0.7),
+    "early-fig1-vgg11-cifar100": figure_1("cifar100", "vgg-11"),
+    "early-baselines": given(
+        needs(
+            lambda table: printed(table) is not None,
+            "a number of CIFAR with the study's networks after 200 epochs: "
+            "preset paper can test it",
+        ),
+        equal(
+            lambda table: f"dense test accuracy - {printed(table)}",
+            dense() - Numbers(printed),
+            "points",
+            margin=MATCH,
+        ),
+    ),
+    "early-beats-late": more(
+        "best early - best late pruning + 0.5",
+        EARLY_OVER_LATE + MATCH,
+        "points",
+        note=says("early - late: {:.2f}", EARLY_OVER_LATE),
+    ),
+    "early-not-at-start": more(
+        lambda table: f"best - pruned at epoch {competing()(table).columns[0]}",
+        known(held_out() - first(competing())),
+        "points",
+        margin=MATCH,
+    ),
+    "early-before-half": early(),
+    "early-90pct-cifar": given(
+        needs(
+            lambda table: (
+                on_cifar(table)
+                and table["network"].str.startswith("resnet").all()
+                and 0.9 in values(table, "sparsity")
+            ),
+            "a claim about ResNets on CIFAR at a sparsity of 0.9: "
+            "desktop with dataset cifar10, or paper, can test it",
+        ),
+        more(
+            says("{} - points lost against dense", ALLOWED),
+            ALLOWED - known(dense(sparsity=0.9) - held_out(sparsity=0.9)),
+            "points",
+        ),
+    ),
+    "early-trf-two-phases": [
+        more("peak of Tr(F) - 2.5", peak() - 2.5, OF_TRAINING, resolution=FINE),
+        more("90 - peak of Tr(F)", 90 - peak(), OF_TRAINING, resolution=FINE),
+        more(
+            "ln(half of the highest Tr(F) / the last)",
+            ln(0.5 * highest(TRACE) / last(TRACE)),
+            "ln",
+        ),
+    ],
+    "early-peak-correlates-trf": [
+        near(within=NEAR),
+        more("Spearman(accuracy, Tr(F)) over pruning epochs", known(correlation()), "rho"),
+    ],
+    "early-fisher-criterion-period": [early(criterion="fisher"), near(criterion="fisher")],
+    "early-magnitude-beats-fisher": more(
+        "best test accuracy: magnitude - fisher",
+        better({}, {"criterion": "fisher"}),
+        "points",
+        margin=MATCH,
+    ),
+    "early-local-fig9": [early(scope="layer"), near(scope="layer")],
+    "early-kl-expansion": more(
+        "0.02 - |KL / (half dᵀFd) - 1|",
+        0.02 - pick("kl_expansion_error", "first", solution="sol_d"),
+    ),
+    "early-mc-fisher-accurate": more(
+        "0.1 - relative error of the sampled Tr(F)",
+        0.1 - pick("fisher_relative_error", "first", solution="sol_d"),
+    ),
+    # sizes and sparsities
+    "early-model-size": each("network", [early(), near()], variants("network"), " of {}"),
+    "early-local-model-size": each("network", early(scope="layer"), variants("network"), " of {}"),
+    "early-param-counts": [
+        equal(
+            f"parameters of {name} / {count:g} - 1",
+            Numbers(
+                lambda table, name=name, count=count: np.full(
+                    5, table[f"parameters of {name}"].iloc[0] / count - 1
+                )
+            ),
+            margin=0.03,
+            note="no chance in it",
+        )
+        for name, count in PARAMETERS.items()
+    ],
+    "early-compression-period": each("sparsity", early(), rising("sparsity")),
+    "early-local-compression": each("sparsity", early(scope="layer"), rising("sparsity")),
+    "early-compression-order": order,
+    "early-95pct-accuracy": given(
+        after_200("cifar10", "resnet-18"),
+        [
             equal(
-                lambda table: f"dense test accuracy - {printed(table)}",
-                dense() - Numbers(printed),
+                "best test accuracy at 0.95 - 94.7",
+                held_out(sparsity=0.95) - 94.7,
                 "points",
-                margin=MATCH,
+                margin=0.3,
             ),
-        ),
-        "early-beats-late": more(
-            "best early - best late pruning + 0.5",
-            EARLY_OVER_LATE + MATCH,
-            "points",
-            note=says("early - late: {:.2f}", EARLY_OVER_LATE),
-        ),
-        "early-not-at-start": more(
-            lambda table: f"best - pruned at epoch {competing()(table).columns[0]}",
-            known(held_out() - first(competing())),
-            "points",
-            margin=MATCH,
-        ),
-        "early-before-half": early(),
-        "early-90pct-cifar": given(
-            needs(at_ninety, CIFAR_AT_90),
-            more(says("{} - points lost against dense", ALLOWED), ALLOWED - LOST_AT_90, "points"),
-        ),
-        "early-trf-two-phases": [
-            more("peak of Tr(F) - 2.5", peak() - 2.5, OF_TRAINING, resolution=FINE),
-            more("90 - peak of Tr(F)", 90 - peak(), OF_TRAINING, resolution=FINE),
-            more(
-                "ln(half of the highest Tr(F) / the last)",
-                ln(0.5 * highest(TRACE) / last(TRACE)),
-                "ln",
-            ),
+            equal("dense test accuracy - 95.3", dense(sparsity=0.95) - 95.3, "points", margin=0.3),
         ],
-        "early-peak-correlates-trf": [
-            near(within=NEAR),
-            more("Spearman(accuracy, Tr(F)) over pruning epochs", known(correlation()), "rho"),
-        ],
-        "early-fisher-criterion-period": [early(criterion="fisher"), near(criterion="fisher")],
-        "early-magnitude-beats-fisher": more(
-            "best test accuracy: magnitude - fisher",
-            better({}, {"criterion": "fisher"}),
-            "points",
-            margin=MATCH,
-        ),
-        "early-local-fig9": [early(scope="layer"), near(scope="layer")],
-        "early-kl-expansion": more(
-            "0.02 - |KL / (half dᵀFd) - 1|", 0.02 - of_dense("kl_expansion_error")
-        ),
-        "early-mc-fisher-accurate": more(
-            "0.1 - relative error of the sampled Tr(F)", 0.1 - of_dense("fisher_relative_error")
-        ),
-        # sizes and sparsities
-        "early-model-size": each("network", [early(), near()], variants("network"), " of {}"),
-        "early-local-model-size": each(
-            "network", early(scope="layer"), variants("network"), " of {}"
-        ),
-        "early-param-counts": [
-            equal(
-                f"parameters of {name} / {count:g} - 1",
-                excess(name, count),
-                margin=0.03,
-                note="no chance in it",
-            )
-            for name, count in PARAMETERS.items()
-        ],
-        "early-compression-period": each("sparsity", early(), rising("sparsity")),
-        "early-local-compression": each("sparsity", early(scope="layer"), rising("sparsity")),
-        "early-compression-order": order,
-        "early-95pct-accuracy": given(
-            after_200("cifar10", "resnet-18"),
-            [
-                equal(
-                    "best test accuracy at 0.95 - 94.7",
-                    held_out(sparsity=0.95) - 94.7,
-                    "points",
-                    margin=0.3,
-                ),
-                equal(
-                    "dense test accuracy - 95.3", dense(sparsity=0.95) - 95.3, "points", margin=0.3
-                ),
-            ],
-        ),
-    }
-    | decay.RULES
-    | schedules.RULES
-)
+    ),
+}

@@ -54,12 +54,6 @@ def against(rule) -> Rule:
     return lambda table: [rule(name) for name in others(table)]
 
 
-def schedules_by_layer(check, otherwise: str) -> Rule:
-    """Pruned layer by layer, best epoch and peak stay together under every schedule."""
-    local = each("schedule", near(scope="layer"), variants("schedule"), " ({})")
-    return given(needs(check, otherwise), local)
-
-
 def fall(**chosen):
     """By how much of its range, in percent, KL falls after its highest."""
     kl = signal("kl_uniform", **chosen)
@@ -131,27 +125,14 @@ def floor():
     return shares(gain, epochs(**with_floor))
 
 
-FLOOR_LATE = lift(lambda gain: gain.loc[:, gain.columns >= 80].mean(axis=1).dropna())(floor())
-
-
-FLOOR_EARLY = lift(lambda gain: gain.loc[:, gain.columns <= 50].mean(axis=1).dropna())(floor())
-
-
+# pruned layer by layer, best epoch and peak stay together under every schedule
+LOCAL = each("schedule", near(scope="layer"), variants("schedule"), " ({})")
 KL_FIRST = signal("kl_uniform", schedule=lambda table: values(table, "schedule")[0])
-
-
 SECONDS = {
     name: pick(f"{name}_seconds", "sum", solution="sol_d") for name in ("fisher", "kl_uniform")
 }
-
-
 DECIDED = {"solution": "sol_p", "policy": "fisher"}
-
-
 BEHIND = known(held_out(policy="grid") - 100 * pick("test_accuracy", **DECIDED))
-
-
-CIFAR_LONG = "a claim about ResNet-18 on CIFAR after 200 epochs: preset paper can test it"
 
 
 RULES = {
@@ -175,11 +156,14 @@ RULES = {
         ),
         each("schedule", near(), variants("schedule"), " ({})"),
     ],
-    "early-local-schedules-cifar10": schedules_by_layer(
-        lambda table: not on_cifar100(table), "its counterpart on CIFAR-100 is decided here"
+    "early-local-schedules-cifar10": given(
+        needs(lambda t: not on_cifar100(t), "its counterpart on CIFAR-100 is decided here"), LOCAL
     ),
-    "early-local-schedules-cifar100": schedules_by_layer(
-        on_cifar100, "a claim about CIFAR-100: preset paper with dataset cifar100 can test it"
+    "early-local-schedules-cifar100": given(
+        needs(
+            on_cifar100, "a claim about CIFAR-100: preset paper with dataset cifar100 can test it"
+        ),
+        LOCAL,
     ),
     "early-exp-decays-fastest": against(
         lambda name: more(
@@ -197,7 +181,7 @@ RULES = {
                 and set(table["network"]) == {"resnet-18"}
                 and set(table["epochs"]) == {200}
             ),
-            CIFAR_LONG,
+            "a claim about ResNet-18 on CIFAR after 200 epochs: preset paper can test it",
         ),
         against(baseline),
     ),
@@ -207,8 +191,17 @@ RULES = {
             "it needs runs without the floor as well",
         ),
         [
-            more("late pruning (80% on): with - without the floor", FLOOR_LATE, "points"),
-            equal("pruning in the first half: with - without", FLOOR_EARLY, "points", margin=MATCH),
+            more(
+                "late pruning (80% on): with - without the floor",
+                lift(lambda gain: gain.loc[:, gain.columns >= 80].mean(axis=1).dropna())(floor()),
+                "points",
+            ),
+            equal(
+                "pruning in the first half: with - without",
+                lift(lambda gain: gain.loc[:, gain.columns <= 50].mean(axis=1).dropna())(floor()),
+                "points",
+                margin=MATCH,
+            ),
         ],
     ),
     # the KL signal

@@ -53,7 +53,6 @@ def within(wide: pd.DataFrame, steps: int, window: str, otherwise: str) -> pd.Da
 
 
 STEPS = Numbers(lambda table: table["steps"].iloc[0])
-sqrt = lift(np.sqrt)
 logs = lift(lambda flow: np.log(flow.clip(lower=1e-12)))
 
 
@@ -148,7 +147,8 @@ def no_more(window: str) -> Rule:
 
 def change(row: str, form: str = OWN) -> Numbers:
     """Change of the gradient norm at each mask update, by seed and step."""
-    return sqrt(flow(row, form, measure="after")) - sqrt(flow(row, form, measure="before"))
+    before, after = (flow(row, form, measure=moment) for moment in ("before", "after"))
+    return np.sqrt(after) - np.sqrt(before)
 
 
 def half(changes: Numbers, window: str = FIRST_HALF) -> Numbers:

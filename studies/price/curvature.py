@@ -3,7 +3,7 @@
 The tables have a row per run with what the notebook measures on its network: for Table 2 ``fisher``
 (exact Tr(F)), ``hessian`` (an independent estimate of Tr(H)), ``jacobian`` (mean squared norm) and
 ``entropy``; for Figure 4 ends and quantiles of the spectra, their traces, and the relative errors
-of the Fisher matrix's ``IDENTITIES``. That of the workshop version's Figure 11 has a row per run,
+of the Fisher matrix's identities. That of the workshop version's Figure 11 has a row per run,
 kept epoch and layer, with the norms ``mean`` and ``std`` of minibatch gradients and their ratio
 ``snr``. Ratios are decided on their logarithms.
 """
@@ -22,7 +22,6 @@ from studies.rules import (
 )  # fmt: skip
 
 NAMES = {"fisher": "Tr(F)", "hessian": "Tr(H)", "jacobian": "Jacobian", "entropy": "entropy"}
-IDENTITIES = ("second derivative", "divergence", "expansion", "expansion reversed")
 BUMP = (0.05, 0.20)  # the paper's window for the bump, in shares of training: epochs 10 to 40
 
 # -- Table 2 and Figure 4 --------------------------------------------------------------------------
@@ -160,7 +159,7 @@ RULES = {
     "price-fisher-identities": given(
         final_rows, only(lambda table: table["solution"] != "sol_d", "needs sparse solutions"),
         [more(f"0.02 - relative error: {words}", 0.02 - pick(words.replace(" ", "_"), "max"))
-         for words in IDENTITIES]),
+         for words in ("second derivative", "divergence", "expansion", "expansion reversed")]),
     "price-snr-lenet-accuracies": each("sparsity", above("test_accuracy", *PAIR)),
     "price-snr-gen-regime-std": given(TWO, each(
         "sparsity", more("share of layers - 1/2", mean((S < F) & (S < D)) - 0.5, "share",

@@ -140,10 +140,9 @@ def class_rates(table: pd.DataFrame, **cell) -> pd.DataFrame:
 
 
 failing = where(average(pick("accuracy_sol_s", part="train")) < FITTED, HIGHER)
-RATES, TEST_RATES = class_rates(part="train"), class_rates(part="test")
+RATES = class_rates(part="train")
 LEADING = lift(lambda rates: max(1, round(rates.shape[1] / 10)))(RATES)
 NO_PEOPLE = "the part on human classes can be tested on cifar100 alone"
-SKEW_WORDS = "share of the leading {} of {} classes over their share of the examples, - 2"
 
 
 def at_each(rule, places=sparsities):
@@ -171,12 +170,6 @@ def _skew(table):
 
 
 @lift
-def _humans_leading(rates):
-    """How many of the human classes are among the first 15, by seed."""
-    return rates.rank(axis=1, ascending=False)[list(HUMANS.values())].le(15).sum(axis=1)
-
-
-@lift
 def _same_order(one, other):
     """Spearman's rho over the classes that both have, by seed."""
     return pd.Series({seed: spearman(one.loc[seed], other.loc[seed]) for seed in one.index})
@@ -188,15 +181,17 @@ def _has_people(table):
 
 RULES = {
     "price-disagreement-train-skew": at_each([
-        more(says(SKEW_WORDS + ",{{sparsity}}", LEADING, lift(lambda r: r.shape[1])(RATES)),
+        more(says("share of the leading {} of {} classes over their share of the examples, - 2,"
+                  "{{sparsity}}", LEADING, lift(lambda rates: rates.shape[1])(RATES)),
              _skew - 2, "times", note=lambda table: "" if _has_people(table) else NO_PEOPLE),
         if_any(needs(_has_people, NO_PEOPLE),
                more("human classes among the first 15 - 4.5,{sparsity}",
-                    _humans_leading(RATES) - 4.5, "classes")),
+                    lift(lambda rates: rates.rank(axis=1, ascending=False)[[*HUMANS.values()]]
+                         .le(15).sum(axis=1))(RATES) - 4.5, "classes")),
     ]),
     "price-disagreement-test-skew": at_each(
         more(f"Spearman(training, test disagreement by class) - {SAME_SKEW}",
-             _same_order(RATES, TEST_RATES) - SAME_SKEW, "rho")),
+             _same_order(RATES, class_rates(part="test")) - SAME_SKEW, "rho")),
     "price-disagreement-fisher-corr": at_each([
         more(f"Spearman(Fisher of {name(m)}, disagreement) by {over}",
              pick(f"{over}_rho_{m}", part="train"), "rho")

@@ -13,10 +13,8 @@ import pandas as pd
 from studies.quantities import Numbers, average, course, first, known, last, lift, ln, pick
 from studies.rules import each, given, if_any, more, needs, own, says, where
 
-TOLERANCE = 0.2 / np.log(100)  # of ln(classes): 0.2 nats where the paper's curve rises by 0.15
 EARLY = (0.4, 0.8)  # alphas between which the two lines are compared
 COLUMNS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
-DRAWS = 2000  # of pairs of histograms, for the distance that chance alone makes
 
 # -- Figure 8a -------------------------------------------------------------------------------------
 
@@ -53,12 +51,12 @@ def bumps(start: str, measure: str = "train_loss", **cell) -> Numbers:
 
 
 LINE, OTHER, RISE = curves("init_s"), curves("init_f"), bumps("init_s")
-# the rise of a loss that counts as none, in nats
-tolerance = Numbers(lambda table: TOLERANCE * np.log(table["classes"].iloc[0]))
-STRICTLY = lift(lambda rises: int((rises == 0).sum()))(RISE)
+# the rise of a loss that counts as none, in nats: 0.2 of 100 classes, where the paper's curve rises
+# by 0.15
+tolerance = Numbers(lambda table: 0.2 / np.log(100) * np.log(table["classes"].iloc[0]))
 SEEN = says(
     "bump {:.3g} to {:.3g}; strictly monotone in {} of {} seeds",
-    *(lift(min)(RISE), lift(max)(RISE), STRICTLY, lift(len)(RISE)),
+    *(lift(of)(RISE) for of in (min, max, lambda rises: int((rises == 0).sum()), len)),
 )
 ALPHAS = [lift(lambda wide, i=i: wide.columns[i])(LINE) for i in (1, -1)]
 inside = where(
@@ -96,15 +94,16 @@ def distance(one, other) -> float:
     return float(np.abs(one / one.sum() - other / other.sum()).sum() / 2)
 
 
-def chance(one, other, seed: int = 0) -> float:
+def chance(one, other, seed: int = 0, draws: int = 2000) -> float:
     """The distance that chance alone exceeds with a probability of 5%.
 
-    That is, that of two draws of these sizes from one distribution, the mean of both.
+    That is, that of two draws of these sizes from one distribution, the mean of both: of so many
+    pairs of ``draws``.
     """
     one, other = np.asarray(one, dtype=float), np.asarray(other, dtype=float)
     share = (one / one.sum() + other / other.sum()) / 2
     rng = np.random.default_rng(seed)
-    a, b = (rng.multinomial(int(n.sum()), share, DRAWS) / n.sum() for n in (one, other))
+    a, b = (rng.multinomial(int(n.sum()), share, draws) / n.sum() for n in (one, other))
     return float(np.quantile(np.abs(a - b).sum(1) / 2, 0.95))
 
 

@@ -22,9 +22,8 @@ PEAK = "peak of flipped_correct"
 
 noisy = only(lambda table: table["noise"] > 0, "needs label noise above 0")
 clean = only(lambda table: table["noise"] == 0, "needs the control runs on clean labels")
-CONTROL = average(pick("train_accuracy", solution="sol_s", noise=0.0))
 UNFITTED = needs(
-    lambda table: not clean(table).empty and not CONTROL(table) >= FITTED,
+    lambda table: not pick("train_accuracy", solution="sol_s")(clean(table)).mean() >= FITTED,
     "Sol-S fits the clean training set at this sparsity: the optimization regime lies higher",
 )
 # a solution that learns no wrong labels has no time at which it does
@@ -67,14 +66,14 @@ def half_way(measure: str) -> Numbers:
 # -- Figure 7 --------------------------------------------------------------------------------------
 
 FALL = Numbers(lambda table: table["first_fall"].iloc[0])
-FALLS = needs(lambda table: np.isfinite(FALL(table)), "needs a learning rate that falls in steps")
 D, S = ({p: course(p, solution=s) for p in ("clean", "flipped")} for s in ("sol_d", "sol_s"))
 
 
 def from_epoch_1(rule):
     """A rule of Figure 7: noisy runs, a rate that falls, epochs from 1, where the curves begin."""
     later = only(lambda table: table["epoch"] > 0, "needs epochs after 0")
-    return given(FALLS, noisy, later, rule)
+    steps = needs(lambda t: np.isfinite(FALL(t)), "needs a learning rate that falls in steps")
+    return given(steps, noisy, later, rule)
 
 
 def _window(numerator, denominator, *ends):

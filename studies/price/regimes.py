@@ -48,16 +48,18 @@ def gaps(measure: str, scale: float = 100.0) -> Numbers:
 
 
 TEST_GAPS, ENTROPY_GAPS = gaps("test_accuracy"), gaps("train_entropy", -1.0)
-INNER_PEAK = lift(lambda wide: at_others_best(wide.iloc[:, 1:-1]))(TEST_GAPS)
 
 # By seed: the sparsity from which on Sol-F fits the training set better, by over half a point.
 boundary = since(gaps("train_accuracy") > MATCH)
-BEYOND = furthest + Numbers(lambda table: np.diff(sparsities(table)).max())
-BORDER = lift(lambda places, beyond: places.fillna(beyond))(boundary, BEYOND)
+# where no seed's grid shows one: a step beyond the grid
+BORDER = lift(lambda places, end, step: places.fillna(end + step))(
+    boundary, furthest, Numbers(lambda table: np.diff(sparsities(table)).max())
+)
 
-WORST = lift(lambda ends: ends.drop(columns="sol_d", errors="ignore").mean().min())
 both_fit = where(
-    WORST(course("train_accuracy", "solution")) >= FITTED,
+    lift(lambda ends: ends.drop(columns="sol_d", errors="ignore").mean().min() >= FITTED)(
+        course("train_accuracy", "solution")
+    ),
     "no sparsity here at which both solutions fit the training set",
 )
 scratch_fails = where(average(pick("train_accuracy", solution="sol_s")) < FITTED, HIGHER)
@@ -68,12 +70,6 @@ def _seen(places):
     if places.isna().all():
         return "no seed has one"
     return f"boundary {places.mean():.3f} (seeds {places.min():g} to {places.max():g})"
-
-
-def has_border(table: pd.DataFrame) -> bool:
-    """Whether the seeds' mean border lies inside the sparsities of the table."""
-    grid = sparsities(table)
-    return len(grid) > 0 and grid[0] < boundary(table).mean() < grid[-1]
 
 
 def border(table: pd.DataFrame) -> float:
@@ -132,7 +128,9 @@ def _orders(table):
 RULES = {
     "price-gap-test-acc": each("sparsity", above("test_accuracy", *PAIR)),
     "price-gap-widens-then-closes": given(several(4, "four"), [
-        more(f"test gap: inner peak - {end} sparsity", INNER_PEAK - at(TEST_GAPS), "points")
+        more(f"test gap: inner peak - {end} sparsity",
+             lift(lambda wide: at_others_best(wide.iloc[:, 1:-1]))(TEST_GAPS) - at(TEST_GAPS),
+             "points")
         for end, at in (("lowest", first), ("highest", last))
     ]),
     "price-acc-falls-with-sparsity": [
@@ -167,7 +165,9 @@ RULES = {
                                        last(ENTROPY_GAPS) - first(ENTROPY_GAPS), "nats")),
     ],
     "price-entropy-transition": given(
-        needs(has_border, "the two regimes have no border inside the sparsities here"),
+        needs(lambda table: len(sparsities(table)) > 0
+              and lowest(table) < boundary(table).mean() < furthest(table),
+              "the two regimes have no border inside the sparsities here"),
         [[more(says(f"{name(s)}: ln 2 - ln(entropy at {{:g}} / at {{:g}})", border, lowest),
                np.log(2) - _entropy_ratio(s, border, lowest), "ln"),
           more(says(f"{name(s)}: ln(entropy at {{:g}} / at {{:g}}) - ln 3", furthest, border),
