@@ -37,7 +37,7 @@ import numpy as np
 import pandas as pd
 
 from studies.decide import Effect, NotHere
-from studies.quantities import Numbers, ln, of, part, pick, sparsities
+from studies.quantities import Numbers, held, ln, of, part, pick, sparsities
 
 MATCH = 0.5  # points: differences of accuracy below it are smaller than the spread that papers plot
 
@@ -149,7 +149,7 @@ def along(course: Numbers, rule: Callable[[float, Numbers], Rule]) -> Rule:
 
     def at_each(table):
         for place, found in course(table).items():
-            yield rule(place, Numbers(lambda _, found=found: found))
+            yield rule(place, held(found))
 
     return at_each
 

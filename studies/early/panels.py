@@ -103,7 +103,7 @@ def main(table: pd.DataFrame, **chosen) -> Panel:
 
     As far as the table tells these apart and ``chosen`` does not.
     """
-    plain = {"criterion": "magnitude", "scope": "global"}
+    plain: dict = {"criterion": "magnitude", "scope": "global"}
     if "rate_floor" in table and table["rate_floor"].dropna().unique().size > 1:
         plain["rate_floor"] = float(table["rate_floor"].max())
     own = {name: plain[name] for name in plain if name in table and name not in chosen}

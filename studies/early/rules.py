@@ -31,7 +31,7 @@ from studies.early.shapes import (
     rising,
     variants,
 )
-from studies.quantities import Numbers, first, highest, known, last, ln, pick
+from studies.quantities import Numbers, first, highest, known, last, ln, numbers, pick
 from studies.rules import MATCH, Rule, each, equal, given, is_own, more, needs, says
 
 LATE = 70.0  # percent: the study's "late" pruning, epoch 140 of 200
@@ -53,7 +53,13 @@ def after_200(dataset: str, network: str):
 def printed(table) -> float | None:
     """The printed dense accuracy of the table's only setting."""
     where = set(zip(table["dataset"], table["network"], table["schedule"].dropna(), strict=False))
-    return PRINTED.get(*where) if len(where) == 1 and set(table["epochs"]) == {200} else None
+    return PRINTED.get(where.pop()) if len(where) == 1 and set(table["epochs"]) == {200} else None
+
+
+@numbers
+def excess(table, name: str, count: float) -> np.ndarray:
+    """The share by which a network has more parameters than the study prints; no chance in it."""
+    return np.full(5, table[f"parameters of {name}"].iloc[0] / count - 1)
 
 
 def figure_1(dataset: str, network: str, lost: float | None = None, within: float = 0.0) -> Rule:
@@ -166,11 +172,7 @@ RULES = {
     "early-param-counts": [
         equal(
             f"parameters of {name} / {count:g} - 1",
-            Numbers(
-                lambda table, name=name, count=count: np.full(
-                    5, table[f"parameters of {name}"].iloc[0] / count - 1
-                )
-            ),
+            excess(name, count),
             margin=0.03,
             note="no chance in it",
         )
