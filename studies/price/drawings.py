@@ -37,15 +37,12 @@ def procedure() -> FigureBase:
         for (start, end), words in arrows.items():
             (x0, y0), (x1, y1) = boxes[start][:2], boxes[end][:2]
             reach = np.array([0.31, 0] if y0 == y1 else [0, -0.24])
-            arrow = {"arrowstyle": "-|>", "color": "0.35"}
-            ax.annotate(
-                "", np.array([x1, y1]) - reach, np.array([x0, y0]) + reach, arrowprops=arrow
-            )
-            beside: Any = {"ha": "center", "va": "bottom"}
-            if y0 != y1:
-                beside = {"ha": "left", "va": "center"}
+            start_at, end_at = np.array([x0, y0]) + reach, np.array([x1, y1]) - reach
+            ax.annotate("", end_at, start_at, arrowprops={"arrowstyle": "-|>", "color": "0.35"})
+            above, beside = {"ha": "center", "va": "bottom"}, {"ha": "left", "va": "center"}
+            where: Any = above if y0 == y1 else beside
             ax.text(
-                (x0 + x1) / 2, (y0 + y1) / 2 + 0.03, f" {words}", fontsize=8, color="0.25", **beside
+                (x0 + x1) / 2, (y0 + y1) / 2 + 0.03, f" {words}", fontsize=8, color="0.25", **where
             )
         ax.axis("off")
     return ax.figure
