@@ -4,6 +4,7 @@ A field stands once, in the part that it belongs to (``parts``, ``run``): its de
 and documentation. Text from a command line is understood: "0.9" is a number, "[1, 2]" a list.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Collection
 from typing import Annotated, Any
@@ -122,3 +123,9 @@ def explain(error: ValidationError) -> str:
         message = problem["msg"].removeprefix("Value error, ").replace("Input should", "it should")
         lines.append(f"{where} is {problem['input']!r}: {message}" if where else message)
     return "; ".join(dict.fromkeys(lines))
+
+
+def key_of(specification: dict) -> str:
+    """The 40 hex digits by which every store knows a run of this ``specification``."""
+    text = json.dumps(specification, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:40]

@@ -15,14 +15,9 @@ recipe, seed, what is measured and kept, the source of a user's functions, and t
 (True, 0.9, 2)
 >>> continued(dense, at=2, sparsity=0.9).length
 3
->>> zhu_gupta = MaskUpdate(method="gradual", every=10, end=100)
->>> ticket(gradually_pruned(setup, seed=0, sparsity=0.9, mask_update=zhu_gupta)).solution
-'sol_t'
 """
 
 import functools
-import hashlib
-import json
 from typing import Annotated, Any, Literal
 
 from pydantic import PrivateAttr, ValidationError
@@ -30,16 +25,10 @@ from pydantic import PrivateAttr, ValidationError
 from lib import registry
 from lib.models import initializers
 from lib.specs import fields
-from lib.specs.fields import ParameterError, Spec, among, explain
+from lib.specs.fields import ParameterError, Spec, among, explain, key_of
 from lib.specs.parts import Continuation, Data, Flow, MaskUpdate, Network, Pruning, Recipe, Setup
 
 FORMAT = 2  # raised when the meaning of a specification changes: older runs are not mistaken for it
-
-
-def key_of(specification: dict) -> str:
-    """The 40 hex digits by which every store knows a run of this ``specification``."""
-    text = json.dumps(specification, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:40]
 
 
 class Run(Spec):
@@ -304,9 +293,8 @@ def continued(dense: Run, *, at: int, sparsity: float) -> Run:
     trains the dense run's masked start, ``at`` the last epoch is one-shot pruning without training.
     It is measured at its end alone (and before its first step, where ``at`` is 0).
     """
-    setup = dense.setup
-    goes_on = (setup.continuation or Continuation(at=0)).model_copy(update={"at": at})
+    recipe, goes_on = dense.setup.dense, dense.setup.continuation or Continuation(at=0)
     return _sparse(
-        dense, "sol_p", sparsity, recipe=setup.dense, continuation=goes_on, flow=None,
-        measure_every=max(setup.dense.epochs, 1),
+        dense, "sol_p", sparsity, recipe=recipe, flow=None, measure_every=max(recipe.epochs, 1),
+        continuation=goes_on.model_copy(update={"at": at}),
     )  # fmt: skip

@@ -311,7 +311,7 @@ def test_lenet_5_trains_as_written_out(tmp_path, place_set, one_thread):
         "weight_decay": 1e-3,
     }
     assert_as_by_hand(
-        small(**form, **recipe, scope="layer"), 4, tmp_path, 1e-3, 1e-5, "rate", every=2, end=8
+        small(**form, **recipe, scope="layer"), 5, tmp_path, 1e-3, 1e-5, "rate", every=2, end=8
     )
 
 
