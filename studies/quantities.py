@@ -158,7 +158,8 @@ def needed(table, wanted: Numbers, otherwise: str):
     return found
 
 
-ln, at_least = np.log, np.maximum
+ln, root = lift(np.log), lift(np.sqrt)
+at_least = lift(np.maximum)
 known = lift(lambda values: values.dropna())
 
 average = lift(lambda values: values.mean())  # over seeds

@@ -13,7 +13,7 @@ import pandas as pd
 
 from studies.decide import NotHere
 from studies.flow.methods import FORMS, LENET, MLP, OWN, SPARSE, about, accuracy, named, untested
-from studies.quantities import Numbers, agreement, course, factor, lift, mean, median, needed
+from studies.quantities import Numbers, agreement, course, factor, lift, mean, median, needed, root
 from studies.rules import MATCH, Rule, beyond, equal, given, if_any, more, needs, says
 
 # a norm of 0.1: ten times what chance imbalance among 1,000 examples' classes leaves in the last
@@ -148,7 +148,7 @@ def no_more(window: str) -> Rule:
 def change(row: str, form: str = OWN) -> Numbers:
     """Change of the gradient norm at each mask update, by seed and step."""
     before, after = (flow(row, form, measure=moment) for moment in ("before", "after"))
-    return np.sqrt(after) - np.sqrt(before)
+    return root(after) - root(before)
 
 
 def half(changes: Numbers, window: str = FIRST_HALF) -> Numbers:

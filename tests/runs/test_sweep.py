@@ -195,7 +195,7 @@ def test_a_network_that_does_not_fit_is_refused_before_training(store, trained):
     """LeNet-5 on 8x8 digits: the error names the network and what it needs, though another run
     could be trained.
     """
-    with pytest.raises(ValueError, match="'lenet-5' needs images .* of at least 16x16"):
+    with pytest.raises(ValueError, match=r"'lenet-5' needs images .* of at least 16x16"):
         carry_out([Run.dense(small(), seed=0), Run.dense(small(network="lenet-5"), seed=0)], store)
     assert trained == []
 
