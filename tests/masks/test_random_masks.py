@@ -74,30 +74,3 @@ def test_uneven_masks_have_unequal_neurons_without_idle_ones():
         assert fans.max() > 3 * fans.min()
     uniform = masks.random({"w": (200, 200)}, 0.9, "uniform", rng.generator(0, "mask"))["w"]
     assert live.sum(1).double().std() > 1.5 * uniform.sum(1).double().std()
-
-
-SEEDS = range(6)
-
-
-def row(part, seed, **more):
-    return {
-        "part": part,
-        "seed": seed,
-        "key": f"{part}{seed}",
-        "dataset": "standard normal",
-        "network": "mlp",
-        "diverged": False,
-        **more,
-    }
-
-
-def fans(even=0.0, uneven=0.3):
-    return [
-        row("equal fan-in", seed, kind=kind, quantity=name, value=value)
-        for seed in SEEDS
-        for kind, name, value in (
-            ("even", "variance", even),
-            ("even", "draws", even),
-            ("uneven", "mean difference", uneven),
-        )
-    ]
