@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 
 from lib.metrics.contract import Named, check, joined, masked, parameters
 from lib.metrics.estimate import Estimate
-from lib.metrics.gradients import at_once, flushed, passes, residual, squares
+from lib.metrics.gradients import asked, at_once, flushed, passes, residual, squares
 
 
 def _sampled(logits, generator, draws):
@@ -55,8 +55,9 @@ def sampled(
     tensor([12.5000])
     """
     mask, which, chunk = check(network, x, draws=draws, **options)
+    wanted = asked(network, which, mask)
     found = [
-        squares(taken, _sampled(taken.logits, generator, draws), mask, which) / draws
+        squares(taken, _sampled(taken.logits, generator, draws), wanted, draws) / draws
         for _, taken in passes(network, x, chunk, draws, mask)
     ]
     return torch.cat(found)
@@ -88,8 +89,9 @@ def exact(network: nn.Module, x: Tensor, **options) -> Tensor:
     """
     mask, which, chunk = check(network, x, **options)
     together = at_once(network, x, network(x[:1]).shape[1] - 1)
+    wanted = asked(network, which, mask)
     found = [
-        squares(taken, _columns(taken.logits), mask, which, together)
+        squares(taken, _columns(taken.logits), wanted, together)
         for _, taken in passes(network, x, chunk, together, mask)
     ]
     return torch.cat(found)
