@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from lib.metrics.estimate import require
 from lib.metrics.layers import KINDS
+from lib.models.networks import kernels
 from lib.sparse.patterns import Named
 
 WHICH = ("all", "weights")
-KERNELS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORMS = nn.modules.batchnorm._BatchNorm
 
 
@@ -39,14 +39,14 @@ def check(
     weights that are not finite; a mask of unknown names or other shapes; no examples; labels of
     another number, or negative; an unknown ``which``; ``chunk`` or another of ``counts`` below 1.
     """
-    check_counts(chunk=chunk, **counts)
-    mixing = [m for m in network.modules() if isinstance(m, (NORMS, nn.Dropout))]
-    require(
-        not any(m.training for m in (network, *mixing)),
-        "the network is in train mode, where BatchNorm and dropout make examples depend on one "
-        "another: call .eval()",
-    )
+    for name, count in {"chunk": chunk, **counts}.items():
+        require(count is None or count >= 1, f"{name} is {count}; it must be at least 1")
     for name, module in network.named_modules():
+        require(
+            not module.training or (name and not isinstance(module, (NORMS, nn.Dropout))),
+            "the network is in train mode, where BatchNorm and dropout make examples depend on one "
+            "another: call .eval()",
+        )
         bare = all(p is None for p in module._parameters.values())
         require(
             bare or type(module) in KINDS,
@@ -67,12 +67,6 @@ def check(
     if labels is not None:
         check_labels(labels, len(x))
     return mask, which, chunk
-
-
-def check_counts(**counts: int | None) -> None:
-    """Raise ``MeasureError`` for a count below 1; None stands for a default."""
-    for name, count in counts.items():
-        require(count is None or count >= 1, f"{name} is {count}; it must be at least 1")
 
 
 def shares(network: nn.Module) -> bool:
@@ -111,23 +105,23 @@ def check_labels(labels: Tensor, count: int, classes: int | None = None) -> None
         f"int64 ({count},)",
     )
     require(count, "no examples: the mean of an empty set is not defined")
+    low, high = (int(end) for end in labels.aminmax())
     known = (
         f"the network has {classes} classes, 0 to {classes - 1}" if classes else "0 is the first"
     )
-    for end in (int(labels.min()), int(labels.max())):
-        require(0 <= end < (classes or end + 1), f"labels hold {end}; {known}")
+    require(
+        low >= 0 and high < (classes or high + 1), f"labels hold {min(low, 0) or high}; {known}"
+    )
 
 
 def parameters(network: nn.Module, which: str = "all", mask: Named | None = None) -> Named:
     """The parameters that count, by name; those in which no weight lives are left out."""
-    # as bytes: ten times as fast
-    dead = {name for name, live in (mask or {}).items() if not live.view(torch.uint8).any()}
-    kept = dict(network.named_parameters())
-    if which == "weights":
-        modules = network.named_modules()
-        kernels = {joined(prefix, "weight") for prefix, m in modules if isinstance(m, KERNELS)}
-        dead |= kept.keys() - kernels
-    return {name: p for name, p in kept.items() if name not in dead}
+    named, live = dict(network.named_parameters()), mask or {}
+    return {
+        name: named[name]
+        for name in (kernels(network) if which == "weights" else named)
+        if name not in live or live[name].view(torch.uint8).any()  # bytes: ten times as fast
+    }
 
 
 def leaves(network: nn.Module, which: str, mask: Named | None) -> Named:
@@ -136,12 +130,7 @@ def leaves(network: nn.Module, which: str, mask: Named | None) -> Named:
     return {name: p.detach().requires_grad_() for name, p in counted.items()}
 
 
-def joined(prefix: str, kind: str) -> str:
-    """The name of a parameter, from its layer's (empty: the network itself) and its kind."""
-    return f"{prefix}.{kind}" if prefix else kind
-
-
 def masked(values: Named, mask: Named | None) -> Named:
     """``values`` with zeros where the mask has no weight."""
     live = mask or {}
-    return {name: value * live[name] if name in live else value for name, value in values.items()}
+    return {n: value * live[n] if n in live else value for n, value in values.items()}

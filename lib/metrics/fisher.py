@@ -8,7 +8,7 @@ study, equation 2.3): the labels come from the network itself, not from the data
 import torch
 from torch import Generator, Tensor, nn
 
-from lib.metrics.contract import Named, check, joined, masked, parameters
+from lib.metrics.contract import Named, check, masked, parameters
 from lib.metrics.estimate import Estimate
 from lib.metrics.gradients import asked, at_once, flushed, passes, residual, squares
 
@@ -122,6 +122,7 @@ def diagonal(
         )
         for name, layer, delta in taken.deltas(cotangents):
             for kind, values in layer.diagonal(delta).items():
-                if joined(name, kind) in total:
-                    total[joined(name, kind)] += values / len(x)
+                full = f"{name}.{kind}".lstrip(".")
+                if full in total:
+                    total[full] += values / len(x)
     return masked(total, mask)

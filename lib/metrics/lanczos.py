@@ -1,7 +1,7 @@
 """Lanczos' process, and the spectrum that it sees: density, quantiles, ends, distances."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,19 +94,16 @@ class Spectrum:
 
 
 def lanczos(
-    matrix: Curvature,
-    generator: torch.Generator,
-    steps: int,
-    found: Callable | None = None,
-    failure: str = "",
-):
+    matrix: Curvature, generator: torch.Generator, steps: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Lanczos' process from a Rademacher vector, with full reorthogonalisation: the Ritz values.
 
-    After ``steps`` products, or where the space is exhausted (the Ritz values then are
-    eigenvalues): the values, rising, their weights in the start vector, and bounds of their errors.
-    With ``found(values, bounds)``, asked at every fifth step and the last, its first answer that is
-    not None; ``MeasureError`` with ``failure`` where it has none. [steps, live] numbers are kept.
+    At every fifth product and the last: the values, rising, their weights in the start vector, and
+    bounds of their errors. The last is that of ``steps``, or where the space is exhausted: the Ritz
+    values then are eigenvalues. [steps, live] numbers are kept.
     """
+    from scipy.linalg import eigh_tridiagonal
+
     shape = (min(steps, matrix.size), matrix.size)
     basis = torch.empty(shape, dtype=matrix.dtype, device=matrix.device)
     start = matrix.signs(generator)
@@ -131,17 +128,6 @@ def lanczos(
         done = exhausted or j + 1 == len(basis)
         if not done:
             torch.div(w, beside[-1], out=basis[j + 1])
-        if found and (done or (j + 1) % 5 == 0):
-            values, _, errors = _ritz(diagonal, beside)
-            answer = found(values, errors)
-            if answer is not None:
-                return answer
-    require(not found, f"{failure} after {len(diagonal)} steps; give more steps")
-    return _ritz(diagonal, beside)
-
-
-def _ritz(diagonal, beside):
-    from scipy.linalg import eigh_tridiagonal
-
-    values, vectors = eigh_tridiagonal(np.array(diagonal), np.array(beside[:-1]))
-    return values, vectors[0] ** 2, np.abs(beside[-1] * vectors[-1])
+        if done or (j + 1) % 5 == 0:
+            values, vectors = eigh_tridiagonal(np.array(diagonal), np.array(beside[:-1]))
+            yield values, vectors[0] ** 2, np.abs(beside[-1] * vectors[-1])
