@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lib.metrics.contract import Named, check, check_labels, require
-from lib.metrics.gradients import asked, counted_direction, norms_and_dots, passes
+from lib.metrics.gradients import asked, norms_and_dots, passes
 
 LEVELS = 200  # quantiles kept: 0, 1/200, ..., 1
 TOP = 0.05  # the examples above the 95% quantile
@@ -38,9 +38,9 @@ def cosines(
     wanted, lengths = [], []
     for mask in masks:
         _, which, chunk = check(network, x, labels, mask=mask, **options)
-        ahead = counted_direction(network, direction, mask, which)
-        wanted.append(asked(network, which, mask, ahead))
-        norms = [torch.linalg.vector_norm(value).double() for value in ahead.values()]
+        wanted.append(asked(network, which, mask, direction))
+        every = (ahead for kinds in wanted[-1].values() for _, ahead in kinds.values())
+        norms = [torch.linalg.vector_norm(d).double() for d in every if d is not None]
         lengths.append(torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(()))
         require(lengths[-1] > 0, "the direction is zero over the weights that count: no cosine")
     found = []

@@ -5,15 +5,13 @@ networks is [m, n, C]. Divergences are in nats and computed in float64. ``Measur
 cannot be compared.
 """
 
+from itertools import combinations
+
 import torch
 
 from lib.metrics.contract import check_labels, require
 
 NUMBERS = 1 << 22  # probabilities in memory at a time (32 MiB in float64)
-
-
-def _predicted(predictions):
-    return predictions.argmax(-1) if predictions.is_floating_point() else predictions
 
 
 def disagreement(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -24,7 +22,7 @@ def disagreement(a: torch.Tensor, b: torch.Tensor) -> float:
     >>> disagreement(torch.tensor([0, 1, 2, 2]), torch.tensor([0, 2, 2, 2]))
     0.25
     """
-    a, b = _predicted(a), _predicted(b)
+    a, b = (p.argmax(-1) if p.is_floating_point() else p for p in (a, b))
     require(
         a.shape == b.shape and a.numel(),
         f"predictions of shapes {tuple(a.shape)} and {tuple(b.shape)}: both networks must see the "
@@ -106,9 +104,9 @@ def within(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
     >>> within(torch.eye(2).unsqueeze(1), torch.tensor([0]))["disagreement"]
     1.0
     """
-    m, chosen = len(logits), _predicted(logits)
+    m = len(logits)
     require(m >= 2, f"{m} networks: how alike networks are takes at least two")
-    apart = [disagreement(chosen[i], chosen[j]) for i in range(m) for j in range(i)]
+    apart = [disagreement(*pair) for pair in combinations(logits.argmax(-1), 2)]
     return {
         "accuracy": accuracy(logits, labels).mean().item(),
         "ensemble": accuracy(ensemble(logits), labels).item(),

@@ -62,7 +62,7 @@ def check(
             p.detach().sum().isfinite() or p.detach().isfinite().all(),
             f"parameter {name!r} holds values that are not finite: the run has diverged",
         )
-    check_mask(network, mask, which)
+    check_named(network, mask or {}, "mask", torch.bool)
     require(len(x), "x holds no examples")
     if labels is not None:
         check_labels(labels, len(x))
@@ -73,12 +73,6 @@ def shares(network: nn.Module) -> bool:
     """Whether two layers share a parameter."""
     every = [p for _, p in network.named_parameters(remove_duplicate=False)]
     return len(set(every)) < len(every)
-
-
-def check_mask(network: nn.Module, mask: Named | None, which: str = "all") -> None:
-    """Raise ``MeasureError`` for a mask that is not the network's, or an unknown ``which``."""
-    require(which in WHICH, f"which is {which!r}; allowed are {', '.join(WHICH)}")
-    check_named(network, mask or {}, "mask", torch.bool)
 
 
 def check_named(network: nn.Module, values: Named, what: str, dtype=None) -> None:
@@ -116,6 +110,7 @@ def check_labels(labels: Tensor, count: int, classes: int | None = None) -> None
 
 def parameters(network: nn.Module, which: str = "all", mask: Named | None = None) -> Named:
     """The parameters that count, by name; those in which no weight lives are left out."""
+    require(which in WHICH, f"which is {which!r}; allowed are {', '.join(WHICH)}")
     named, live = dict(network.named_parameters()), mask or {}
     return {
         name: named[name]

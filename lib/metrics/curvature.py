@@ -6,6 +6,8 @@ plain passes; forward-over-reverse costs twice to four times that. The Fisher ma
 of the cross-entropy to the network's own predictions, held fixed.
 """
 
+from functools import cached_property
+
 import torch
 from torch import Generator, Tensor, nn
 
@@ -60,7 +62,6 @@ class Curvature:
             f"statistics normalises by the examples that pass together: give chunk={len(x)}, or "
             "fewer examples",
         )
-        self._graphs: dict[int, dict[int, Tensor]] = {}
         self._keep = len(x) * self.bytes_each <= GRAPH_BYTES
 
     def _graph_bytes(self):
@@ -75,8 +76,6 @@ class Curvature:
 
     def _gradient(self, start):
         """The gradient of a chunk's part of the loss, with its graph, where it is not constant."""
-        if start in self._graphs:
-            return self._graphs[start]
         part = slice(start, start + self.chunk)
         labels = None if self.labels is None else self.labels[part]
         with torch.enable_grad():
@@ -85,10 +84,11 @@ class Curvature:
                 loss, list(self.parameters.values()),
                 create_graph=True, allow_unused=True, materialize_grads=True,
             )  # fmt: skip
-        varying = {number: g for number, g in enumerate(gradient) if g.requires_grad}
-        if self._keep:
-            self._graphs[start] = varying
-        return varying
+        return {number: g for number, g in enumerate(gradient) if g.requires_grad}
+
+    @cached_property
+    def _graphs(self):
+        return [self._gradient(start) for start in range(0, len(self.x), self.chunk)]
 
     def _second(self, vector, batched=False):
         """The second backward pass for ``vector`` [total], or for each of [b, total] together.
@@ -98,8 +98,8 @@ class Curvature:
         inputs, result = list(self.parameters.values()), None
         split = zip(vector.split(self.sizes, -1), inputs, strict=True)
         pieces = [v.view(*vector.shape[:-1], *p.shape) for v, p in split]
-        for start in range(0, len(self.x), self.chunk):
-            varying = self._gradient(start)
+        anew = map(self._gradient, range(0, len(self.x), self.chunk))
+        for varying in self._graphs if self._keep else anew:
             rows = torch.autograd.grad(
                 list(varying.values()), inputs, [pieces[number] for number in varying],
                 retain_graph=self._keep, allow_unused=True, materialize_grads=True,

@@ -43,9 +43,8 @@ def steps(
     before, found = evaluate(network, x, labels)[0], []
     for size in sizes:
         moved = copy.deepcopy(network)
-        with torch.no_grad():
-            for name, value in gradient.items():
-                moved.get_parameter(name).sub_(size * value)
+        for name, value in gradient.items():
+            moved.get_parameter(name).data.sub_(size * value)
         change = evaluate(moved, x, labels)[0] - before
         found.append(Step(size, change, -size * slope, -size * slope + size**2 * bend / 2))
     return found

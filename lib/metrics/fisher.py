@@ -30,15 +30,14 @@ def _columns(logits):
     S_kk = √(p_k q_k / q_{k-1}) and S_jk = -(p_j / q_k) S_kk for j > k.
     """
     p = torch.softmax(logits.detach(), -1)
-    tiny, found = torch.finfo(p.dtype).tiny, []
     # beyond[:, k] = q_{k-1}, summed from the end: no digits are lost where p_k is near 1
-    beyond = p.flip(1).cumsum(1).flip(1)
-    for k in range(p.shape[1] - 1):
-        q, column = beyond[:, k + 1], torch.zeros_like(p)
-        column[:, k] = (p[:, k] * q / beyond[:, k].clamp_min(tiny)).sqrt()
-        column[:, k + 1 :] = -p[:, k + 1 :] * (column[:, k] / q.clamp_min(tiny)).unsqueeze(1)
-        found.append(flushed(column))
-    return found
+    beyond, tiny = p.flip(1).cumsum(1).flip(1), torch.finfo(p.dtype).tiny
+    before, q = beyond[:, :-1].clamp_min(tiny), beyond[:, 1:]
+    own = (p[:, :-1] * q / before).sqrt()
+    others = p.unsqueeze(1) * (own / q.clamp_min(tiny)).unsqueeze(2)  # [n, k, j]
+    columns = others.triu(1).neg_()
+    columns.diagonal(dim1=1, dim2=2).copy_(own)
+    return list(flushed(columns.transpose(0, 1).contiguous()))
 
 
 def sampled(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from lib.metrics.contract import NORMS, Named, check_labels, check_mask, parameters
+from lib.metrics.contract import NORMS, Named, check_labels, check_named, parameters
 from lib.metrics.estimate import MeasureError, require
 
 STATISTICS = ("reestimated", "interpolated")
@@ -134,7 +134,7 @@ def distances(
     networks = list(networks)
     require(networks, "no networks: there are no distances between none")
     states = _states({f"network {i}": network for i, network in enumerate(networks)})
-    check_mask(networks[0], mask, which)
+    check_named(networks[0], mask or {}, "mask", torch.bool)
     squares = torch.zeros(len(networks), len(networks), dtype=torch.float64)
     for name in parameters(networks[0], which):
         live = (mask or {}).get(name, ...)

@@ -156,11 +156,16 @@ def flushed(values: Tensor) -> Tensor:
 def asked(
     network: nn.Module, which: str, mask: Named | None, direction: Named | None = None
 ) -> dict[str, Asked]:
-    """What ``lib.metrics.layers`` is asked for, by layer; the ``direction`` is masked already."""
-    found: dict[str, Asked] = {}
+    """What ``lib.metrics.layers`` is asked for, by layer: of the parameters that count.
+
+    ``direction`` maps parameter names to tensors of their shapes and is masked here; what it does
+    not name counts as zero.
+    """
+    check_named(network, direction or {}, "direction")
+    ahead, found = masked(direction or {}, mask), dict[str, Asked]()
     for name in parameters(network, which, mask):
         layer, _, kind = name.rpartition(".")
-        found.setdefault(layer, {})[kind] = (mask or {}).get(name), (direction or {}).get(name)
+        found.setdefault(layer, {})[kind] = (mask or {}).get(name), ahead.get(name)
     return found
 
 
@@ -188,7 +193,10 @@ def squares(
 def norms_and_dots(
     taken: Pass | LivePass, cotangent: Tensor, wanted: Sequence[dict[str, Asked]]
 ) -> list[tuple[Tensor, Tensor]]:
-    """(squared norms [n], dot products [n]) of each example's gradient, as each of them asks."""
+    """(squared norms [n], dot products [n]) of each example's gradient, as each of them asks.
+
+    Goodfellow 2015, arXiv:1510.01799. The dot products are those with the direction.
+    """
     zeros = taken.logits.new_zeros(len(taken.logits))
     totals = [(zeros, zeros) for _ in wanted]
     for name, layer, delta in taken.deltas([cotangent]):
@@ -197,39 +205,6 @@ def norms_and_dots(
                 own, along = zip(*layer.squares_and_dots(delta, each[name]), strict=True)
                 totals[i] = totals[i][0] + sum(own), totals[i][1] + sum(along)
     return totals
-
-
-def per_example(
-    network: nn.Module, x: Tensor, labels: Tensor, *, direction: Named | None = None, **options
-) -> tuple[Tensor, Tensor | None]:
-    """(squared norms [n], dot products [n]) of each example's loss gradient in the live weights.
-
-    ``direction`` maps parameter names to tensors of their shapes and is masked here; what it does
-    not name counts as zero. Without it the dot products are None. Price study, Figure 8 (there with
-    the sign of the negative gradient); Goodfellow 2015.
-
-    >>> network = nn.Linear(2, 2, bias=False).eval()
-    >>> _, ahead = nn.init.zeros_(network.weight), {"weight": torch.tensor([[1.0, 1.0], [0, 0]])}
-    >>> per_example(network, torch.tensor([[3.0, 4.0]]), torch.tensor([1]), direction=ahead)
-    (tensor([12.5000]), tensor([3.5000]))
-    """
-    mask, which, chunk = check(network, x, labels, **options)
-    ahead, found = counted_direction(network, direction or {}, mask, which), []
-    wanted = asked(network, which, mask, ahead)
-    for part, taken in passes(network, x, chunk, mask=mask):
-        check_labels(labels[part], *taken.logits.shape)
-        found += norms_and_dots(taken, residual(taken.logits, labels[part]), (wanted,))
-    norms, dots = map(torch.cat, zip(*found, strict=True))
-    return norms, None if direction is None else dots
-
-
-def counted_direction(
-    network: nn.Module, direction: Named, mask: Named | None, which: str
-) -> Named:
-    """The part of ``direction`` that counts, masked; names and shapes must be the network's."""
-    check_named(network, direction, "direction")
-    counted = parameters(network, which, mask)
-    return masked({name: value for name, value in direction.items() if name in counted}, mask)
 
 
 def mean_gradient(

@@ -113,8 +113,7 @@ class _Layer:
 
     def __call__(self, x):
         """Outputs [rows, B] of the inputs x [columns, B], and the backward pass."""
-        entries = self.pattern.matrix.entries
-        torch.index_select(self.weight, 0, entries, out=self.matrix.values())
+        torch.index_select(self.weight, 0, self.pattern.matrix.entries, out=self.matrix.values())
         return self.pattern.outputs(self.matrix, self.bias, x), partial(self._back, x)
 
     def _back(self, x, delta):
@@ -122,10 +121,10 @@ class _Layer:
         pattern = self.pattern
         found = torch.sparse.sampled_addmm(self.ones, delta, x.t(), beta=0.0).values()
         if pattern.blocks > 1:
-            found = found.index_select(0, self.by_weight).view(len(pattern.live), -1).sum(1)
+            found = found.index_select(0, self.by_weight).view(pattern.reads.shape).sum(1)
         self.gradient.index_copy_(0, pattern.live, found)
-        by_channel = delta.view(pattern.blocks, pattern.channels, -1)
-        torch.sum(by_channel, (0, 2), out=self.bias_gradient)
+        each = delta.view(pattern.blocks, pattern.channels, -1)
+        torch.sum(each, (0, 2), out=self.bias_gradient)
         if self.first:
             return None
         entries = pattern.transposed.entries

@@ -21,6 +21,16 @@ from lib.sparse import live
 from lib.sparse.patterns import Named, Pattern, Patterns, children
 
 PIECE_BYTES = 512 << 10  # of a convolution's gathered inputs at a time: they stay in the cache
+# the settings that these passes know, of the modules that they know
+PLAIN: dict[type, dict[str, object]] = {
+    nn.Linear: {},
+    nn.Conv2d: {"stride": (1, 1), "dilation": (1, 1), "padding": (0, 0), "groups": 1},
+    nn.ReLU: {"inplace": False},
+    nn.MaxPool2d: {"kernel_size": 2},
+    nn.AvgPool2d: {"kernel_size": 2},
+    nn.Tanh: {},
+    nn.Flatten: {},
+}
 DENSEST = 0.6  # live share of a kernel above which batched products cost less than single weights
 # of a layer, by kind of parameter that counts: its mask and its direction, if any
 Asked = dict[str, tuple[torch.Tensor | None, torch.Tensor | None]]
@@ -152,7 +162,13 @@ def patterns_of(
     zero; and where a convolution has too many live weights. Patterns are found once for a network
     and the values of its mask, and hold no weights: to know them changes time alone.
     """
-    if not _fits(network, x):
+    shape = tuple(x.shape[1:])
+    tensors = (x, *network.parameters())
+    if type(network) not in live.DENSE or not (
+        x.dtype in (torch.float32, torch.float64)
+        and all(t.device.type == "cpu" and t.dtype == x.dtype for t in tensors)
+        and all(_fits(module, before) for _, module, before, _ in children(network, shape))
+    ):
         return None
     weights = {n: p.detach() for n, p in network.named_parameters() if p.dim() > 1}
     if mask is None:  # NumPy compares and counts several times as fast
@@ -160,37 +176,22 @@ def patterns_of(
     else:
         every = torch.ones((), dtype=torch.bool)
         lives = {name: mask.get(name, every).expand_as(value) for name, value in weights.items()}
-    shape = tuple(x.shape[1:])
     kernels = (kernel.numpy() for kernel in lives.values() if kernel.dim() == 4)
     dense = any(np.count_nonzero(kernel) > DENSEST * kernel.size for kernel in kernels)
     if dense or not live.pays(network, lives, shape, batch):
         return None
-    known = _known.get(network)
-    if known is None or not known.are_of(lives, shape):
-        known = _known[network] = Patterns(network, lives, shape)
-    outside = (weights[n].numpy()[~alive.numpy()] for n, alive in lives.items())
-    return None if any(map(np.count_nonzero, outside)) else known
+    if network not in _known or not _known[network].are_of(lives, shape):
+        _known[network] = Patterns(network, lives, shape)
+    pairs = ((weights[n].numpy(), alive.numpy()) for n, alive in lives.items())
+    outside = any(np.count_nonzero((weight != 0) & ~alive) for weight, alive in pairs)
+    return None if outside else _known[network]
 
 
-def _fits(network, x):
-    """Whether the network is as ``lib.models.networks`` builds it, on the CPU, and takes ``x``."""
-    if type(network) not in live.DENSE or x.dtype not in (torch.float32, torch.float64):
+def _fits(module, before):
+    """Whether a module is as ``lib.models.networks`` builds it, and takes inputs of this shape."""
+    changed = module._forward_hooks or module._forward_pre_hooks or type(module) not in PLAIN
+    if changed or any(getattr(module, n) != v for n, v in PLAIN[type(module)].items()):
         return False
-    tensors = (x, *network.parameters())
-    return all(t.device.type == "cpu" and t.dtype == x.dtype for t in tensors) and all(
-        _known_here(module, before)
-        for _, module, before, _ in children(network, tuple(x.shape[1:]))
-    )
-
-
-def _known_here(module, before):
-    if module._forward_hooks or module._forward_pre_hooks or getattr(module, "inplace", False):
-        return False
-    if type(module) is nn.Linear:
-        return module.bias is not None and prod(before) == module.in_features
-    if type(module) is nn.Conv2d:
-        plain = module.stride == module.dilation == (1, 1) and module.padding == (0, 0)
-        takes = len(before) == 3 and before[0] == module.in_channels
-        return plain and takes and module.groups == 1 and module.bias is not None
-    pools = type(module) in live.BEHIND and getattr(module, "kernel_size", 2) == 2
-    return pools or type(module) is nn.Flatten
+    inputs = before[:-2] if type(module) is nn.Conv2d else (prod(before),)
+    own = module._parameters
+    return not own or (own["bias"] is not None and inputs == tuple(own["weight"].shape[1:2]))
