@@ -58,8 +58,8 @@ def kl_matrix(logits: torch.Tensor) -> torch.Tensor:
     tensor([[0., 0.],
             [0., 0.]], dtype=torch.float64)
     """
-    flat = (log_p.flatten(1) for log_p in _log_p(logits))
     # row i, column j: the sum of p_i log p_j
+    flat = (log_p.flatten(1) for log_p in _log_p(logits))
     cross = sum((log_p.exp() @ log_p.T for log_p in flat), torch.zeros(()))
     return ((cross.diagonal().unsqueeze(1) - cross) / logits.shape[1]).clamp(min=0)
 
@@ -76,8 +76,8 @@ def js_matrix(logits: torch.Tensor) -> torch.Tensor:
     for log_p in _log_p(logits):
         p = log_p.exp().flatten(1)
         own = torch.special.entr(p).sum(1)
-        for i, row in enumerate(p):
-            total[i] += torch.special.entr((row + p) / 2).sum(1) - (own[i] + own) / 2
+        between = torch.stack([torch.special.entr((row + p) / 2).sum(1) for row in p])
+        total += between - (own.unsqueeze(1) + own) / 2
     return (total / logits.shape[1]).clamp(min=0)
 
 
@@ -141,7 +141,9 @@ def _log_p(logits):
         f"logits of shape {shape}: a set of networks is [networks, examples, classes], none zero",
     )
     finite = logits.isfinite().flatten(1).all(1)
-    worst = int(finite.byte().argmin())
-    require(finite[worst], f"the logits of network {worst} of {len(logits)} are not all finite")
+    require(
+        finite.all(),
+        f"the logits of network {int(finite.byte().argmin())} of {shape[0]} are not all finite",
+    )
     for part in logits.split(max(1, NUMBERS // (shape[0] * shape[2])), dim=1):
         yield torch.log_softmax(part.double(), -1)

@@ -47,9 +47,8 @@ def check(
             "the network is in train mode, where BatchNorm and dropout make examples depend on one "
             "another: call .eval()",
         )
-        bare = all(p is None for p in module._parameters.values())
         require(
-            bare or type(module) in KINDS,
+            type(module) in KINDS or all(p is None for p in module._parameters.values()),
             f"layer {name or '(the network itself)'!r} is a {type(module).__name__}: no formula "
             f"covers it; there are formulas for {', '.join(kind.__name__ for kind in KINDS)}",
         )

@@ -95,7 +95,7 @@ class Curvature:
 
         At the live coordinates.
         """
-        inputs, result = list(self.parameters.values()), None
+        inputs, result = list(self.parameters.values()), torch.zeros_like(vector)
         split = zip(vector.split(self.sizes, -1), inputs, strict=True)
         pieces = [v.view(*vector.shape[:-1], *p.shape) for v, p in split]
         anew = map(self._gradient, range(0, len(self.x), self.chunk))
@@ -105,8 +105,7 @@ class Curvature:
                 retain_graph=self._keep, allow_unused=True, materialize_grads=True,
                 is_grads_batched=batched,
             )  # fmt: skip
-            flat = torch.cat([row.flatten(int(batched)) for row in rows], -1)
-            result = flat if result is None else result.add_(flat)
+            result += torch.cat([row.flatten(int(batched)) for row in rows], -1)
         return result.index_select(-1, self.live)
 
     def __matmul__(self, v: Tensor) -> Tensor:
@@ -139,5 +138,5 @@ class Curvature:
 
     def signs(self, generator: Generator) -> Tensor:
         """A Rademacher vector [size], drawn on the CPU."""
-        drawn = 2 * torch.randint(0, 2, (self.size,), generator=generator) - 1
-        return drawn.to(self.device, self.dtype)
+        drawn = torch.randint(0, 2, (self.size,), generator=generator)
+        return (2 * drawn - 1).to(self.device, self.dtype)

@@ -166,11 +166,10 @@ def embed(distances, seed: int = 0) -> np.ndarray:
         "distances must be finite and symmetric",
     )
     scale = matrix.max() or 1.0  # scikit-learn's stopping rule is no relative one in every version
-    mds = MDS(
+    places = scale * MDS(
         2, metric="precomputed", init="random", n_init=8, max_iter=1000, eps=1e-9,
         random_state=seed, normalized_stress=False,
-    )  # fmt: skip
-    places = mds.fit_transform(matrix / scale) * scale
+    ).fit_transform(matrix / scale)  # fmt: skip
     return places - places.mean(0)
 
 

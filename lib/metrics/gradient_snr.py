@@ -27,8 +27,7 @@ class Signal:
     @property
     def snr(self) -> float:
         """mean / std; infinite or NaN where the batches do not differ at all."""
-        alike = math.inf if self.mean else math.nan
-        return self.mean / self.std if self.std else alike
+        return self.mean / self.std if self.std else self.mean * math.inf
 
 
 def by_layer(
@@ -86,5 +85,7 @@ def by_layer(
             f"the gradient of {name!r} is not finite on some minibatch",
         )
         layers.setdefault(name.rpartition(".")[0], []).append((signal, noise))
-    sums = {layer: map(sum, zip(*parts, strict=True)) for layer, parts in layers.items()}
-    return {layer: Signal(*(s**0.5 for s in both), count) for layer, both in sums.items()}
+    return {
+        layer: Signal(sum(s for s, _ in both) ** 0.5, sum(n for _, n in both) ** 0.5, count)
+        for layer, both in layers.items()
+    }

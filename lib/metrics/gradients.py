@@ -187,7 +187,7 @@ def squares(
         for group in groups
     ]
     zeros = taken.logits.new_zeros(len(taken.logits))
-    return sum(map(sum, zip(*found, strict=True)), zeros)
+    return sum((sum(each, zeros) for each in zip(*found, strict=True)), zeros)
 
 
 def norms_and_dots(

@@ -49,8 +49,7 @@ class Spectrum:
         At a Ritz value the density has half of its weight behind it, as for the nodes of a
         quadrature; linear in between.
         """
-        inside = (np.asarray(q) >= 0) & (np.asarray(q) <= 1)
-        require(inside.all(), f"q is {q}; it must lie in [0, 1]")
+        require(np.all(np.abs(np.asarray(q) - 0.5) <= 0.5), f"q is {q}; it must lie in [0, 1]")
         values, weights = self._points()
         return np.interp(q, np.cumsum(weights) - weights / 2, values)
 
@@ -89,8 +88,8 @@ class Spectrum:
     @property
     def trace(self) -> float:
         """The dimension times the mean of the density: Tr(H) as these probes see it."""
-        means = [v @ w for v, w in zip(self.ritz, self.weights, strict=True)]
-        return self.live * float(np.mean(means))
+        pairs = zip(self.ritz, self.weights, strict=True)
+        return self.live * float(np.mean([v @ w for v, w in pairs]))
 
 
 def lanczos(
@@ -124,8 +123,7 @@ def lanczos(
             "a product with the Hessian is not finite: the loss overflows on these examples",
         )
         scale = max(scale, abs(diagonal[-1]), beside[-1])
-        exhausted = beside[-1] <= 20 * torch.finfo(basis.dtype).eps * scale
-        done = exhausted or j + 1 == len(basis)
+        done = j + 1 == len(basis) or beside[-1] <= 20 * torch.finfo(basis.dtype).eps * scale
         if not done:
             torch.div(w, beside[-1], out=basis[j + 1])
         if done or (j + 1) % 5 == 0:

@@ -168,9 +168,8 @@ class LiveOnly:
     @torch.inference_mode()
     def gradients(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Fill the members' gradients for a batch of each, x [c, B, ...], y [c, B]; losses [c]."""
-        batches = zip(self.steps, x, y, strict=True)
-        losses = [_gradients(steps, a.flatten(1).t().contiguous(), b) for steps, a, b in batches]
-        return torch.stack(losses)
+        columns = x.flatten(2).transpose(1, 2).contiguous()
+        return torch.stack([_gradients(*each) for each in zip(self.steps, columns, y, strict=True)])
 
     @torch.inference_mode()
     def logits(self, x: torch.Tensor) -> torch.Tensor:
