@@ -126,5 +126,4 @@ def leaves(network: nn.Module, which: str, mask: Named | None) -> Named:
 
 def masked(values: Named, mask: Named | None) -> Named:
     """``values`` with zeros where the mask has no weight."""
-    live = mask or {}
-    return {n: value * live[n] if n in live else value for n, value in values.items()}
+    return {n: value * mask[n] if mask and n in mask else value for n, value in values.items()}

@@ -24,8 +24,8 @@ def forward(network: nn.Module, x: torch.Tensor) -> Named:
     """
     check(network, x)
     taken = Pass(network, x)
-    every = map(_squares, taken.outputs)
-    return {f"{name}.weight": value for name, value in zip(taken.layers, every, strict=True)}
+    names = (f"{name}.weight" for name in taken.layers)
+    return dict(zip(names, map(_squares, taken.outputs), strict=True))
 
 
 def backward(network: nn.Module, x: torch.Tensor, cotangent: torch.Tensor) -> Named:

@@ -42,8 +42,8 @@ def pays(network: nn.Module, mask: Named, shape: Shape, batch: int) -> bool:
     ]
     live = sum(uses * int(np.count_nonzero(kernel.numpy())) for uses, kernel in found)
     dense = sum(uses * kernel.numel() for uses, kernel in found)
-    steps = 3 * batch * live * SPARSE + CALLS * len(found)
-    return steps < 3 * batch * dense * DENSE[type(network)]
+    sparse = 3 * batch * live * SPARSE + CALLS * len(found)
+    return sparse < 3 * batch * dense * DENSE[type(network)]
 
 
 # -- what stands behind a layer: from x (whose memory it may take) to (output, its backward pass) --

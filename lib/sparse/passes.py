@@ -171,11 +171,13 @@ def patterns_of(
     ):
         return None
     weights = {n: p.detach() for n, p in network.named_parameters() if p.dim() > 1}
-    if mask is None:  # NumPy compares and counts several times as fast
-        lives = {name: torch.from_numpy(value.numpy() != 0) for name, value in weights.items()}
-    else:
-        every = torch.ones((), dtype=torch.bool)
-        lives = {name: mask.get(name, every).expand_as(value) for name, value in weights.items()}
+    every = torch.ones((), dtype=torch.bool)
+    lives = {
+        name: torch.from_numpy(value.numpy() != 0)  # NumPy compares and counts much faster
+        if mask is None
+        else mask.get(name, every).expand_as(value)
+        for name, value in weights.items()
+    }
     kernels = (kernel.numpy() for kernel in lives.values() if kernel.dim() == 4)
     dense = any(np.count_nonzero(kernel) > DENSEST * kernel.size for kernel in kernels)
     if dense or not live.pays(network, lives, shape, batch):
