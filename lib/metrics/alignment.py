@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lib.metrics.contract import Named, check, check_labels, require
-from lib.metrics.gradients import counted_direction, norms_and_dots, passes
+from lib.metrics.gradients import asked, norms_and_dots, passes
 
 LEVELS = 200  # quantiles kept: 0, 1/200, ..., 1
 TOP = 0.05  # the examples above the 95% quantile
@@ -35,11 +35,12 @@ def cosines(
     >>> cosines(network, torch.tensor([[1.0, 1.0]]), torch.tensor([1]), ahead)
     [tensor([0.7071])]
     """
-    ahead, lengths = [], []
+    wanted, lengths = [], []
     for mask in masks:
         _, which, chunk = check(network, x, labels, mask=mask, **options)
-        ahead.append(counted_direction(network, direction, mask, which))
-        norms = [torch.linalg.vector_norm(value).double() for value in ahead[-1].values()]
+        wanted.append(asked(network, which, mask, direction))
+        every = (ahead for kinds in wanted[-1].values() for _, ahead in kinds.values())
+        norms = [torch.linalg.vector_norm(d).double() for d in every if d is not None]
         lengths.append(torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(()))
         require(lengths[-1] > 0, "the direction is zero over the weights that count: no cosine")
     found = []
@@ -47,7 +48,7 @@ def cosines(
     for part, taken in passes(network, x, chunk, mask=masks[0] if len(masks) == 1 else None):
         check_labels(labels[part], *taken.logits.shape)
         cotangent = _log_odds_gradient(taken.logits, labels[part])
-        both = zip(norms_and_dots(taken, cotangent, masks, ahead, which), lengths, strict=True)
+        both = zip(norms_and_dots(taken, cotangent, wanted), lengths, strict=True)
         found.append([-dot / (norm.sqrt() * length.to(norm.dtype)) for (norm, dot), length in both])
     return [torch.cat(values) for values in zip(*found, strict=True)]
 

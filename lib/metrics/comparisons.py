@@ -5,15 +5,13 @@ networks is [m, n, C]. Divergences are in nats and computed in float64. ``Measur
 cannot be compared.
 """
 
+from itertools import combinations
+
 import torch
 
 from lib.metrics.contract import check_labels, require
 
 NUMBERS = 1 << 22  # probabilities in memory at a time (32 MiB in float64)
-
-
-def _predicted(predictions):
-    return predictions.argmax(-1) if predictions.is_floating_point() else predictions
 
 
 def disagreement(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -24,7 +22,7 @@ def disagreement(a: torch.Tensor, b: torch.Tensor) -> float:
     >>> disagreement(torch.tensor([0, 1, 2, 2]), torch.tensor([0, 2, 2, 2]))
     0.25
     """
-    a, b = _predicted(a), _predicted(b)
+    a, b = (p.argmax(-1) if p.is_floating_point() else p for p in (a, b))
     require(
         a.shape == b.shape and a.numel(),
         f"predictions of shapes {tuple(a.shape)} and {tuple(b.shape)}: both networks must see the "
@@ -60,8 +58,8 @@ def kl_matrix(logits: torch.Tensor) -> torch.Tensor:
     tensor([[0., 0.],
             [0., 0.]], dtype=torch.float64)
     """
-    flat = (log_p.flatten(1) for log_p in _log_p(logits))
     # row i, column j: the sum of p_i log p_j
+    flat = (log_p.flatten(1) for log_p in _log_p(logits))
     cross = sum((log_p.exp() @ log_p.T for log_p in flat), torch.zeros(()))
     return ((cross.diagonal().unsqueeze(1) - cross) / logits.shape[1]).clamp(min=0)
 
@@ -78,8 +76,8 @@ def js_matrix(logits: torch.Tensor) -> torch.Tensor:
     for log_p in _log_p(logits):
         p = log_p.exp().flatten(1)
         own = torch.special.entr(p).sum(1)
-        for i, row in enumerate(p):
-            total[i] += torch.special.entr((row + p) / 2).sum(1) - (own[i] + own) / 2
+        between = torch.stack([torch.special.entr((row + p) / 2).sum(1) for row in p])
+        total += between - (own.unsqueeze(1) + own) / 2
     return (total / logits.shape[1]).clamp(min=0)
 
 
@@ -106,9 +104,9 @@ def within(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
     >>> within(torch.eye(2).unsqueeze(1), torch.tensor([0]))["disagreement"]
     1.0
     """
-    m, chosen = len(logits), _predicted(logits)
+    m = len(logits)
     require(m >= 2, f"{m} networks: how alike networks are takes at least two")
-    apart = [disagreement(chosen[i], chosen[j]) for i in range(m) for j in range(i)]
+    apart = [disagreement(*pair) for pair in combinations(logits.argmax(-1), 2)]
     return {
         "accuracy": accuracy(logits, labels).mean().item(),
         "ensemble": accuracy(ensemble(logits), labels).item(),
@@ -143,7 +141,9 @@ def _log_p(logits):
         f"logits of shape {shape}: a set of networks is [networks, examples, classes], none zero",
     )
     finite = logits.isfinite().flatten(1).all(1)
-    worst = int(finite.byte().argmin())
-    require(finite[worst], f"the logits of network {worst} of {len(logits)} are not all finite")
+    require(
+        finite.all(),
+        f"the logits of network {int(finite.byte().argmin())} of {shape[0]} are not all finite",
+    )
     for part in logits.split(max(1, NUMBERS // (shape[0] * shape[2])), dim=1):
         yield torch.log_softmax(part.double(), -1)

@@ -6,6 +6,8 @@ plain passes; forward-over-reverse costs twice to four times that. The Fisher ma
 of the cross-entropy to the network's own predictions, held fixed.
 """
 
+from functools import cached_property
+
 import torch
 from torch import Generator, Tensor, nn
 
@@ -48,10 +50,9 @@ class Curvature:
         self.total, first = sum(self.sizes), next(iter(self.parameters.values()))
         self.dtype, self.device = first.dtype, first.device
         every = {n: torch.ones_like(p, dtype=torch.bool) for n, p in self.parameters.items()}
-        given = {n: live.to(self.device) for n, live in (mask or {}).items() if n in every}
-        live = torch.cat([live.flatten() for live in (every | given).values()])
-        self.live = None if live.all() else live.nonzero().squeeze(1)
-        self.size = self.total if self.live is None else len(self.live)
+        given = [(mask or {}).get(n, live).to(self.device).flatten() for n, live in every.items()]
+        self.live = torch.cat(given).nonzero().squeeze(1)
+        self.size = len(self.live)
         self.bytes_each = self._graph_bytes()
         self.chunk = chunk or max(1, min(len(x), 512, GRAPH_BYTES // (2 * self.bytes_each)))
         together = any(getattr(m, "running_mean", m) is None for m in network.modules())
@@ -61,26 +62,20 @@ class Curvature:
             f"statistics normalises by the examples that pass together: give chunk={len(x)}, or "
             "fewer examples",
         )
-        self._graphs: dict[int, dict[int, Tensor]] = {}
         self._keep = len(x) * self.bytes_each <= GRAPH_BYTES
 
     def _graph_bytes(self):
         """About the memory of one example's graph: some multiple of all the modules' outputs."""
-        sizes = []
-
-        def note(module, inputs, output):
-            sizes.append(output.numel() * output.element_size())
-
+        sizes: list[int] = []
         modules = [m for m in self.network.modules() if not any(m.children())]
         x = self.x[:2]  # two examples: BatchNorm without running statistics refuses one
         with torch.no_grad():
-            hooked(self.network, x, dict.fromkeys(modules, note))
+            note = dict.fromkeys(modules, lambda _, inputs, output: sizes.append(output.nbytes))
+            hooked(self.network, x, note)
         return 2 * sum(sizes) // len(x)
 
     def _gradient(self, start):
         """The gradient of a chunk's part of the loss, with its graph, where it is not constant."""
-        if start in self._graphs:
-            return self._graphs[start]
         part = slice(start, start + self.chunk)
         labels = None if self.labels is None else self.labels[part]
         with torch.enable_grad():
@@ -89,46 +84,45 @@ class Curvature:
                 loss, list(self.parameters.values()),
                 create_graph=True, allow_unused=True, materialize_grads=True,
             )  # fmt: skip
-        varying = {number: g for number, g in enumerate(gradient) if g.requires_grad}
-        if self._keep:
-            self._graphs[start] = varying
-        return varying
+        return {number: g for number, g in enumerate(gradient) if g.requires_grad}
+
+    @cached_property
+    def _graphs(self):
+        return [self._gradient(start) for start in range(0, len(self.x), self.chunk)]
 
     def _second(self, vector, batched=False):
-        """The second backward pass for ``vector`` [total], or for each of [b, total] together."""
-        inputs, result = list(self.parameters.values()), None
+        """The second backward pass for ``vector`` [total], or for each of [b, total] together.
+
+        At the live coordinates.
+        """
+        inputs, result = list(self.parameters.values()), torch.zeros_like(vector)
         split = zip(vector.split(self.sizes, -1), inputs, strict=True)
         pieces = [v.view(*vector.shape[:-1], *p.shape) for v, p in split]
-        for start in range(0, len(self.x), self.chunk):
-            varying = self._gradient(start)
+        anew = map(self._gradient, range(0, len(self.x), self.chunk))
+        for varying in self._graphs if self._keep else anew:
             rows = torch.autograd.grad(
                 list(varying.values()), inputs, [pieces[number] for number in varying],
                 retain_graph=self._keep, allow_unused=True, materialize_grads=True,
                 is_grads_batched=batched,
             )  # fmt: skip
-            flat = torch.cat([row.flatten(int(batched)) for row in rows], -1)
-            result = flat if result is None else result.add_(flat)
-        return result
+            result += torch.cat([row.flatten(int(batched)) for row in rows], -1)
+        return result.index_select(-1, self.live)
 
     def __matmul__(self, v: Tensor) -> Tensor:
         require(
             v.shape == (self.size,),
             f"the vector has shape {tuple(v.shape)}; there are {self.size} live weights",
         )
-        return self._gather(self._second(self._scatter(v)))
-
-    def _gather(self, full):
-        return full if self.live is None else full.index_select(-1, self.live)
+        return self._second(self._scatter(v))
 
     def _scatter(self, v):
-        return v if self.live is None else v.new_zeros(self.total).index_copy_(0, self.live, v)
+        return v.new_zeros(self.total).index_copy_(0, self.live, v)
 
     def flat(self, named: Named) -> Tensor:
         """The live coordinates [size] of tensors by parameter name; what is not named is zero."""
         pairs = self.parameters.items()
-        return self._gather(
-            torch.cat([named.get(n, torch.zeros_like(p)).detach().flatten() for n, p in pairs])
-        )
+        every = [named.get(name, torch.zeros_like(p)).detach().flatten() for name, p in pairs]
+        return torch.cat(every).index_select(0, self.live)
 
     def named(self, v: Tensor) -> Named:
         """The reverse of ``flat``: tensors by parameter name, zero where no weight lives."""
@@ -137,13 +131,12 @@ class Curvature:
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Rows ``start`` to ``stop`` of the matrix, [rows, size], in one batched pass."""
-        numbers = torch.arange(start, stop, device=self.device)
-        places = numbers if self.live is None else self.live[start:stop]
+        places = self.live[start:stop]
         units = torch.zeros(len(places), self.total, dtype=self.dtype, device=self.device)
-        units[numbers - start, places] = 1.0
-        return self._gather(self._second(units, batched=True))
+        units[range(len(places)), places] = 1.0
+        return self._second(units, batched=True)
 
     def signs(self, generator: Generator) -> Tensor:
         """A Rademacher vector [size], drawn on the CPU."""
-        drawn = 2 * torch.randint(0, 2, (self.size,), generator=generator) - 1
-        return drawn.to(self.device, self.dtype)
+        drawn = torch.randint(0, 2, (self.size,), generator=generator)
+        return (2 * drawn - 1).to(self.device, self.dtype)

@@ -8,9 +8,9 @@ study, equation 2.3): the labels come from the network itself, not from the data
 import torch
 from torch import Generator, Tensor, nn
 
-from lib.metrics.contract import Named, check, joined, masked, parameters
+from lib.metrics.contract import Named, check, masked, parameters
 from lib.metrics.estimate import Estimate
-from lib.metrics.gradients import at_once, flushed, passes, residual, squares
+from lib.metrics.gradients import asked, at_once, flushed, passes, residual, squares
 
 
 def _sampled(logits, generator, draws):
@@ -30,15 +30,14 @@ def _columns(logits):
     S_kk = √(p_k q_k / q_{k-1}) and S_jk = -(p_j / q_k) S_kk for j > k.
     """
     p = torch.softmax(logits.detach(), -1)
-    tiny, found = torch.finfo(p.dtype).tiny, []
     # beyond[:, k] = q_{k-1}, summed from the end: no digits are lost where p_k is near 1
-    beyond = p.flip(1).cumsum(1).flip(1)
-    for k in range(p.shape[1] - 1):
-        q, column = beyond[:, k + 1], torch.zeros_like(p)
-        column[:, k] = (p[:, k] * q / beyond[:, k].clamp_min(tiny)).sqrt()
-        column[:, k + 1 :] = -p[:, k + 1 :] * (column[:, k] / q.clamp_min(tiny)).unsqueeze(1)
-        found.append(flushed(column))
-    return found
+    beyond, tiny = p.flip(1).cumsum(1).flip(1), torch.finfo(p.dtype).tiny
+    before, q = beyond[:, :-1].clamp_min(tiny), beyond[:, 1:]
+    own = (p[:, :-1] * q / before).sqrt()
+    others = p.unsqueeze(1) * (own / q.clamp_min(tiny)).unsqueeze(2)  # [n, k, j]
+    columns = others.triu(1).neg_()
+    columns.diagonal(dim1=1, dim2=2).copy_(own)
+    return list(flushed(columns.transpose(0, 1).contiguous()))
 
 
 def sampled(
@@ -55,8 +54,9 @@ def sampled(
     tensor([12.5000])
     """
     mask, which, chunk = check(network, x, draws=draws, **options)
+    wanted = asked(network, which, mask)
     found = [
-        squares(taken, _sampled(taken.logits, generator, draws), mask, which) / draws
+        squares(taken, _sampled(taken.logits, generator, draws), wanted, draws) / draws
         for _, taken in passes(network, x, chunk, draws, mask)
     ]
     return torch.cat(found)
@@ -88,8 +88,9 @@ def exact(network: nn.Module, x: Tensor, **options) -> Tensor:
     """
     mask, which, chunk = check(network, x, **options)
     together = at_once(network, x, network(x[:1]).shape[1] - 1)
+    wanted = asked(network, which, mask)
     found = [
-        squares(taken, _columns(taken.logits), mask, which, together)
+        squares(taken, _columns(taken.logits), wanted, together)
         for _, taken in passes(network, x, chunk, together, mask)
     ]
     return torch.cat(found)
@@ -120,6 +121,7 @@ def diagonal(
         )
         for name, layer, delta in taken.deltas(cotangents):
             for kind, values in layer.diagonal(delta).items():
-                if joined(name, kind) in total:
-                    total[joined(name, kind)] += values / len(x)
+                full = f"{name}.{kind}".lstrip(".")
+                if full in total:
+                    total[full] += values / len(x)
     return masked(total, mask)

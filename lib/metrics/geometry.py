@@ -7,14 +7,15 @@ re-estimation: its code, and Izmailov et al. 2018). ``MeasureError`` names what 
 """
 
 import copy
-import inspect
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import combinations
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
-from lib.metrics.contract import NORMS, Named, check_labels, check_mask, parameters
+from lib.metrics.contract import NORMS, Named, check_labels, check_named, parameters
 from lib.metrics.estimate import MeasureError, require
 
 STATISTICS = ("reestimated", "interpolated")
@@ -45,15 +46,12 @@ def points(
     [0.0, 0.25, 1.0]
     """
     require(bn in STATISTICS, f"bn is {bn!r}; it can be {' or '.join(STATISTICS)}")
-    a, b = _state(network_a, "network_a"), _state(network_b, "network_b")
-    _check_same(a, b)
     require(np.isfinite(alphas).all(), f"alphas is {list(alphas)}: each must be a finite number")
     network = copy.deepcopy(network_a).eval().requires_grad_(False)
-    state = _state(network, "network")
+    a, b, state = _states({"network_a": network_a, "network_b": network_b, "network": network})
     for alpha in alphas:
-        with torch.no_grad():
-            for name, value in state.items():
-                value.copy_(torch.lerp(a[name], b[name], float(alpha)))
+        for name, value in state.items():
+            value.copy_(torch.lerp(a[name], b[name], float(alpha)))
         if bn == "reestimated":
             reestimate(network, examples, batch)
         yield alpha, network
@@ -64,15 +62,15 @@ def reestimate(network: nn.Module, x: Tensor | None, batch: int = 128) -> None:
 
     They become the plain mean of the batches' statistics over one pass (a cumulative average: it
     remembers nothing of the statistics before). The batches are ``x`` in its order, cut into parts
-    of nearly equal size and at most ``batch`` examples. All other layers stay in the mode they are
-    in. Raises ``MeasureError`` for fewer than two examples.
+    of nearly equal size and at most ``batch`` examples. The network is in train mode meanwhile.
+    Raises ``MeasureError`` for fewer than two examples.
 
     >>> network = nn.Sequential(nn.BatchNorm1d(1)).eval()
     >>> reestimate(network, torch.tensor([[1.0], [3.0]]))
     >>> network[0].running_mean, network[0].running_var
     (tensor([2.]), tensor([2.]))
     """
-    norms = [m for m in network.modules() if isinstance(m, NORMS) and m.track_running_stats]
+    norms = [module for module in network.modules() if isinstance(module, NORMS)]
     if not norms:
         return
     if x is None:
@@ -81,19 +79,10 @@ def reestimate(network: nn.Module, x: Tensor | None, batch: int = 128) -> None:
         len(x) >= 2 and batch >= 2,
         f"{len(x)} examples in batches of {batch}: statistics need at least two examples at a time",
     )
-    before = [(norm.training, norm.momentum, norm.num_batches_tracked) for norm in norms]
-    try:
-        for norm in norms:
-            norm.num_batches_tracked = torch.zeros((), dtype=torch.long, device=x.device)
-            norm.momentum = None  # cumulative
-            norm.train()
-        with torch.no_grad():  # no batch has a single example
-            for part in x.tensor_split(min(-(-len(x) // batch), len(x) // 2)):
-                network(part)
-    finally:
-        for norm, (training, momentum, count) in zip(norms, before, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, count
-            norm.train(training)
+    for norm in norms:  # a cohort's count no batches
+        norm.num_batches_tracked = torch.zeros((), dtype=torch.long, device=x.device)
+    # no batch has a single example
+    update_bn(x.tensor_split(min(-(-len(x) // batch), len(x) // 2)), network)
 
 
 def evaluate(
@@ -144,17 +133,14 @@ def distances(
     """
     networks = list(networks)
     require(networks, "no networks: there are no distances between none")
-    states = [_state(network, f"network {i}") for i, network in enumerate(networks)]
-    for state in states:
-        _check_same(states[0], state)
-    check_mask(networks[0], mask, which)
+    states = _states({f"network {i}": network for i, network in enumerate(networks)})
+    check_named(networks[0], mask or {}, "mask", torch.bool)
     squares = torch.zeros(len(networks), len(networks), dtype=torch.float64)
     for name in parameters(networks[0], which):
         live = (mask or {}).get(name, ...)
         rows = [state[name][live].double().flatten() for state in states]
-        for i, a in enumerate(rows):
-            for j in range(i):
-                squares[i, j] += (a - rows[j]).square().sum().cpu()
+        for i, j in combinations(range(len(rows)), 2):
+            squares[i, j] += (rows[j] - rows[i]).square().sum().cpu()
     return (squares + squares.T).sqrt()
 
 
@@ -175,34 +161,30 @@ def embed(distances, seed: int = 0) -> np.ndarray:
         matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1] >= 2,
         f"distances of shape {matrix.shape}: a square of at least two networks is needed",
     )
-    fine = np.isfinite(matrix).all() and np.allclose(matrix, matrix.T)
-    require(fine, "distances must be finite and symmetric")
-    scale = matrix.max() or 1.0  # scikit-learn's stopping rule is no relative one in every version
-    options = {"metric": True, "dissimilarity": "precomputed"}
-    if "metric_mds" in inspect.signature(MDS).parameters:  # since scikit-learn 1.8
-        options = {"metric_mds": True, "metric": "precomputed", "init": "random"}
-    mds = MDS(
-        2, n_init=8, max_iter=1000, eps=1e-9, random_state=seed, normalized_stress=False, **options
+    require(
+        np.isfinite(matrix).all() and np.allclose(matrix, matrix.T),
+        "distances must be finite and symmetric",
     )
-    places = mds.fit_transform(matrix / scale) * scale
+    scale = matrix.max() or 1.0  # scikit-learn's stopping rule is no relative one in every version
+    places = scale * MDS(
+        2, metric="precomputed", init="random", n_init=8, max_iter=1000, eps=1e-9,
+        random_state=seed, normalized_stress=False,
+    ).fit_transform(matrix / scale)  # fmt: skip
     return places - places.mean(0)
 
 
-def _state(network, called):
+def _states(networks):
     """Parameters and running statistics by name; refuses values that are not finite."""
-    every = (*network.named_parameters(), *network.named_buffers())
-    state = {name: value.detach() for name, value in every if value.is_floating_point()}
-    for name, value in state.items():
-        require(
-            value.isfinite().all(),
-            f"{name} of {called} is not finite: the network has diverged and lies nowhere",
-        )
-    return state
-
-
-def _check_same(a, b):
-    odd = sorted(a.keys() ^ b.keys())
-    require(not odd, f"two architectures: only one of the networks has {', '.join(odd[:3])}")
-    for name, value in a.items():
-        one, other = tuple(value.shape), tuple(b[name].shape)
-        require(one == other, f"two architectures: {name} is {one} in one and {other} in the other")
+    states, shapes = [], []
+    for called, network in networks.items():
+        every = (*network.named_parameters(), *network.named_buffers())
+        states.append({name: v.detach() for name, v in every if v.is_floating_point()})
+        shapes.append({f"{name} {tuple(value.shape)}" for name, value in states[-1].items()})
+        odd = sorted(shapes[0] ^ shapes[-1])
+        require(not odd, f"two architectures: only one of the networks has {', '.join(odd[:4])}")
+        for name, value in states[-1].items():
+            require(
+                value.isfinite().all(),
+                f"{name} of {called} is not finite: the network has diverged and lies nowhere",
+            )
+    return states

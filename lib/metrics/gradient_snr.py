@@ -27,8 +27,7 @@ class Signal:
     @property
     def snr(self) -> float:
         """mean / std; infinite or NaN where the batches do not differ at all."""
-        alike = math.inf if self.mean else math.nan
-        return self.mean / self.std if self.std else alike
+        return self.mean / self.std if self.std else self.mean * math.inf
 
 
 def by_layer(
@@ -64,8 +63,10 @@ def by_layer(
     )
     own = leaves(network, which, mask)
     order = torch.randperm(len(x), generator=generator) if generator else torch.arange(len(x))
-    mean = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in own.items()}
-    squares = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in own.items()}
+    mean, squares = (
+        {name: torch.zeros_like(p, dtype=torch.float64) for name, p in own.items()}
+        for _ in range(2)
+    )
     for step, members in enumerate(order[: count * batch_size].to(x.device).split(batch_size), 1):
         batch = (x[members], labels[members])
         found = mean_gradient(network, own, *batch, chunk or batch_size, torch.float64)
@@ -74,21 +75,17 @@ def by_layer(
             deviation = gradient - mean[name]
             mean[name] += deviation / step
             squares[name] += deviation * (gradient - mean[name])
-    return _summary(mean, squares, mask or {}, count)
-
-
-def _summary(mean, squares, mask, count):
-    """Sums over the live weights of each layer."""
-    sums: dict[str, tuple[float, float]] = {}
-    for name in mean:
-        live = mask.get(name, ...)
+    layers: dict[str, list[tuple[float, float]]] = {}
+    for name in own:
+        live = (mask or {}).get(name, ...)
         signal = mean[name][live].square().sum().item()
         noise = squares[name][live].sum().item() / (count - 1)
         require(
             math.isfinite(signal + noise),
             f"the gradient of {name!r} is not finite on some minibatch",
         )
-        layer = name.rpartition(".")[0]
-        before = sums.get(layer, (0.0, 0.0))
-        sums[layer] = (before[0] + signal, before[1] + noise)
-    return {layer: Signal(s**0.5, n**0.5, count) for layer, (s, n) in sums.items()}
+        layers.setdefault(name.rpartition(".")[0], []).append((signal, noise))
+    return {
+        layer: Signal(sum(s for s, _ in both) ** 0.5, sum(n for _, n in both) ** 0.5, count)
+        for layer, both in layers.items()
+    }

@@ -19,14 +19,13 @@ from lib.metrics.contract import (
     check,
     check_labels,
     check_named,
-    joined,
     leaves,
     masked,
     parameters,
     require,
-)  # fmt: skip
-from lib.metrics.layers import KINDS, Local
-from lib.sparse.passes import LivePass, patterns_of
+)
+from lib.metrics.layers import KINDS
+from lib.sparse.passes import Asked, LivePass, patterns_of
 
 ACTIVATION_BYTES, CACHE_BYTES = 256 << 20, 16 << 20
 # network -> input shape -> bytes of its layers' outputs for one example
@@ -57,8 +56,7 @@ class Pass:
                 f"layer {name!r} is used more than once in a pass: the formulas need each "
                 "parameter in one place",
             )
-            if not output.requires_grad:  # the first layer of a frozen network
-                output.requires_grad_()
+            output.requires_grad_()  # the first layer's of a frozen network does not yet
             self.layers[name] = KINDS[type(module)](module, inputs[0].detach())
             self.outputs.append(output)
             versions.append(output._version)
@@ -104,10 +102,12 @@ def passes(
     patterns = None if mask is None else patterns_of(network, x, mask, chunk)
     for start in range(0, len(x), chunk):
         part = slice(start, start + chunk)
-        if patterns is None:
-            yield part, Pass(network, channels_last(x[part]))
-        else:
-            yield part, LivePass(network, x[part], patterns)
+        yield (
+            part,
+            Pass(network, channels_last(x[part]))
+            if patterns is None
+            else LivePass(network, x[part], patterns),
+        )
 
 
 def _outputs_bytes(network, x):
@@ -153,84 +153,58 @@ def flushed(values: Tensor) -> Tensor:
     return values.masked_fill(values.abs() < torch.finfo(values.dtype).tiny ** 0.5, 0.0)
 
 
-def local(values: Named | None, name: str) -> Local:
-    """The part of a dict by parameter name that belongs to the layer ``name``."""
-    return {kind: (values or {}).get(joined(name, kind)) for kind in ("weight", "bias")}
+def asked(
+    network: nn.Module, which: str, mask: Named | None, direction: Named | None = None
+) -> dict[str, Asked]:
+    """What ``lib.metrics.layers`` is asked for, by layer: of the parameters that count.
+
+    ``direction`` maps parameter names to tensors of their shapes and is masked here; what it does
+    not name counts as zero.
+    """
+    check_named(network, direction or {}, "direction")
+    ahead, found = masked(direction or {}, mask), dict[str, Asked]()
+    for name in parameters(network, which, mask):
+        layer, _, kind = name.rpartition(".")
+        found.setdefault(layer, {})[kind] = (mask or {}).get(name), ahead.get(name)
+    return found
 
 
 def squares(
-    taken: Pass | LivePass,
-    cotangents: list[Tensor],
-    mask: Named | None,
-    which: str,
-    together: int | None = None,
+    taken: Pass | LivePass, cotangents: list[Tensor], wanted: dict[str, Asked], together: int
 ) -> Tensor:
-    """Each example's squared gradient norm over live weights, [n], summed over ``cotangents``.
+    """Each example's squared gradient norm, [n], summed over ``cotangents``.
 
-    So many of them go back ``together``; None: all.
+    So many of them go back ``together``.
     """
-    found: Named = {}
-    together = together or len(cotangents)
-    for start in range(0, len(cotangents), together):
-        stop = start + together
-        for name, layer, delta in taken.deltas(cotangents[start:stop], more=stop < len(cotangents)):
-            own, _ = layer.squares_and_dots(delta, local(mask, name), local(None, name), which)
-            for kind, values in own.items():
-                full = joined(name, kind)
-                found[full] = found[full] + values if full in found else values
-    return sum(found.values(), torch.zeros(()))
+    groups = [cotangents[i : i + together] for i in range(0, len(cotangents), together)]
+    found = [
+        [
+            own
+            for name, layer, delta in taken.deltas(group, more=group is not groups[-1])
+            if name in wanted
+            for own, _ in layer.squares_and_dots(delta, wanted[name])
+        ]
+        for group in groups
+    ]
+    zeros = taken.logits.new_zeros(len(taken.logits))
+    return sum((sum(each, zeros) for each in zip(*found, strict=True)), zeros)
 
 
 def norms_and_dots(
-    taken: Pass | LivePass,
-    cotangent: Tensor,
-    masks: Sequence[Named | None],
-    directions: Sequence[Named | None],
-    which: str,
+    taken: Pass | LivePass, cotangent: Tensor, wanted: Sequence[dict[str, Asked]]
 ) -> list[tuple[Tensor, Tensor]]:
-    """(squared norms [n], dot products [n]) of each example's gradient, for each mask.
+    """(squared norms [n], dot products [n]) of each example's gradient, as each of them asks.
 
-    Each mask has its own direction, masked already.
+    Goodfellow 2015, arXiv:1510.01799. The dot products are those with the direction.
     """
-    totals: list = [(0.0, 0.0) for _ in masks]
+    zeros = taken.logits.new_zeros(len(taken.logits))
+    totals = [(zeros, zeros) for _ in wanted]
     for name, layer, delta in taken.deltas([cotangent]):
-        for i, both in enumerate(zip(masks, directions, strict=True)):
-            norm, along = layer.squares_and_dots(delta, *(local(v, name) for v in both), which)
-            totals[i] = (totals[i][0] + sum(norm.values()), totals[i][1] + along)
+        for i, each in enumerate(wanted):
+            if name in each:
+                own, along = zip(*layer.squares_and_dots(delta, each[name]), strict=True)
+                totals[i] = totals[i][0] + sum(own), totals[i][1] + sum(along)
     return totals
-
-
-def per_example(
-    network: nn.Module, x: Tensor, labels: Tensor, *, direction: Named | None = None, **options
-) -> tuple[Tensor, Tensor | None]:
-    """(squared norms [n], dot products [n]) of each example's loss gradient in the live weights.
-
-    ``direction`` maps parameter names to tensors of their shapes and is masked here; what it does
-    not name counts as zero. Without it the dot products are None. Price study, Figure 8 (there with
-    the sign of the negative gradient); Goodfellow 2015.
-
-    >>> network = nn.Linear(2, 2, bias=False).eval()
-    >>> _, ahead = nn.init.zeros_(network.weight), {"weight": torch.tensor([[1.0, 1.0], [0, 0]])}
-    >>> per_example(network, torch.tensor([[3.0, 4.0]]), torch.tensor([1]), direction=ahead)
-    (tensor([12.5000]), tensor([3.5000]))
-    """
-    mask, which, chunk = check(network, x, labels, **options)
-    ahead, found = counted_direction(network, direction or {}, mask, which), []
-    for part, taken in passes(network, x, chunk, mask=mask):
-        check_labels(labels[part], *taken.logits.shape)
-        cotangent = residual(taken.logits, labels[part])
-        found += norms_and_dots(taken, cotangent, (mask,), (ahead,), which)
-    norms, dots = map(torch.cat, zip(*found, strict=True))
-    return norms, None if direction is None else dots
-
-
-def counted_direction(
-    network: nn.Module, direction: Named, mask: Named | None, which: str
-) -> Named:
-    """The part of ``direction`` that counts, masked; names and shapes must be the network's."""
-    check_named(network, direction, "direction")
-    counted = parameters(network, which, mask)
-    return masked({name: value for name, value in direction.items() if name in counted}, mask)
 
 
 def mean_gradient(

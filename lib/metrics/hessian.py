@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from lib.metrics import fisher
-from lib.metrics.contract import NORMS, Named, check, check_counts, check_named, require, shares
+from lib.metrics.contract import NORMS, Named, check_labels, check_named, require, shares
 from lib.metrics.curvature import GRAPH_BYTES, Curvature
 from lib.metrics.estimate import Estimate, MeasureError
 from lib.metrics.lanczos import Spectrum, lanczos
@@ -53,10 +53,9 @@ def identity_holds(network: nn.Module) -> tuple[bool, str]:
                 module._forward_hooks or module._forward_pre_hooks
             ),
         }
-        for reason, holds in reasons.items():
-            if holds:
-                place = name or "(the network itself)"
-                return False, f"{place!r} {reason.format(kind.__name__)}"
+        said = [reason.format(kind.__name__) for reason, holds in reasons.items() if holds]
+        if said:
+            return False, f"{name or '(the network itself)'!r} {said[0]}"
     return (False, "two layers share a parameter") if shares(network) else (True, "")
 
 
@@ -114,8 +113,7 @@ def hutchinson(
     >>> hutchinson(network, x, y, generator=generator, probes=9).samples
     9
     """
-    check_counts(probes=probes)
-    matrix = Curvature(network, x, labels, **options)
+    matrix = Curvature(network, x, labels, probes=probes, **options)
     draws = [matrix.signs(generator) for _ in range(probes)]
     return Estimate.of(torch.stack([(v @ (matrix @ v)).cpu() for v in draws]))
 
@@ -141,7 +139,7 @@ def trace(
     """
     holds, reason = identity_holds(network)
     if holds:
-        check(network, x, labels)
+        check_labels(labels, len(x))
         return Estimate.of(fisher.exact(network, x, **options))
     if generator is None:
         raise MeasureError(f"Hutchinson's estimator draws probes: give a generator; {reason}")
@@ -170,10 +168,9 @@ def spectrum(
     >>> spectrum(network, x, y, generator=generator).largest <= 2
     True
     """
-    check_counts(steps=steps, probes=probes)
-    matrix = Curvature(network, x, labels, **options)
-    found = (lanczos(matrix, generator, steps) for _ in range(probes))
-    values, weights, _ = zip(*found, strict=True)
+    matrix = Curvature(network, x, labels, steps=steps, probes=probes, **options)
+    last = [list(lanczos(matrix, generator, steps))[-1] for _ in range(probes)]
+    values, weights, _ = zip(*last, strict=True)
     return Spectrum(values, weights, matrix.size)
 
 
@@ -199,19 +196,17 @@ def extreme_eigenvalues(
     >>> len(extreme_eigenvalues(network, x, y, generator=generator))
     2
     """
-    require(
-        tolerance > 0 and steps >= 1,
-        f"tolerance and steps are {tolerance} and {steps}; they must be above 0 and at least 1",
+    require(tolerance > 0, f"tolerance is {tolerance}; it must be above 0")
+    matrix = Curvature(network, x, labels, steps=steps, **options)
+    for values, _, bounds in lanczos(matrix, generator, steps):
+        low, high = float(values[0]), float(values[-1])
+        sizes = np.maximum(np.abs([low, high]), NEAR_ZERO * max(abs(low), abs(high)))
+        if (bounds[[0, -1]] <= tolerance * sizes).all():
+            return low, high
+    raise MeasureError(
+        f"the two ends of the spectrum are not found within {tolerance:g} after {len(values)} "
+        "steps; give more steps"
     )
-    matrix = Curvature(network, x, labels, **options)
-
-    def found(values, errors):
-        ends, bounds = values[[0, -1]], errors[[0, -1]]
-        sizes = np.maximum(np.abs(ends), NEAR_ZERO * np.abs(ends).max())
-        return (float(ends[0]), float(ends[1])) if (bounds <= tolerance * sizes).all() else None
-
-    failure = f"the two ends of the spectrum are not found within {tolerance:g}"
-    return lanczos(matrix, generator, steps, found, failure)
 
 
 def exact(network: nn.Module, x: Tensor, labels: Tensor | None, **options) -> Tensor:

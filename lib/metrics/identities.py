@@ -17,6 +17,9 @@ from torch import Generator, Tensor, nn
 from lib.metrics.contract import require
 from lib.metrics.curvature import Curvature
 
+# torch's use of a deprecated part of itself, at the first derivative forward
+warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
+
 
 def relative_errors(
     network: nn.Module,
@@ -52,9 +55,7 @@ def relative_errors(
     for _ in range(directions):
         v = torch.randn(live.size, generator=generator, dtype=torch.float64).to(live.device)
         along = live.named(v * length / v.norm())
-        with warnings.catch_warnings():  # torch's use of a deprecated part of itself, at first
-            warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
-            found.append(_errors(network, x, start, along, step))
+        found.append(_errors(network, x, start, along, step))
     return {name: max(errors[name] for errors in found) for name in found[0]}
 
 

@@ -41,8 +41,7 @@ def exact(network: nn.Module, x: Tensor, *, chunk: int | None = None) -> Tensor:
         for _, taken in passes(network, x, chunk):
             rows = _rows(taken.logits, taken.outputs[0])  # type: ignore[union-attr]
             delta = torch.cat(list(rows))
-            each = (delta @ gram).mul_(delta).sum(1)
-            found.append(each.view(-1, len(taken.logits)).sum(0))
+            found.append((delta @ gram).mul_(delta).sum(1).view(-1, len(taken.logits)).sum(0))
         return torch.cat(found)
     frozen = {name: p.detach() for name, p in network.named_parameters()}
     # a ResNet's activations of more examples leave the cache

@@ -1,7 +1,7 @@
 """Lanczos' process, and the spectrum that it sees: density, quantiles, ends, distances."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,8 +49,7 @@ class Spectrum:
         At a Ritz value the density has half of its weight behind it, as for the nodes of a
         quadrature; linear in between.
         """
-        inside = (np.asarray(q) >= 0) & (np.asarray(q) <= 1)
-        require(inside.all(), f"q is {q}; it must lie in [0, 1]")
+        require(np.all(np.abs(np.asarray(q) - 0.5) <= 0.5), f"q is {q}; it must lie in [0, 1]")
         values, weights = self._points()
         return np.interp(q, np.cumsum(weights) - weights / 2, values)
 
@@ -89,24 +88,21 @@ class Spectrum:
     @property
     def trace(self) -> float:
         """The dimension times the mean of the density: Tr(H) as these probes see it."""
-        means = [v @ w for v, w in zip(self.ritz, self.weights, strict=True)]
-        return self.live * float(np.mean(means))
+        pairs = zip(self.ritz, self.weights, strict=True)
+        return self.live * float(np.mean([v @ w for v, w in pairs]))
 
 
 def lanczos(
-    matrix: Curvature,
-    generator: torch.Generator,
-    steps: int,
-    found: Callable | None = None,
-    failure: str = "",
-):
+    matrix: Curvature, generator: torch.Generator, steps: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Lanczos' process from a Rademacher vector, with full reorthogonalisation: the Ritz values.
 
-    After ``steps`` products, or where the space is exhausted (the Ritz values then are
-    eigenvalues): the values, rising, their weights in the start vector, and bounds of their errors.
-    With ``found(values, bounds)``, asked at every fifth step and the last, its first answer that is
-    not None; ``MeasureError`` with ``failure`` where it has none. [steps, live] numbers are kept.
+    At every fifth product and the last: the values, rising, their weights in the start vector, and
+    bounds of their errors. The last is that of ``steps``, or where the space is exhausted: the Ritz
+    values then are eigenvalues. [steps, live] numbers are kept.
     """
+    from scipy.linalg import eigh_tridiagonal
+
     shape = (min(steps, matrix.size), matrix.size)
     basis = torch.empty(shape, dtype=matrix.dtype, device=matrix.device)
     start = matrix.signs(generator)
@@ -127,21 +123,9 @@ def lanczos(
             "a product with the Hessian is not finite: the loss overflows on these examples",
         )
         scale = max(scale, abs(diagonal[-1]), beside[-1])
-        exhausted = beside[-1] <= 20 * torch.finfo(basis.dtype).eps * scale
-        done = exhausted or j + 1 == len(basis)
+        done = j + 1 == len(basis) or beside[-1] <= 20 * torch.finfo(basis.dtype).eps * scale
         if not done:
             torch.div(w, beside[-1], out=basis[j + 1])
-        if found and (done or (j + 1) % 5 == 0):
-            values, _, errors = _ritz(diagonal, beside)
-            answer = found(values, errors)
-            if answer is not None:
-                return answer
-    require(not found, f"{failure} after {len(diagonal)} steps; give more steps")
-    return _ritz(diagonal, beside)
-
-
-def _ritz(diagonal, beside):
-    from scipy.linalg import eigh_tridiagonal
-
-    values, vectors = eigh_tridiagonal(np.array(diagonal), np.array(beside[:-1]))
-    return values, vectors[0] ** 2, np.abs(beside[-1] * vectors[-1])
+        if done or (j + 1) % 5 == 0:
+            values, vectors = eigh_tridiagonal(np.array(diagonal), np.array(beside[:-1]))
+            yield values, vectors[0] ** 2, np.abs(beside[-1] * vectors[-1])

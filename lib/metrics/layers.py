@@ -11,11 +11,12 @@ BatchNorm       Σ (Σ_hw δ x̂)² and Σ (Σ_hw δ)², in eval   the same two 
 
 (Goodfellow 2015, arXiv:1510.01799, for linear layers without a mask.) A layer here is made for one
 forward pass and answers two questions, for δ [k, n, ...]: k gradients for the same n examples, so
-that what depends on a alone (M a², the patches) is made once for all k. ``mask`` and ``direction``
-are dicts by parameter kind, None where all lives or nothing counts; the direction is masked.
+that what depends on a alone (M a², the patches) is made once for all k. ``asked`` has
+the kinds of parameters that count, each with its mask (None: all lives) and its direction, masked
+(None: none).
 
-``squares_and_dots``  by kind, each example's squared gradient norms [n] summed over k; and the dot
-                      products [n] of the first of k with the direction
+``squares_and_dots``  of each kind, every example's squared gradient norm [n] summed over k, and the
+                      dot product [n] of the first of k with the direction (0 without one)
 ``diagonal``          by kind, the squared gradient of each weight, summed over k and n
 
 To cover another layer, write its class and add it to ``KINDS``.
@@ -28,14 +29,19 @@ import torch.nn.functional as F
 from torch import nn
 
 from lib.metrics.estimate import require
+from lib.sparse.passes import Asked
 from lib.sparse.patterns import Named
 
 PATCH_BYTES = 2 << 20  # of a convolution's inputs in memory at a time: they stay in the cache
-Local = dict[str, torch.Tensor | None]
 
 
 def _live(values, mask):
     return values if mask is None else values * mask
+
+
+def _explicit(g, live, ahead):
+    """The squares and dots of gradients g [k, n, c]."""
+    return _live(g, live).square().sum((0, 2)), 0.0 if ahead is None else g[0] @ ahead
 
 
 class _Linear:
@@ -47,20 +53,22 @@ class _Linear:
         )
         self.module, self.a = module, a
 
-    def squares_and_dots(self, delta, mask: Local, direction: Local, which: str):
-        energy, a2, live = delta.square().sum(0), self.a.square(), mask["weight"]
-        if live is None:
-            found = {"weight": energy.sum(1) * a2.sum(1)}
-        else:
-            found = {"weight": (energy * (a2 @ live.t().to(a2.dtype))).sum(1)}
-        if which == "all" and self.module.bias is not None:
-            found["bias"] = _live(energy, mask["bias"]).sum(1)
-        along = delta.new_zeros(delta.shape[1])
-        if direction["weight"] is not None:
-            along = along + (delta[0] * (self.a @ direction["weight"].t())).sum(1)
-        if direction["bias"] is not None:
-            along = along + delta[0] @ direction["bias"]
-        return found, along
+    def squares_and_dots(self, delta, asked: Asked):
+        energy, found = delta.square().sum(0), []
+        if "weight" in asked:
+            (live, ahead), a2 = asked["weight"], self.a.square()
+            squares = (
+                energy.sum(1) * a2.sum(1)
+                if live is None
+                else (energy * (a2 @ live.t().to(a2.dtype))).sum(1)
+            )
+            dots = 0.0 if ahead is None else (delta[0] * (self.a @ ahead.t())).sum(1)
+            found.append((squares, dots))
+        if "bias" in asked:
+            live, ahead = asked["bias"]
+            dots = 0.0 if ahead is None else delta[0] @ ahead
+            found.append((_live(energy, live).sum(1), dots))
+        return found
 
     def diagonal(self, delta) -> Named:
         energy = delta.square().sum(0)
@@ -93,18 +101,15 @@ class _Convolution:
         for group in range(conv.groups):
             own = a[..., group * channels : (group + 1) * channels]
             out = slice(group * per, (group + 1) * per)
-            if k == 1:  # a view where δ is channels-last
-                of_places = delta[0, :, out].permute(0, 2, 3, 1).reshape(n, rows * columns, per)
-                rows_of = of_places.transpose(1, 2)
-            else:
-                of_examples = delta[:, :, out].permute(1, 0, 2, 3, 4)
-                rows_of = of_examples.reshape(n, k * per, rows * columns)
-            s0, s1, s2, s3 = own.stride()
+            rows_of = (  # of one cotangent a view where δ is channels-last
+                delta[0, :, out].permute(0, 2, 3, 1).reshape(n, -1, per).transpose(1, 2)
+                if k == 1
+                else delta[:, :, out].transpose(0, 1).reshape(n, k * per, -1)
+            )
             for start in range(0, n, step):
                 part = slice(start, min(start + step, n))
-                m, offset = part.stop - start, own.storage_offset() + start * s0
-                shape, strides = (m, height, columns, kw, channels), (s0, s1, s2 * sw, s2 * dw, s3)
-                patches = own.as_strided(shape, strides, offset)
+                m = part.stop - start
+                patches = own[part].unfold(2, dw * (kw - 1) + 1, sw)[..., ::dw].transpose(3, 4)
                 patches = patches.reshape(m, height, columns, kw * channels)
                 for y in range(kh):
                     window = patches[:, y * dh : y * dh + sh * (rows - 1) + 1 : sh]
@@ -112,24 +117,24 @@ class _Convolution:
                     g = torch.bmm(rows_of[part], window).view(m, k, per, kw, channels)
                     yield part, out, y, g
 
-    def squares_and_dots(self, delta, mask: Local, direction: Local, which: str):
-        total, along = delta.new_zeros(2, delta.shape[1])
-        live, ahead = (
-            None if w is None else w.permute(2, 0, 3, 1).to(delta.dtype)
-            for w in (mask["weight"], direction["weight"])
-        )
-        for part, out, y, g in self._gradients(delta):  # live and ahead: [y, o, kx, c]
-            if live is not None:
-                g.mul_(live[y, out])
-            total[part] += torch.linalg.vector_norm(g.flatten(1), dim=1).square_()
-            if ahead is not None:
-                along[part] += g.flatten(1) @ ahead[y, out].flatten()
-        found, ahead = {"weight": total}, direction["bias"]
-        if (which == "all" and self.module.bias is not None) or ahead is not None:
-            bias = _live(delta.sum((3, 4)), mask["bias"])
-            along = along if ahead is None else along + bias[0] @ ahead
-            found |= {"bias": bias.square().sum((0, 2))} if which == "all" else {}
-        return found, along
+    def squares_and_dots(self, delta, asked: Asked):
+        found = []
+        if "weight" in asked:
+            squares, dots = delta.new_zeros(2, delta.shape[1])
+            live, ahead = (  # [y, o, kx, c]
+                None if w is None else w.permute(2, 0, 3, 1).to(delta.dtype)
+                for w in asked["weight"]
+            )
+            for part, out, y, g in self._gradients(delta):
+                if live is not None:
+                    g.mul_(live[y, out])
+                squares[part] += torch.linalg.vector_norm(g.flatten(1), dim=1).square_()
+                if ahead is not None:
+                    dots[part] += g.flatten(1) @ ahead[y, out].flatten()
+            found.append((squares, dots))
+        if "bias" in asked:
+            found.append(_explicit(delta.sum((3, 4)), *asked["bias"]))
+        return found
 
     def diagonal(self, delta) -> Named:
         o, c, kh, kw = self.module.weight.shape
@@ -154,21 +159,15 @@ class _BatchNorm:
     def _gradients(self, delta):
         """In scale and shift, [k, n, c]: Σ δ x̂ from Σ δ a and Σ δ, without x̂ in memory."""
         module, places = self.module, tuple(range(3, delta.dim()))
-        if module.weight is None:
-            return {}
         along, shift = delta * self.a, delta
         if places:
             along, shift = along.sum(places), shift.sum(places)
         scale = (module.running_var + module.eps).rsqrt()
         return {"weight": (along - module.running_mean * shift) * scale, "bias": shift}
 
-    def squares_and_dots(self, delta, mask: Local, direction: Local, which: str):
-        found, along = {}, delta.new_zeros(delta.shape[1])
-        for kind, g in (self._gradients(delta) if which == "all" else {}).items():
-            found[kind] = _live(g, mask[kind]).square().sum((0, 2))
-            if direction[kind] is not None:
-                along = along + g[0] @ direction[kind]
-        return found, along
+    def squares_and_dots(self, delta, asked: Asked):
+        g = self._gradients(delta)
+        return [_explicit(g[kind], *each) for kind, each in asked.items()]
 
     def diagonal(self, delta) -> Named:
         return {kind: g.square().sum((0, 1)) for kind, g in self._gradients(delta).items()}

@@ -74,14 +74,10 @@ def measure(
         given = part.given[..., start:stop].expand(logits.shape[:-1])
         predicted = logits.argmax(-1)
         true = given if part.true is None else part.true[start:stop]
-        values = (
-            cross_entropy(logits, given),
-            predicted == given,
-            entropy(logits),
-            predicted == true,
-        )
+        hits = predicted == given, predicted == true
+        values = cross_entropy(logits, given), entropy(logits), *hits
         pieces.append([value.double() for value in values])
-    loss, hit, spread, right = (torch.cat(column, -1) for column in zip(*pieces, strict=True))
+    loss, spread, hit, right = (torch.cat(column, -1) for column in zip(*pieces, strict=True))
     measures = {"loss": loss, "accuracy": hit, "entropy": spread}
     columns = {f"{name}_{measure}": values.mean(-1) for measure, values in measures.items()}
     if part.flipped is not None:

@@ -24,8 +24,8 @@ def forward(network: nn.Module, x: torch.Tensor) -> Named:
     """
     check(network, x)
     taken = Pass(network, x)
-    pairs = zip(taken.layers, taken.outputs, strict=True)
-    return {f"{name}.weight": _squares(z.detach()) for name, z in pairs}
+    names = (f"{name}.weight" for name in taken.layers)
+    return dict(zip(names, map(_squares, taken.outputs), strict=True))
 
 
 def backward(network: nn.Module, x: torch.Tensor, cotangent: torch.Tensor) -> Named:
@@ -49,7 +49,7 @@ def backward(network: nn.Module, x: torch.Tensor, cotangent: torch.Tensor) -> Na
 
 
 def _squares(values):
-    return values.double().square().mean((0, *range(2, values.dim())))
+    return values.detach().double().square().mean((0, *range(2, values.dim())))
 
 
 def expected_forward(variances: Named, inputs: float = 1.0) -> Named:
@@ -66,8 +66,10 @@ def expected_forward(variances: Named, inputs: float = 1.0) -> Named:
     """
     signal, found = None, {}
     for name, variance in variances.items():
-        shape = tuple(variance.shape)
-        require(len(shape) == 2, f"{name!r} has shape {shape}; the closed form is of linear layers")
+        require(
+            variance.dim() == 2,
+            f"{name!r} has shape {tuple(variance.shape)}; the closed form is of linear layers",
+        )
         signal = variance.new_full((variance.shape[1],), inputs) if signal is None else signal / 2
         signal = found[name] = variance @ signal
     return found

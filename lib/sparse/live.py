@@ -42,8 +42,8 @@ def pays(network: nn.Module, mask: Named, shape: Shape, batch: int) -> bool:
     ]
     live = sum(uses * int(np.count_nonzero(kernel.numpy())) for uses, kernel in found)
     dense = sum(uses * kernel.numel() for uses, kernel in found)
-    steps = 3 * batch * live * SPARSE + CALLS * len(found)
-    return steps < 3 * batch * dense * DENSE[type(network)]
+    sparse = 3 * batch * live * SPARSE + CALLS * len(found)
+    return sparse < 3 * batch * dense * DENSE[type(network)]
 
 
 # -- what stands behind a layer: from x (whose memory it may take) to (output, its backward pass) --
@@ -113,8 +113,7 @@ class _Layer:
 
     def __call__(self, x):
         """Outputs [rows, B] of the inputs x [columns, B], and the backward pass."""
-        entries = self.pattern.matrix.entries
-        torch.index_select(self.weight, 0, entries, out=self.matrix.values())
+        torch.index_select(self.weight, 0, self.pattern.matrix.entries, out=self.matrix.values())
         return self.pattern.outputs(self.matrix, self.bias, x), partial(self._back, x)
 
     def _back(self, x, delta):
@@ -122,10 +121,10 @@ class _Layer:
         pattern = self.pattern
         found = torch.sparse.sampled_addmm(self.ones, delta, x.t(), beta=0.0).values()
         if pattern.blocks > 1:
-            found = found.index_select(0, self.by_weight).view(len(pattern.live), -1).sum(1)
+            found = found.index_select(0, self.by_weight).view(pattern.reads.shape).sum(1)
         self.gradient.index_copy_(0, pattern.live, found)
-        by_channel = delta.view(pattern.blocks, pattern.channels, -1)
-        torch.sum(by_channel, (0, 2), out=self.bias_gradient)
+        each = delta.view(pattern.blocks, pattern.channels, -1)
+        torch.sum(each, (0, 2), out=self.bias_gradient)
         if self.first:
             return None
         entries = pattern.transposed.entries
@@ -169,9 +168,8 @@ class LiveOnly:
     @torch.inference_mode()
     def gradients(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Fill the members' gradients for a batch of each, x [c, B, ...], y [c, B]; losses [c]."""
-        batches = zip(self.steps, x, y, strict=True)
-        losses = [_gradients(steps, a.flatten(1).t().contiguous(), b) for steps, a, b in batches]
-        return torch.stack(losses)
+        columns = x.flatten(2).transpose(1, 2).contiguous()
+        return torch.stack([_gradients(*each) for each in zip(self.steps, columns, y, strict=True)])
 
     @torch.inference_mode()
     def logits(self, x: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,6 @@ multiplies there, is made once for all k.
 import weakref
 from collections.abc import Iterator
 from math import prod
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,19 @@ from lib.sparse import live
 from lib.sparse.patterns import Named, Pattern, Patterns, children
 
 PIECE_BYTES = 512 << 10  # of a convolution's gathered inputs at a time: they stay in the cache
+# the settings that these passes know, of the modules that they know
+PLAIN: dict[type, dict[str, object]] = {
+    nn.Linear: {},
+    nn.Conv2d: {"stride": (1, 1), "dilation": (1, 1), "padding": (0, 0), "groups": 1},
+    nn.ReLU: {"inplace": False},
+    nn.MaxPool2d: {"kernel_size": 2},
+    nn.AvgPool2d: {"kernel_size": 2},
+    nn.Tanh: {},
+    nn.Flatten: {},
+}
 DENSEST = 0.6  # live share of a kernel above which batched products cost less than single weights
+# of a layer, by kind of parameter that counts: its mask and its direction, if any
+Asked = dict[str, tuple[torch.Tensor | None, torch.Tensor | None]]
 _known: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # network -> its latest Patterns
 
 
@@ -30,19 +41,17 @@ class _Layer:
     """A layer in a pass: the formulas of ``lib.metrics.layers`` for δ' [R, k, n]."""
 
     def __init__(self, pattern: Pattern, module, a: torch.Tensor):
-        self.pattern, self.a = pattern, a
-        self.weight, self.bias = module.weight.detach(), module.bias.detach()
-        z = pattern.outputs(pattern.matrix.of(self.weight), self.bias, a)
+        self.pattern, self.a, self.weight = pattern, a, module.weight
+        z = pattern.outputs(pattern.matrix.of(self.weight), module.bias, a)
         self.out, backs = live.through((live.BEHIND[kind] for kind in pattern.behind), z)
         gain = torch.ones_like(self.out)
         for back in backs:
             gain = back(gain)
-        # nothing is behind the logits
-        self.gain: Any = gain.unflatten(0, (pattern.blocks, -1)) if backs else None
+        self.gain = gain.unflatten(0, (pattern.blocks, -1))
 
     def before(self, delta):
         """The gradient in the layer's outputs z, [rows, k, n]."""
-        return delta if self.gain is None else (self.gain.unsqueeze(2) * delta).flatten(0, 1)
+        return (self.gain.unsqueeze(2) * delta).flatten(0, 1)
 
     def back(self, delta):
         """δ' of the layer before it, or the gradient in the input: [columns, k, n]."""
@@ -51,77 +60,59 @@ class _Layer:
 
 
 class _Linear(_Layer):
-    def squares_and_dots(self, delta, mask: Named, direction: Named, which: str):
-        energy = delta[:, 0].square() if delta.shape[1] == 1 else delta.square().sum(1)
-        energy = energy if self.gain is None else energy.mul_(self.gain[0]).mul_(self.gain[0])
-        found = {}
-        if which == "all":
-            bias = energy if mask["bias"] is None else energy * mask["bias"].unsqueeze(1)
-            found["bias"] = bias.sum(0)
-        found["weight"] = energy.mul_(self.pattern.ones(energy.dtype) @ self.a.square()).sum(0)
-        along = delta.new_zeros(delta.shape[2])
-        if direction["weight"] is not None:
-            ahead = self.pattern.matrix.of(direction["weight"]) @ self.a
-            along = along + (self.before(delta)[:, 0] * ahead).sum(0)
-        if direction["bias"] is not None:
-            along = along + direction["bias"] @ self.before(delta)[:, 0]
-        return found, along
+    def squares_and_dots(self, delta, asked: Asked):
+        energy, found = delta.square().sum(1).mul_(self.gain[0]).mul_(self.gain[0]), []
+        if "bias" in asked:
+            alive, ahead = asked["bias"]
+            squares = energy if alive is None else energy * alive.unsqueeze(1)
+            dots = 0.0 if ahead is None else ahead @ self.before(delta)[:, 0]
+            found.append((squares.sum(0), dots))
+        if "weight" in asked:
+            ahead = asked["weight"][1]
+            squares = energy.mul_(self.pattern.ones(energy.dtype) @ self.a.square())
+            dots = (
+                0.0
+                if ahead is None
+                else (self.before(delta)[:, 0] * (self.pattern.matrix.of(ahead) @ self.a)).sum(0)
+            )
+            found.append((squares.sum(0), dots))
+        return found
 
 
 class _Convolution(_Layer):
-    def _inputs(self, columns):
-        """(channel, which of the live weights, the inputs that each multiplies [m, 4, T, n]).
-
-        In pieces that fit the cache, as large as if the inputs had so many ``columns``.
-        """
-        pattern, stop = self.pattern, 0
-        step = max(1, PIECE_BYTES // (pattern.reads.shape[1] * columns * self.a.element_size()))
-        for channel, count in enumerate(pattern.counts):
-            start, stop = stop, stop + count
-            for first in range(start, stop, step):
-                part = slice(first, min(first + step, stop))
-                a = self.a.index_select(0, pattern.reads[part].flatten())
-                yield channel, part, a.view(part.stop - first, 4, -1, self.a.shape[1])
-
     def _gradients(self, delta):
-        """(which of the live weights, G [m, k, n])."""
-        _, k, n = delta.shape
-        gain = self.gain.unflatten(-2, (self.pattern.channels, -1))
-        delta = delta.unflatten(0, (self.pattern.channels, -1))
-        for channel, part, a in self._inputs(max(1, k // 4) * n):
-            yield part, (a.mul_(gain[:, channel]).sum(1).unsqueeze(2) * delta[channel]).sum(1)
+        """G [m, k, n] of the live weights in turn, as many at a time as fit the cache."""
+        (_, k, n), channels = delta.shape, (self.pattern.channels, -1)
+        gain, behind = self.gain.unflatten(1, channels), delta.unflatten(0, channels)
+        given = gain * behind[..., 0, :] if k == 1 else gain
+        uses = self.pattern.reads.shape[1]
+        step = max(1, PIECE_BYTES // (uses * max(1, k // 4) * n * self.a.element_size()))
+        for channel, reads in enumerate(self.pattern.reads.split(self.pattern.counts)):
+            for part in reads.split(step):
+                a = self.a.index_select(0, part.flatten()).view(len(part), 4, uses // 4, n)
+                seen = a.mul_(given[:, channel])
+                yield (
+                    seen.sum((1, 2)).unsqueeze(1)
+                    if k == 1
+                    else (seen.sum(1).unsqueeze(2) * behind[channel]).sum(1)
+                )
 
-    def _gradient(self, delta):
-        """G [live, n] of one cotangent."""
-        g = delta.new_empty(len(self.pattern.live), delta.shape[2])
-        given = (self.gain * delta[:, 0]).unflatten(1, (self.pattern.channels, -1))
-        for channel, part, a in self._inputs(delta.shape[2]):
-            torch.sum(a.mul_(given[:, channel]), (1, 2), out=g[part])
-        return g
-
-    def _bias(self, delta):
-        """Each example's gradients [channels, k, n]."""
-        channels = self.pattern.channels
-        return (self.gain.sum(0).unsqueeze(1) * delta).unflatten(0, (channels, -1)).sum(1)
-
-    def squares_and_dots(self, delta, mask: Named, direction: Named, which: str):
-        total, along = delta.new_zeros(2, delta.shape[2])
-        if delta.shape[1] == 1:
-            g = self._gradient(delta)
-            total = g.square().sum(0)
-            if direction["weight"] is not None:
-                ahead = direction["weight"].flatten().index_select(0, self.pattern.live)
-                along = along + ahead @ g
-        else:
-            total = sum((g.square_().sum((0, 1)) for _, g in self._gradients(delta)), total)
-        found = {"weight": total}
-        if direction["bias"] is not None:
-            along = along + direction["bias"] @ self._bias(delta)[:, 0]
-        if which == "all":
-            bias = self._bias(delta).square_()
-            bias = bias if mask["bias"] is None else bias * mask["bias"].view(-1, 1, 1)
-            found["bias"] = bias.sum((0, 1))
-        return found, along
+    def squares_and_dots(self, delta, asked: Asked):
+        found = []
+        if "weight" in asked:
+            pieces, dots, ahead = self._gradients(delta), 0.0, asked["weight"][1]
+            if delta.shape[1] == 1:  # all together: they are small then
+                pieces = (torch.cat(list(pieces)),)
+            if ahead is not None:
+                dots = ahead.flatten().index_select(0, self.pattern.live) @ pieces[0][:, 0]
+            found.append((sum(g.square().sum((0, 1)) for g in pieces), dots))
+        if "bias" in asked:
+            alive, ahead = asked["bias"]
+            each = self.gain.sum(0).unsqueeze(1) * delta
+            g = each.unflatten(0, (self.pattern.channels, -1)).sum(1)
+            squares = g.square() if alive is None else g.square() * alive.view(-1, 1, 1)
+            found.append((squares.sum((0, 1)), 0.0 if ahead is None else ahead @ g[:, 0]))
+        return found
 
 
 class LivePass:
@@ -171,44 +162,38 @@ def patterns_of(
     zero; and where a convolution has too many live weights. Patterns are found once for a network
     and the values of its mask, and hold no weights: to know them changes time alone.
     """
-    if not _fits(network, x):
+    shape = tuple(x.shape[1:])
+    tensors = (x, *network.parameters())
+    if type(network) not in live.DENSE or not (
+        x.dtype in (torch.float32, torch.float64)
+        and all(t.device.type == "cpu" and t.dtype == x.dtype for t in tensors)
+        and all(_fits(module, before) for _, module, before, _ in children(network, shape))
+    ):
         return None
     weights = {n: p.detach() for n, p in network.named_parameters() if p.dim() > 1}
-    if mask is None:  # NumPy compares and counts several times as fast
-        lives = {name: torch.from_numpy(value.numpy() != 0) for name, value in weights.items()}
-    else:
-        every = torch.ones((), dtype=torch.bool)
-        lives = {name: mask.get(name, every).expand_as(value) for name, value in weights.items()}
-    shape = tuple(x.shape[1:])
+    every = torch.ones((), dtype=torch.bool)
+    lives = {
+        name: torch.from_numpy(value.numpy() != 0)  # NumPy compares and counts much faster
+        if mask is None
+        else mask.get(name, every).expand_as(value)
+        for name, value in weights.items()
+    }
     kernels = (kernel.numpy() for kernel in lives.values() if kernel.dim() == 4)
     dense = any(np.count_nonzero(kernel) > DENSEST * kernel.size for kernel in kernels)
     if dense or not live.pays(network, lives, shape, batch):
         return None
-    known = _known.get(network)
-    if known is None or not known.are_of(lives, shape):
-        known = _known[network] = Patterns(network, lives, shape)
-    return known if mask is None or known.hold_all_of(weights) else None
+    if network not in _known or not _known[network].are_of(lives, shape):
+        _known[network] = Patterns(network, lives, shape)
+    pairs = ((weights[n].numpy(), alive.numpy()) for n, alive in lives.items())
+    outside = any(np.count_nonzero((weight != 0) & ~alive) for weight, alive in pairs)
+    return None if outside else _known[network]
 
 
-def _fits(network, x):
-    """Whether the network is as ``lib.models.networks`` builds it, on the CPU, and takes ``x``."""
-    if type(network) not in live.DENSE or x.dtype not in (torch.float32, torch.float64):
+def _fits(module, before):
+    """Whether a module is as ``lib.models.networks`` builds it, and takes inputs of this shape."""
+    changed = module._forward_hooks or module._forward_pre_hooks or type(module) not in PLAIN
+    if changed or any(getattr(module, n) != v for n, v in PLAIN[type(module)].items()):
         return False
-    tensors = (x, *network.parameters())
-    return all(t.device.type == "cpu" and t.dtype == x.dtype for t in tensors) and all(
-        _known_here(module, before)
-        for _, module, before, _ in children(network, tuple(x.shape[1:]))
-    )
-
-
-def _known_here(module, before):
-    if module._forward_hooks or module._forward_pre_hooks or getattr(module, "inplace", False):
-        return False
-    if type(module) is nn.Linear:
-        return module.bias is not None and prod(before) == module.in_features
-    if type(module) is nn.Conv2d:
-        plain = module.stride == module.dilation == (1, 1) and module.padding == (0, 0)
-        takes = len(before) == 3 and before[0] == module.in_channels
-        return plain and takes and module.groups == 1 and module.bias is not None
-    pools = type(module) in live.BEHIND and getattr(module, "kernel_size", 2) == 2
-    return pools or type(module) is nn.Flatten
+    inputs = before[:-2] if type(module) is nn.Conv2d else (prod(before),)
+    own = module._parameters
+    return not own or (own["bias"] is not None and inputs == tuple(own["weight"].shape[1:2]))

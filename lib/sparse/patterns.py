@@ -38,28 +38,6 @@ def children(network: nn.Module, shape: Shape) -> Iterator[tuple[str, nn.Module,
         yield name, module, before, uses
 
 
-def _linear(mask):
-    """Rows and columns of a layer's entries, which of its weights each is, and its shape."""
-    rows, columns = mask.nonzero(as_tuple=True)
-    return rows, columns, rows * mask.shape[1] + columns, tuple(mask.shape)
-
-
-def _convolution(mask, shape):
-    """The same for stride 1 and no padding: a live weight's entries lie together, by block."""
-    outputs, channels, *kernel = mask.shape
-    _, height, width = shape
-    tall, wide = (height - kernel[0] + 1) // 2, (width - kernel[1] + 1) // 2  # behind the pool
-    o, c, dy, dx = (index[:, None] for index in mask.nonzero(as_tuple=True))
-    grid = torch.meshgrid(*map(torch.arange, (4, tall, wide)), indexing="ij")
-    block, y, x = (index.flatten() for index in grid)
-    y, x = 2 * y + block // 2, 2 * x + block % 2
-    rows = block * (outputs * tall * wide) + (o * tall + y // 2) * wide + x // 2
-    columns = (c * height + y + dy) * width + x + dx
-    which = (((o * channels + c) * kernel[0] + dy) * kernel[1] + dx).expand_as(rows)
-    size = (4 * outputs * tall * wide, channels * height * width)
-    return rows.flatten(), columns.flatten(), which.flatten(), size
-
-
 class Csr:
     """A matrix of ``shape`` without its values: entry i is that of the weight ``entries[i]``."""
 
@@ -82,24 +60,31 @@ class Pattern:
     """Where the live weights of a layer lie, for inputs of ``shape``; it holds no weights.
 
     ``matrix`` is [rows, columns], outputs and inputs; the rows are ``blocks`` of [``channels``,
-    places], ``channel`` is that of each row. ``live`` are the indices of the live weights; those of
-    a convolution read the columns ``reads`` [live, 4 · places], and each output channel has
-    ``counts`` of them. ``behind`` are the kinds of the modules between this layer and the next.
+    places], ``channel`` is that of each row. ``live`` are the indices of the live weights: each
+    reads the columns ``reads`` [live, blocks · places], and each output channel has ``counts`` of
+    them. ``behind`` are the kinds of the modules between this layer and the next.
     """
 
     def __init__(self, name: str, mask: torch.Tensor, shape: Shape):
         self.name, self.mask, self.behind = name, mask.numpy().copy(), list[type]()
-        self.channels, self.blocks = len(mask), 4 if mask.dim() == 4 else 1
-        entries = _linear(mask) if self.blocks == 1 else _convolution(mask, shape)
-        rows, columns, which, (height, width) = entries
-        self.matrix = Csr(rows, columns, which, (height, width))
-        self.transposed = Csr(columns, rows, which, (width, height))
+        # a fully connected layer is a convolution of 1x1 images, with no pool behind
+        _, height, width = shape if mask.dim() == 4 else (len(mask[0]), 1, 1)
+        pool, size = (2 if mask.dim() == 4 else 1), (*mask.shape, 1, 1)[:4]
+        self.channels, self.blocks = len(mask), pool * pool
+        tall, wide = (height - size[2] + 1) // pool, (width - size[3] + 1) // pool
+        grid = torch.meshgrid(*map(torch.arange, (self.blocks, tall, wide)), indexing="ij")
+        block, y, x = (index.flatten() for index in grid)
         self.live = mask.flatten().nonzero().squeeze(1)
-        each = height // self.blocks // self.channels
-        self.channel = torch.arange(height) // each % self.channels
-        if self.blocks > 1:
-            self.reads = columns.view(len(self.live), self.blocks * each)
-            self.counts = mask.flatten(1).sum(1).tolist()
+        o, c, dy, dx = (index[:, None] for index in torch.unravel_index(self.live, size))
+        rows = ((block * self.channels + o) * tall + y) * wide + x
+        down, right = pool * y + block // pool + dy, pool * x + block % pool + dx
+        self.reads = (c * height + down) * width + right
+        self.counts = mask.flatten(1).sum(1).tolist()
+        entries = rows.flatten(), self.reads.flatten(), self.live[:, None].expand_as(rows).flatten()
+        outputs, inputs = self.blocks * self.channels * tall * wide, size[1] * height * width
+        self.matrix = Csr(*entries, (outputs, inputs))
+        self.transposed = Csr(entries[1], entries[0], entries[2], (inputs, outputs))
+        self.channel = torch.arange(outputs) // (tall * wide) % self.channels
 
     def ones(self, dtype: torch.dtype) -> torch.Tensor:
         """The matrix with one where a weight lives."""
@@ -107,8 +92,7 @@ class Pattern:
 
     def outputs(self, weight: torch.Tensor, bias: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """[rows, B] of the inputs x [columns, B], for a ``weight`` that is such a matrix."""
-        bias = bias if self.blocks == 1 else bias.index_select(0, self.channel)
-        return torch.addmm(bias.unsqueeze(1), weight, x)
+        return torch.addmm(bias.index_select(0, self.channel).unsqueeze(1), weight, x)
 
 
 class Patterns:
@@ -122,16 +106,7 @@ class Patterns:
             elif not isinstance(module, nn.Flatten):
                 self.layers[-1].behind.append(type(module))
 
-    def hold_all_of(self, weights: Named) -> bool:
-        """Whether every weight that is not zero lies within."""
-        pairs = ((weights[f"{p.name}.weight"].flatten(), p.live) for p in self.layers)
-        return all(_count(w) <= _count(w.index_select(0, live)) for w, live in pairs)
-
     def are_of(self, mask: Named, shape: Shape) -> bool:
         """Whether they are those of this mask, value by value."""
         same = (np.array_equal(p.mask, mask[f"{p.name}.weight"].numpy()) for p in self.layers)
         return shape == self.shape and all(same)
-
-
-def _count(values):
-    return np.count_nonzero(values.numpy() != 0)  # several times as fast as torch's

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from metrics.test_gradients import per_example
 from torch import nn
 
 from lib import rng
@@ -50,13 +51,10 @@ def one_by_one(network, x, labels, direction, mask, which, loss=F.cross_entropy)
 
 def plain(network, x, labels, direction, mask=None, which="all"):
     """The cosines from the unscaled gradients."""
-    norms, dots = gradients.per_example(
-        network, x, labels, mask=mask, which=which, direction=direction
-    )
-    length = sum(
-        v.square().sum()
-        for v in gradients.counted_direction(network, direction, mask, which).values()
-    ).sqrt()
+    norms, dots = per_example(network, x, labels, mask=mask, which=which, direction=direction)
+    counted = gradients.parameters(network, which)
+    ahead = {n: d * (mask or {}).get(n, 1) for n, d in direction.items() if n in counted}
+    length = sum(v.square().sum() for v in ahead.values()).sqrt()
     return -dots / norms.sqrt() / length
 
 

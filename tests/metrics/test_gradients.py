@@ -11,7 +11,7 @@ from torch import nn
 from torch.func import functional_call, grad, jacrev, vmap
 
 from lib import rng
-from lib.metrics import alignment, fisher, gradients, jacobian
+from lib.metrics import alignment, contract, fisher, gradients, jacobian
 from lib.metrics.estimate import Estimate, MeasureError
 from lib.models import initializers, networks
 
@@ -85,6 +85,19 @@ def slow(network, x, labels):
     )
 
 
+def per_example(network, x, labels, *, direction=None, **options):
+    """(squared norms, dot products) of each example's loss gradient, put together from the parts
+    that the estimators are made of.
+    """
+    mask, which, chunk = contract.check(network, x, labels, **options)
+    wanted, found = gradients.asked(network, which, mask, direction), []
+    for part, taken in gradients.passes(network, x, chunk, mask=mask):
+        contract.check_labels(labels[part], *taken.logits.shape)
+        cotangent = gradients.residual(taken.logits, labels[part])
+        found += gradients.norms_and_dots(taken, cotangent, [wanted])
+    return [torch.cat(values) for values in zip(*found, strict=True)]
+
+
 def under(values, mask):
     return {n: v * mask[n] if mask and n in mask else v for n, v in values.items()}
 
@@ -104,9 +117,7 @@ def test_norms_dots_and_cosines(case, which, with_mask):
     norms = sum(v.flatten(1).square().sum(1) for v in g.values())
     dots = sum((v * d[n]).flatten(1).sum(1) for n, v in g.items())
     for chunk in (None, 4, 1):
-        ours = gradients.per_example(
-            network, x, y, mask=mask, which=which, direction=direction, chunk=chunk
-        )
+        ours = per_example(network, x, y, mask=mask, which=which, direction=direction, chunk=chunk)
         torch.testing.assert_close(ours[0], norms, rtol=1e-10, atol=1e-14)
         torch.testing.assert_close(ours[1], dots, rtol=1e-10, atol=1e-12)
     length = math.sqrt(sum(v.square().sum() for v in d.values()))
@@ -120,8 +131,8 @@ def test_norms_dots_and_cosines(case, which, with_mask):
 def test_float32_is_close(case):
     """In float32 the squared norms agree with float64 to a few parts in 10^5."""
     network, x, y, mask, _ = made(case)
-    exact = gradients.per_example(network, x, y, mask=mask)[0]
-    single = gradients.per_example(network.float(), x.float(), y, mask=mask)[0]
+    exact = per_example(network, x, y, mask=mask)[0]
+    single = per_example(network.float(), x.float(), y, mask=mask)[0]
     torch.testing.assert_close(single.double(), exact, rtol=5e-5, atol=1e-9)
     network.double()
 
@@ -215,8 +226,8 @@ def test_confident_examples_keep_their_digits():
     with torch.no_grad():
         network[0].weight.copy_(torch.tensor([[20.0, 0.0], [0.0, 0.0], [0.0, 1.0]]))
     x, y = torch.tensor([[1.0, 0.5]]), torch.tensor([0])
-    single = gradients.per_example(network, x, y)[0].item()
-    double = gradients.per_example(network.double(), x.double(), y)[0].item()
+    single = per_example(network, x, y)[0].item()
+    double = per_example(network.double(), x.double(), y)[0].item()
     assert single > 0
     assert single == pytest.approx(double, rel=1e-5)
     assert fisher.exact(network.float(), x).item() == pytest.approx(
@@ -236,7 +247,7 @@ def test_gradient_flow():
             sum(v.square().sum().item() for v in mean.values())
         )
     assert not any(p.requires_grad for p in network.parameters())
-    assert gradients.per_example(network, x, y)[0].isfinite().all()
+    assert per_example(network, x, y)[0].isfinite().all()
 
 
 class Twice(nn.Module):
@@ -304,7 +315,14 @@ BAD = {
     "estimator",
     [
         fisher.exact,
-        lambda n, x, **k: gradients.per_example(n, x, torch.zeros(4, dtype=torch.int64), **k),
+        lambda n, x, mask=None, **k: alignment.cosines(
+            n,
+            x,
+            torch.zeros(4, dtype=torch.int64),
+            {name: torch.ones_like(p) for name, p in n.named_parameters()},
+            masks=(mask,),
+            **k,
+        ),
     ],
 )
 def test_what_cannot_be_measured_is_refused(kind, estimator):
@@ -323,11 +341,11 @@ def test_train_mode_no_examples_and_wrong_labels_are_refused():
     with pytest.raises(MeasureError, match="no examples"):
         jacobian.exact(network, x[:0])
     with pytest.raises(MeasureError, match="labels hold 5; the network has 5 classes"):
-        gradients.per_example(network, x, torch.full((6,), 5))
+        per_example(network, x, torch.full((6,), 5))
     with pytest.raises(MeasureError, match="labels hold -1"):
         gradients.flow(network, x, torch.full((6,), -1))
     with pytest.raises(MeasureError, match="for 6 examples"):
-        gradients.per_example(network, x, y[:3])
+        per_example(network, x, y[:3])
     with pytest.raises(MeasureError, match="direction of"):
         alignment.cosines(network, x, y, {n: v[:1] for n, v in direction.items()})
     with pytest.raises(MeasureError, match="direction is zero"):

@@ -157,7 +157,7 @@ def test_graphs_that_do_not_fit_are_built_anew(monkeypatch):
     v = matrix.signs(generator(0, "v"))
     for _ in range(2):
         assert (matrix @ v - truth @ v).abs().max() < 1e-12
-    assert not matrix._graphs
+    assert "_graphs" not in vars(matrix)
 
 
 def test_the_network_is_left_as_it_was():
@@ -501,7 +501,7 @@ def test_bad_numbers():
         hess.hutchinson(network, x, labels, generator=draw, probes=0)
     with pytest.raises(MeasureError, match="at least 1"):
         hess.spectrum(network, x, labels, generator=draw, steps=0)
-    with pytest.raises(MeasureError, match="tolerance and steps are 0 and 300"):
+    with pytest.raises(MeasureError, match="tolerance is 0; it must be above 0"):
         hess.extreme_eigenvalues(network, x, labels, generator=draw, tolerance=0)
     with pytest.raises(MeasureError, match="width is 0"):
         hess.spectrum(network, x, labels, generator=draw, steps=2).density([0.0], 0)

@@ -8,7 +8,8 @@ import torch
 
 from lib import rng
 from lib.masks import masks
-from lib.metrics import descent, propagation
+from lib.metrics import geometry, gradients, propagation
+from lib.metrics.curvature import Curvature
 from lib.metrics.estimate import MeasureError
 from lib.models import initializers, networks
 
@@ -182,15 +183,18 @@ def test_a_step_on_softmax_regression():
     moved = x @ g.T + g_bias
     bend = ((p * moved**2).sum(1) - (p * moved).sum(1) ** 2).mean()
     slope = (g**2).sum() + (g_bias**2).sum()
-    sizes = [1.0, 0.1, 0.001]
-    found = descent.steps(
-        network, torch.tensor(x), torch.tensor(y), sizes, mask={"1.weight": torch.tensor(live)}
-    )
-    for step, size in zip(found, sizes, strict=True):
-        assert step.size == size
-        assert step.change == pytest.approx(
+    given = torch.tensor(x), torch.tensor(y)
+    mask = {"1.weight": torch.tensor(live)}
+    gradient = gradients.loss_gradient(network, *given, mask=mask)
+    hessian = Curvature(network, *given, mask=mask)
+    flat = hessian.flat(gradient)
+    assert (flat @ flat).item() == pytest.approx(slope)
+    assert (flat @ (hessian @ flat)).item() == pytest.approx(bend)
+    before = geometry.evaluate(network, *given)[0]
+    for size in (1.0, 0.1, 0.001):
+        moved = copy.deepcopy(network)
+        for name, value in gradient.items():
+            moved.get_parameter(name).sub_(size * value)
+        assert geometry.evaluate(moved, *given)[0] - before == pytest.approx(
             loss(weight - size * g, -size * g_bias) - loss(weight, 0), abs=1e-12
         )
-        assert step.first == pytest.approx(-size * slope)
-        assert step.second == pytest.approx(-size * slope + size**2 / 2 * bend)
-    assert torch.equal(network[1].weight, torch.tensor(weight))  # left as it was

@@ -8,7 +8,7 @@ import weakref
 
 import pytest
 import torch
-from metrics.test_gradients import slow, under
+from metrics.test_gradients import per_example, slow, under
 from torch.func import jacrev, vmap
 
 from lib import rng
@@ -117,7 +117,7 @@ def test_norms_dots_and_cosines(case, kind, taken):
         d = under(direction, mask)
         dots = sum((v * d[n]).flatten(1).sum(1) for n, v in g.items())
         for chunk in (None, 3):
-            ours = gradients.per_example(
+            ours = per_example(
                 network, x, y, mask=mask, which=which, direction=direction, chunk=chunk
             )
             torch.testing.assert_close(ours[0], norms, rtol=1e-10, atol=1e-14)
@@ -185,7 +185,7 @@ def test_a_network_of_one_layer(taken):
     norms = (delta.unsqueeze(2) * x.unsqueeze(1) * mask["1.weight"]).square().sum(
         (1, 2)
     ) + delta.square().sum(1)
-    torch.testing.assert_close(gradients.per_example(network, x, y, mask=mask)[0], norms)
+    torch.testing.assert_close(per_example(network, x, y, mask=mask)[0], norms)
     assert len(taken) == 2
 
 
@@ -221,8 +221,8 @@ def test_sampled_labels_are_those_of_the_dense_passes(case, taken, never):
 def test_float32_is_close_to_float64(case, taken):
     """In float32 the squared norms agree with float64 to a few parts in 10^5."""
     network, x, y, mask, _ = made(case)
-    exact = gradients.per_example(network, x, y, mask=mask)[0]
-    single = gradients.per_example(network.float(), x.float(), y, mask=mask)[0]
+    exact = per_example(network, x, y, mask=mask)[0]
+    single = per_example(network.float(), x.float(), y, mask=mask)[0]
     assert len(taken) == 2
     torch.testing.assert_close(single.double(), exact, rtol=5e-5, atol=1e-9)
 
@@ -283,7 +283,7 @@ def test_where_dense_passes_are_taken(taken):
     network, x, y, mask, direction = made("lenet-5")
     exact = fisher.exact(network, x, mask=mask)
     taken.clear()
-    gradients.per_example(network, x, y)
+    per_example(network, x, y)
     alignment.cosines(network, x, y, direction, masks=(mask, None))
     seen = []
     hook = network[3].register_forward_hook(lambda *_: seen.append(1))
@@ -298,7 +298,7 @@ def test_where_dense_passes_are_taken(taken):
     network, x, y, mask, _ = made("mlp")
     with torch.no_grad():
         network[3].weight.add_(1.0)
-    trace = gradients.per_example(network, x, y, mask=mask)[0]
+    trace = per_example(network, x, y, mask=mask)[0]
     single = under(slow(network, x, y), mask)
     torch.testing.assert_close(trace, sum(v.flatten(1).square().sum(1) for v in single.values()))
     residual = (
@@ -344,9 +344,9 @@ def test_what_cannot_be_measured_is_refused(value, taken):
     with pytest.raises(MeasureError, match="chunk is 0"):
         fisher.exact(network, x, mask=mask, chunk=0)
     with pytest.raises(MeasureError, match="labels hold 4; the network has 4 classes"):
-        gradients.per_example(network, x, torch.full((7,), 4), mask=mask)
+        per_example(network, x, torch.full((7,), 4), mask=mask)
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        gradients.per_example(network, torch.zeros(7, 1, 20, 20, dtype=x.dtype), y, mask=mask)
+        per_example(network, torch.zeros(7, 1, 20, 20, dtype=x.dtype), y, mask=mask)
     with torch.no_grad():
         network[3].weight[mask["3.weight"]] = value
     with pytest.raises(MeasureError, match=r"'3\.weight' holds values that are not finite"):
