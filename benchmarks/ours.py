@@ -93,7 +93,8 @@ class Task:
             {name: weights[name] for name in names}, rng.generator(seed, "benchmark"), None
         )
         row = self.layout.mask_row(masks.prune(scores, SPARSITY, "layer"))
-        return InitialState(self.layout.row(weights) * row, self.layout.fresh_buffers(), row, {})
+        still, fresh = torch.zeros(self.layout.size), self.layout.fresh_buffers()
+        return InitialState(self.layout.row(weights) * row, still, fresh, row, {})
 
     def training(self, members: int, cores: int | None = None, first: int = 0) -> loop.Training:
         """A cohort of ``members``, ready to train."""

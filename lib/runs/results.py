@@ -103,7 +103,8 @@ def final(table):
     That is chosen on the test set: it stands beside the final number and never instead of it, as
     ``best_epoch`` and the measures there (``best_*``).
     """
-    ordered = table.sort_values(["key", "epoch"], kind="stable")
+    measured = table.columns.union(["train_accuracy", "test_accuracy"], sort=False)
+    ordered = table.reindex(columns=measured).sort_values(["key", "epoch"], kind="stable")
     last = ordered.groupby("key", sort=False).tail(1).set_index("key")
     ranked = ordered["test_accuracy"].fillna(-1.0).groupby(ordered["key"], sort=False)
     best = ordered.loc[ranked.idxmax()].set_index("key")

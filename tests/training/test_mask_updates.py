@@ -910,7 +910,7 @@ REFUSED = [
         "updates start at step 13 and end at 12: the start may be neither below 0 nor "
         "behind the end",
     ),
-    (lambda g: on(g, held=151), "held is 151: .* more examples than the 150 there are"),
+    (lambda g: on(g, held=151), "held is 151: there are only 150 training examples"),
     # no such value
     (lambda g: on(g, every=0), "every\n.*greater than or equal to 1.*input_value=0"),
     (lambda g: on(g, start=-1), "start\n.*greater than or equal to 0.*input_value=-1"),
