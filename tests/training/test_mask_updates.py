@@ -358,7 +358,8 @@ def after_every_update(monkeypatch):
         dead = ~rows.mask
         left = rows.weights[dead].count_nonzero() + rows.velocity[dead].count_nonzero()
         runs = [member.run for member in group.members]
-        seen.append((runs, steps, before, rows.mask.clone(), int(left)))
+        if steps:  # before the first, nothing changes
+            seen.append((runs, steps, before, rows.mask.clone(), int(left)))
 
     monkeypatch.setattr(mask_updates, "after", watched)
     return seen
@@ -564,14 +565,13 @@ def undisturbed(tmp_path_factory):
 
 
 # Each generation trains 15 steps in one group and saves a checkpoint before each of 3 epochs and
-# after the last; most masks change
-# after 4, 8 and 12 steps.
+# after the last; most masks change after 4, 8 and 12 steps. ``after`` is called before the first too.
 KILLS = [
     ("lib.runs.store.Store.save_checkpoint", 2, True),
     ("lib.runs.store.Store.save_checkpoint", 7, True),
     ("lib.training.loop.sgd_", 15 + 14, False),
-    ("lib.training.mask_updates.after", 12, True),
-    ("lib.training.mask_updates.after", 15 + 8, True),
+    ("lib.training.mask_updates.after", 1 + 12, True),
+    ("lib.training.mask_updates.after", 16 + 1 + 8, True),
     ("lib.runs.store.Store.put", 5, True),
 ]
 
