@@ -84,7 +84,6 @@ def with_settings(table, runs: list[Run], *names: str):
     They are fields of recipe or pruning, or ``rate_floor``; a figure that lays variants side by
     side tells them apart by these.
     """
-
     found = {
         run.key: {
             **run.recipe.model_dump(),
@@ -93,8 +92,12 @@ def with_settings(table, runs: list[Run], *names: str):
         }
         for run in runs
     }
-    columns = {name: {key: own.get(name) for key, own in found.items()} for name in names}
-    return table.assign(**{name: table["key"].map(values) for name, values in columns.items()})
+    return table.assign(
+        **{
+            name: table["key"].map({key: own.get(name) for key, own in found.items()})
+            for name in names
+        }
+    )
 
 
 def final(table):
@@ -124,20 +127,12 @@ def cost(runs: list[Run], store: Store):
     for alike in solutions.values():
         missing = [run for run in alike if not store.has(run.key)]
         sizes = [run.data.train or sets.size(run.data.name, run.data.folder) for run in missing]
+        passes = sum(run.length * size for run, size in zip(missing, sizes, strict=True))
         lengths = sorted({run.length for run in alike})
-        rows.append(
-            {
-                "networks": len(alike),
-                "to train": len(missing),
-                "epochs each": lengths[0]
-                if len(lengths) == 1
-                else f"{lengths[0]} to {lengths[-1]}",
-                "image passes to go": sum(
-                    r.length * n for r, n in zip(missing, sizes, strict=True)
-                ),
-            }
-        )
-    return pd.DataFrame(rows, index=list(solutions))
+        epochs = lengths[0] if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]}"
+        rows.append([len(alike), len(missing), epochs, passes])
+    columns = ["networks", "to train", "epochs each", "image passes to go"]
+    return pd.DataFrame(rows, list(solutions), columns)
 
 
 def nested(runs: list[Run], store: Store) -> bool:

@@ -86,7 +86,7 @@ def filled(
 
 
 class Member:
-    """One run in training, a row of its cohort, with its labels ``given`` [N], those ``flipped``."""
+    """One run in training, a row of its cohort, its labels ``given`` [N], those ``flipped``."""
 
     def __init__(self, run: Run, given: torch.Tensor, flipped: torch.Tensor, facts: dict):
         self.run, self.given, self.flipped, self.facts = run, given, flipped, facts
@@ -124,14 +124,14 @@ class Cohort:
 
     @functools.cached_property
     def bits(self) -> torch.Tensor | None:
-        """int32 [K, P]: all bits set where a weight lives (see ``sgd_``), else none. None: all live."""
+        """int32 [K, P]: all bits set where a weight lives (``sgd_``), else none. None: all live."""
         return None if self.mask.all() else self.mask.int().neg_()
 
     def __len__(self):
         return len(self.weights)
 
     def __getitem__(self, index: slice | list[int]) -> "Cohort":
-        """These rows and their members: views of a slice, which train this cohort, else copies."""
+        """These rows with their members: views of a slice, else copies."""
         rows = {name: getattr(self, name)[index] for name in (*TRAINED, "gradients")}
         chosen = range(len(self.members))[index] if isinstance(index, slice) else index
         return Cohort(self.layout, members=[self.members[k] for k in chosen], **rows)
@@ -206,10 +206,10 @@ def decays(recipes: list, layout: Layout, device) -> float | torch.Tensor:
 
     A number or [c, 1]; or [c, P] where some spare what is no kernel.
     """
-    share = torch.tensor([[recipe.weight_decay] for recipe in recipes])
+    shares = torch.tensor([[recipe.weight_decay] for recipe in recipes])
     if all(recipe.decay == "all" for recipe in recipes):
-        return column(share, device)(0)
+        return column(shares, device)(0)
     shapes = layout.parameters.items()
     kernels = layout.row({name: torch.full(s, float(len(s) > 1)) for name, s in shapes})
-    spared = torch.tensor([[recipe.decay == "kernels"] for recipe in recipes])
-    return (share * torch.where(spared, kernels, torch.ones_like(kernels))).to(device)
+    whole = {"kernels": kernels, "all": torch.ones_like(kernels)}
+    return (shares * torch.stack([whole[recipe.decay] for recipe in recipes])).to(device)

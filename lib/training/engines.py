@@ -128,8 +128,9 @@ class InTurn(Dense):
         total, smoothing = torch.zeros((), device=labels[0].device), self.recipe.label_smoothing
         how, divisor = ("mean", 1) if len(labels) == 1 else ("sum", sum(map(len, labels)))
         for part, given in zip(inputs, labels, strict=True):
-            logits = self._forward(module, part)
-            loss = F.cross_entropy(logits, given, reduction=how, label_smoothing=smoothing)
+            loss = F.cross_entropy(
+                self._forward(module, part), given, label_smoothing=smoothing, reduction=how
+            )
             (loss / divisor).backward()
             total += loss.detach() / divisor
         return total

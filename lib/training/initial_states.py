@@ -4,7 +4,6 @@ See the price study's Figure 2, and section 3 of the early-pruning study.
 """
 
 import hashlib
-from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -17,21 +16,11 @@ from lib.specs.run import Run
 from lib.training.cohort import Layout, Named, filled
 
 
-@dataclass(frozen=True)
-class InitialState:
-    """``weights`` and ``velocity`` float32 [P], ``buffers`` [B], ``mask`` bool [P], its facts."""
-
-    weights: torch.Tensor
-    velocity: torch.Tensor
-    buffers: torch.Tensor
-    mask: torch.Tensor
-    facts: dict
-
-
 def initial_state(
     run: Run, network: nn.Module, parent: Named | None, images: sets.ImageSet
-) -> InitialState:
-    """The start of ``run``.
+) -> tuple[Named, dict]:
+    """The start of ``run``: "weights" and "velocity" float32 [P], "buffers" [B] and "mask" bool
+    [P], and facts about the mask.
 
     ``parent`` holds the tensors of its finished dense run ("weights", "buffers", and kept ones).
     Init-D is drawn from (seed, "init"). A mask is made from the dense run's weights by the run's
@@ -43,11 +32,12 @@ def initial_state(
     its own. Raises ``ValueError`` where the sparsity empties a layer, or a criterion is at fault.
     """
     layout = Layout(network)
-    init, seed, velocity = run.network.init, run.seed, torch.zeros(layout.size)
+    init, seed = run.network.init, run.seed
+    start = {"buffers": layout.fresh_buffers(), "velocity": torch.zeros(layout.size)}
     if parent is None or run.parent is None:
-        first = layout.row(initializers.dense(network, init, seed, _draw("init", run)))
+        weights = layout.row(initializers.dense(network, init, seed, _draw("init", run)))
         facts: dict = {"live": layout.size, "prunable": 0, "pruned": 0}
-        return InitialState(first, velocity, layout.fresh_buffers(), layout.mask_row({}), facts)
+        return {**start, "weights": weights, "mask": layout.mask_row({})}, facts
     moment = _moment(run)
     weights, buffers = parent[f"weights{moment}"], parent[f"buffers{moment}"]
     row = parent["mask"]  # that of a gradually pruned run is there already
@@ -63,18 +53,18 @@ def initial_state(
         mask = {name: live for name, live in layout.views(row).items() if live.dim() > 1}
         draw = _draw("scratch", run)
         kernels, idle = initializers.sparse(network, mask, init, seed, draw, form=run.form)
-        weights, buffers = layout.row(kernels), layout.fresh_buffers()
+        weights, buffers = layout.row(kernels), start["buffers"]
         if run.form != "masked":
             facts["neurons without input"] = sum(map(len, idle.values()))
     elif run.solution == "sol_t" and not run.rewind:
         kernels = initializers.dense(network, init, seed, _draw("init", run.parent))
-        weights, buffers = layout.row(kernels), layout.fresh_buffers()
+        weights, buffers = layout.row(kernels), start["buffers"]
     if run.perturbed:
         views = layout.views(weights), layout.views(row)
         weights = layout.row(initializers.perturbed(*views, run.perturbed, seed))
     if run.continuation and run.continuation.momentum == "kept":
-        velocity = parent[f"velocity{moment}"] * row
-    return InitialState(weights * row, velocity, buffers, row, facts)
+        start["velocity"] = parent[f"velocity{moment}"] * row
+    return {**start, "weights": weights * row, "buffers": buffers, "mask": row}, facts
 
 
 def _draw(name, run):
@@ -84,7 +74,7 @@ def _draw(name, run):
 
 def mask_facts(run: Run, network: nn.Module, layout: Layout, row: torch.Tensor) -> dict:
     """What is kept about a mask ``row`` (bool [P]); "empty layers" if there are any."""
-    views, spared = layout.views(row), run.pruning.keep_dense if run.pruning else ()
+    spared, views = run.pruning.keep_dense if run.pruning else (), layout.views(row)
     mask = {name: views[name] for name in networks.prunable(network, spared)}
     empty = masks.empty_layers(mask)
     size = sum(m.numel() for m in mask.values())

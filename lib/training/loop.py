@@ -18,7 +18,7 @@ from lib.specs.run import Run
 from lib.training import mask_updates, plan, recorder, schedules
 from lib.training.cohort import STATE, TRAINED, Cohort, Layout, Member, Named, column, decays, sgd_
 from lib.training.cohort import network_of as network_of
-from lib.training.initial_states import InitialState, labels_of, mask_facts
+from lib.training.initial_states import labels_of, mask_facts
 from lib.training.plan import Group
 from lib.training.threads import Workers
 
@@ -32,7 +32,7 @@ class Training:
     """
 
     def __init__(
-        self, runs: list[Run], starts: list[InitialState], images: sets.ImageSet,
+        self, runs: list[Run], starts: list[tuple[Named, dict]], images: sets.ImageSet,
         network: nn.Module, cores: int | None = None,
     ):  # fmt: skip
         self.images, self.network, self.device = images, network, images.x_train.device
@@ -42,12 +42,12 @@ class Training:
         flat = isinstance(network, MLP)
         self.feed = batches.feed(images, augment=runs[0].data.augment, flat=flat)
         rows = {
-            name: torch.stack([getattr(start, name) for start in starts]).to(self.device)
+            name: torch.stack([start[name] for start, _ in starts]).to(self.device)
             for name in TRAINED
         }
         members = [
-            Member(run, *labels_of(run, images), start.facts)
-            for run, start in zip(runs, starts, strict=True)
+            Member(run, *labels_of(run, images), facts)
+            for run, (_, facts) in zip(runs, starts, strict=True)
         ]
         self.workers = Workers(1, 1)
         self._arrange(Cohort(Layout(network), members=members, **rows))

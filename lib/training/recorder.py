@@ -56,7 +56,8 @@ def _watched(group, k, clock):
 
     Before training BatchNorm's running statistics are those of no data: they are taken first.
     """
-    member, row = group.members[k], {}
+    member = group.members[k]
+    row: dict[str, float] = {}
     if not member.run.watch or member.diverged is not None:
         return row
     network, x = group.module(k), group.images.x_train[: member.run.watch_examples]
