@@ -39,12 +39,11 @@ def mask_updates(runs: list[Run], store: Store):
     Raises ``KeyError`` for a run that the store lacks.
     """
     return _table(
-        runs,
-        store,
+        runs, store,
         lambda found: [
             {"step": s, "before": b, "after": a} for s, b, a in found.info.get("updates", [])
         ],
-    )
+    )  # fmt: skip
 
 
 def with_parents(runs: Iterable[Run]) -> list[Run]:
@@ -126,13 +125,16 @@ def cost(runs: list[Run], store: Store):
     rows = []
     for alike in solutions.values():
         missing = [run for run in alike if not store.has(run.key)]
-        sizes = [run.data.train or sets.size(run.data.name, run.data.folder) for run in missing]
-        passes = sum(run.length * size for run, size in zip(missing, sizes, strict=True))
+        passes = sum(
+            run.length * (run.data.train or sets.size(run.data.name, run.data.folder))
+            for run in missing
+        )
         lengths = sorted({run.length for run in alike})
         epochs = lengths[0] if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]}"
         rows.append([len(alike), len(missing), epochs, passes])
-    columns = ["networks", "to train", "epochs each", "image passes to go"]
-    return pd.DataFrame(rows, list(solutions), columns)
+    return pd.DataFrame(
+        rows, list(solutions), ["networks", "to train", "epochs each", "image passes to go"]
+    )
 
 
 def nested(runs: list[Run], store: Store) -> bool:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from lib.data import sets
 from lib.masks import masks
-from lib.models import networks
+from lib.models.networks import prunable
 from lib.runs.results import final, tabulate, with_parents
 from lib.runs.store import DamageError, Finished, Store
 from lib.specs.parts import Data
@@ -75,15 +75,15 @@ def carry_out(
     images = {data: images_of(data, place) for data in dict.fromkeys(run.data for run in every)}
     alike = {(run.data, run.network): run for run in every}
     built = {key: loop.network_of(run, images[run.data]) for key, run in alike.items()}
-    prunings = {(run.data, run.network, run.pruning) for run in every}
-    due = {key: _due(built[key[:2]], key[2]) for key in prunings}
+    networks = {run: built[run.data, run.network] for run in every}
+    due = {run: _due(run.pruning, networks[run]) for run in every}
     store.clear()
     held = {run.key: store.get(run.key) for run in every}
     missing = [run for run in every if held[run.key] is None]
     for run in missing:
         mask_updates.check(run, len(images[run.data].y_train))
     if missing:
-        store.prepare(_room(missing, built))
+        store.prepare(sum(_room(run, networks[run]) for run in missing))
     trained = set(missing)
     with tqdm(
         total=sum(run.length * len(images[run.data].y_train) for run in missing),
@@ -95,8 +95,7 @@ def carry_out(
             try:
                 for cohort in _cohorts(every):
                     if not trained.isdisjoint(cohort):
-                        data, network = cohort[0].data, built[cohort[0].data, cohort[0].network]
-                        _train(cohort, images[data], network, store, bar)
+                        _train(cohort, images[cohort[0].data], networks[cohort[0]], store, bar)
                 break
             except DamageError:  # in a parent's weights: it is missing now
                 missing = [run for run in every if store.get(run.key) is None]
@@ -106,11 +105,7 @@ def carry_out(
     table = tabulate(wanted, store, held)
     if progress and wanted:
         last = final(table).set_index("key")
-        exact = all(
-            last["diverged"][run.key]
-            or last["pruned"][run.key] == due[run.data, run.network, run.pruning]
-            for run in wanted
-        )
+        exact = all(last["pruned"][r.key] == due[r] or last["diverged"][r.key] for r in wanted)
         print(
             f"{len(wanted)} runs, {len(trained)} networks trained in "
             f"{time.perf_counter() - begin:.0f} s, the rest from the store; "
@@ -223,11 +218,11 @@ def _finished(member, tensors, task):
     return Finished(run.key, run.specification, member.history, info, lambda: tensors)
 
 
-def _due(network, pruning):
+def _due(pruning, network):
     """How many weights are to be pruned; ``ValueError`` where that empties a network or a layer."""
     if not pruning:
         return 0
-    names, sparsity = networks.prunable(network, pruning.keep_dense), pruning.sparsity
+    names, sparsity = prunable(network, pruning.keep_dense), pruning.sparsity
     shapes = {name: tuple(network.get_parameter(name).shape) for name in names}
     size = sum(map(math.prod, shapes.values()))
     live = size - masks.pruned_count(sparsity, size)
@@ -237,14 +232,13 @@ def _due(network, pruning):
     return size - live
 
 
-def _room(runs, built):
-    """The bytes that ``runs`` may need at most while they train."""
-    need, layouts = 0, {shared: loop.Layout(network) for shared, network in built.items()}
-    for run in runs:
-        layout = layouts[run.data, run.network]
-        # finished: weights and mask; checkpoint: velocity too, for a moment the old and the new;
-        # a snapshot is two states where the mask changes on its step, each with its mask
-        kept = 4 * (len(run.keep) + run.keep_best) * (1 + run.keep_velocity)
-        each = 5 + 2 * 9 + 3 * (kept + 2 * 5 * len(run.snapshots))
-        need += (layout.size + layout.buffer_size) * each
-    return need
+def _room(run, network):
+    """The bytes that ``run`` may need at most while it trains.
+
+    Finished it is weights and mask; in a checkpoint velocity too, for a moment the old and the new;
+    a snapshot is two states where the mask changes on its step, each with its mask.
+    """
+    layout = loop.Layout(network)
+    kept = 4 * (len(run.keep) + run.keep_best) * (1 + run.keep_velocity)
+    each = 5 + 2 * 9 + 3 * (kept + 2 * 5 * len(run.snapshots))
+    return (layout.size + layout.buffer_size) * each

@@ -57,12 +57,12 @@ def _watched(group, k, clock):
     Before training BatchNorm's running statistics are those of no data: they are taken first.
     """
     member = group.members[k]
-    row: dict[str, float] = {}
     if not member.run.watch or member.diverged is not None:
-        return row
+        return {}
     network, x = group.module(k), group.images.x_train[: member.run.watch_examples]
     if clock == 0:
         geometry.reestimate(network, x)
+    row: dict[str, float] = {}
     spent = member.facts.setdefault("monitor_seconds", {})
     for name in member.run.watch:
         stream = rng.generator(member.run.seed, "signal", name, clock)
