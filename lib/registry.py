@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+PLAIN = ("NoneType", "dtype", "device")  # types of values that their words tell
 STATE_ONE = "give a version, such as version='1', and change it with the function"
 
 
@@ -117,11 +118,7 @@ def source_hash(entry: Callable, kind: str = "function", lenient: bool = False) 
         elif hasattr(value, "detach") or hasattr(value, "tobytes"):
             array = value.detach().cpu().numpy() if hasattr(value, "detach") else value
             content += f"{array.dtype}{array.shape}{array.tobytes().hex()}"
-        elif isinstance(value, (int, float, complex, str, bytes)) or content in (
-            "NoneType",
-            "dtype",
-            "device",
-        ):
+        elif isinstance(value, (int, float, complex, str, bytes)) or content in PLAIN:
             content += repr(value)
         elif not lenient:
             raise ValueError(

@@ -17,7 +17,6 @@ from lib.data import sets
 from lib.masks import dynamic
 from lib.masks.masks import Named
 from lib.models import networks
-from lib.specs.parts import Network
 from lib.specs.run import Run
 
 STATE = ("weights", "buffers", "mask")  # of a member at any moment
@@ -63,14 +62,9 @@ class Layout:
         return torch.cat([*rows, torch.zeros(0)])
 
 
-def build(network: Network, shape: tuple[int, ...], classes: int) -> nn.Module:
-    """The specified network on the meta device; ``ValueError`` if such inputs do not fit."""
-    return networks.build(network.name, shape, classes, **network.options)
-
-
 def network_of(run: Run, images: sets.ImageSet) -> nn.Module:
-    """The meta-device module that ``run`` trains on ``images``."""
-    return build(run.network, images.shape, images.classes)
+    """The meta-device module that ``run`` trains on ``images``, or ``ValueError``."""
+    return networks.build(run.network.name, images.shape, images.classes, **run.network.options)
 
 
 def filled(

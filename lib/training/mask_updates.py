@@ -96,12 +96,9 @@ def _flow(group, k):
     member, flow = group.members[k], group.members[k].run.flow
     part = slice(flow.skip, flow.skip + flow.examples)
     return gradients.flow(
-        group.module(k),
-        group.images.x_train[part],
-        member.given[part],
-        mask=group.rows.layout.views(group.rows.mask[k]),
-        chunk=member.run.recipe.micro_batch,
-    )
+        group.module(k), group.images.x_train[part], member.given[part],
+        mask=group.rows.layout.views(group.rows.mask[k]), chunk=member.run.recipe.micro_batch,
+    )  # fmt: skip
 
 
 def _new_mask(group, k, steps, batches, x, y):
