@@ -1,7 +1,7 @@
 """Tables of runs: what finished ones measured, by epoch or step; what missing ones would cost."""
 
 from collections.abc import Callable, Iterable, Mapping
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 from lib.data import sets
 from lib.runs.store import Finished, Store
@@ -139,12 +139,9 @@ def cost(runs: list[Run], store: Store):
 
 def nested(runs: list[Run], store: Store) -> bool:
     """Whether, in each seed and solution, masks of higher sparsity lie inside those of lower."""
-    groups: dict[tuple, list] = {}
-    for run in sorted((r for r in runs if r.pruning), key=lambda r: r.sparsity):
-        group = groups.setdefault((run.seed, run.solution), [])
-        group.append(store.finished(run.key).tensors["mask"])
+    ordered = sorted((r for r in runs if r.pruning), key=lambda r: (r.seed, r.solution, r.sparsity))
     return all(
         bool((inner <= outer).all())
-        for masks in groups.values()
-        for outer, inner in pairwise(masks)
+        for _, alike in groupby(ordered, key=lambda run: (run.seed, run.solution))
+        for outer, inner in pairwise(store.finished(run.key).tensors["mask"] for run in alike)
     )

@@ -26,18 +26,18 @@ MAX_MEMBERS = 256
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
     """``"auto"``: CUDA if there is any, else the CPU. Raises ``ValueError`` for any other kind."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    there = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        if torch.device(device).type not in ("cpu", "cuda"):
+        place = torch.device(there if device == "auto" else device)
+        if place.type not in ("cpu", "cuda"):
             raise RuntimeError("networks are not trained there")
-        torch.empty(1, device=device)
+        torch.empty(1, device=place)
     except (RuntimeError, AssertionError, TypeError) as error:
         raise ValueError(
             f"device is {device!r}: {str(error).splitlines()[0]}; allowed are auto, cpu, and cuda "
             "where a GPU is"
         ) from error
-    return torch.device(device)
+    return place
 
 
 def images_of(data: Data, device: str | torch.device = "auto") -> sets.ImageSet:
@@ -203,7 +203,6 @@ def _go_on(runs, saved, network, images, store, name, bar):
             bar.update((member.run.length - task.epoch) * len(images.y_train))  # of a diverged one
         if task.members:
             task.run_epoch(bar.update)
-    task.close()
     store.drop_checkpoint(name)
 
 

@@ -58,14 +58,10 @@ class Training:
         return self.cohort.members
 
     def _arrange(self, cohort):
-        self.close()
+        self.workers.close()  # their threads would wait for more until this object is collected
         self.cohort, self.groups, self.workers = plan.arranged(
             cohort, self.network, self.images, self.cores
         )
-
-    def close(self) -> None:
-        """Let the workers' threads go; they would wait for more until this object is collected."""
-        self.workers.close()
 
     # -- one epoch ---------------------------------------------------------------------------------
 
