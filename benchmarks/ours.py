@@ -12,7 +12,6 @@ from lib.masks import criteria, masks
 from lib.models import initializers, networks
 from lib.specs.run import Run
 from lib.training import cohort, loop
-from lib.training.initial_states import InitialState
 from studies.presets import Settings, setup_of
 
 SPARSITY = 0.9
@@ -83,7 +82,7 @@ class Task:
         """Where each parameter lies in a row."""
         return cohort.Layout(self.network())
 
-    def start(self, seed: int) -> InitialState:
+    def start(self, seed: int) -> tuple[dict[str, torch.Tensor], dict]:
         """Fresh weights, and under them a mask of exactly the benchmark's sparsity by their
         magnitude."""
         network = self.network()
@@ -93,7 +92,9 @@ class Task:
             {name: weights[name] for name in names}, rng.generator(seed, "benchmark"), None
         )
         row = self.layout.mask_row(masks.prune(scores, SPARSITY, "layer"))
-        return InitialState(self.layout.row(weights) * row, self.layout.fresh_buffers(), row, {})
+        rows = {"weights": self.layout.row(weights) * row, "mask": row}
+        rows |= {"velocity": torch.zeros_like(row).float(), "buffers": self.layout.fresh_buffers()}
+        return rows, {}
 
     def training(self, members: int, cores: int | None = None, first: int = 0) -> loop.Training:
         """A cohort of ``members``, ready to train."""

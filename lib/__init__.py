@@ -17,6 +17,7 @@ are first used, so that ``import lib`` costs nothing.
 """
 
 import importlib
+import pkgutil
 
 __version__ = "0.1.0"
 
@@ -28,31 +29,15 @@ _HOMES = {
     "network": "registry", "initializer": "registry", "dataset": "registry",
     "criterion": "registry", "mask_update": "registry", "monitor": "registry",
 }  # fmt: skip
-_ROOMS = set(
-    [
-        "data",
-        "files",
-        "masks",
-        "metrics",
-        "models",
-        "registry",
-        "rng",
-        "runs",
-        "sparse",
-        "specs",
-        "training",
-    ]
-)
 
-__all__ = sorted(_ROOMS | set(_HOMES))
+__all__ = sorted([*_HOMES, *(room.name for room in pkgutil.iter_modules(__path__))])
 
 
 def __getattr__(name: str):
-    if name in _ROOMS:
-        return importlib.import_module(f"lib.{name}")
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"lib.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'lib' has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module 'lib' has no attribute {name!r}")
+    home = importlib.import_module(f"lib.{_HOMES.get(name, name)}")
+    return getattr(home, name) if name in _HOMES else home
 
 
 def __dir__() -> list[str]:

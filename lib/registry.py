@@ -24,7 +24,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-PLAIN = (type(None), bool, int, float, complex, str, bytes)
+PLAIN = ("NoneType", "dtype", "device")  # types of values that their words tell
+STATE_ONE = "give a version, such as version='1', and change it with the function"
 
 
 class Registry(Mapping[str, Any]):
@@ -102,35 +103,26 @@ def source_hash(entry: Callable, kind: str = "function", lenient: bool = False) 
     ``lenient`` such a value counts by its type, and a function without source by its code.
     """
     digest, seen, who = hashlib.blake2b(digest_size=8), set(), getattr(entry, "__name__", kind)
-    version = "give a version, such as version='1', and change it with the function"
-
-    def unread(code):
-        if not lenient:
-            raise ValueError(f"the source of {kind} {who!r} cannot be read: {version}")
-        constants = [c for c in code.co_consts if not isinstance(c, types.CodeType)]
-        return f"{code.co_code.hex()} {code.co_names} {constants}"
 
     def take(value, what):
         value = getattr(value, "fget", getattr(value, "__func__", value))  # of a method
         parts: Any = {}
         content = type(value).__name__
         if isinstance(value, (types.FunctionType, type)) and value.__module__ == entry.__module__:
-            parts = {} if id(value) in seen else _parts(value, unread)
+            parts = {} if id(value) in seen else _parts(value, lenient)
             seen.add(id(value))
         elif isinstance(value, types.ModuleType) or hasattr(value, "__qualname__"):
             content += f"{getattr(value, '__module__', '')} {value.__name__}"
-        elif isinstance(value, (list, tuple)):
-            parts = dict(enumerate(value))
-        elif isinstance(value, dict):
-            parts = value
+        elif isinstance(value, (dict, list, tuple)):
+            parts = value if isinstance(value, dict) else dict(enumerate(value))
         elif hasattr(value, "detach") or hasattr(value, "tobytes"):
             array = value.detach().cpu().numpy() if hasattr(value, "detach") else value
             content += f"{array.dtype}{array.shape}{array.tobytes().hex()}"
-        elif isinstance(value, PLAIN) or type(value).__name__ in ("dtype", "device"):
+        elif isinstance(value, (int, float, complex, str, bytes)) or content in PLAIN:
             content += repr(value)
         elif not lenient:
             raise ValueError(
-                f"{kind} {who!r} uses {what}, a {content} that cannot be hashed: {version}"
+                f"{kind} {who!r} uses {what}, a {content} that cannot be hashed: {STATE_ONE}"
             )
         digest.update(f"{what} {content}:{len(parts)}".encode())
         for name in sorted(parts, key=str):
@@ -140,13 +132,13 @@ def source_hash(entry: Callable, kind: str = "function", lenient: bool = False) 
     return digest.hexdigest()
 
 
-def _parts(value, unread):
+def _parts(value, lenient):
     """What makes a function or a class: its name, its source, and all that it uses, by name."""
     if isinstance(value, type):
-        own = [base for base in value.__mro__ if base.__module__ == value.__module__]
         kept = {
             f"{base.__qualname__}.{name}": member
-            for base in own
+            for base in value.__mro__
+            if base.__module__ == value.__module__
             for name, member in vars(base).items()
             if inspect.isroutine(member) or not name.startswith(("__", "_abc_"))
         }
@@ -154,7 +146,7 @@ def _parts(value, unread):
     code, used = value.__code__, dict(inspect.getclosurevars(value).nonlocals)
     used |= {name: value.__globals__[name] for name in _globals(code) if name in value.__globals__}
     defaults = [value.__defaults__, value.__kwdefaults__]
-    return {**used, "": [value.__qualname__, _source(code) or unread(code), defaults]}
+    return {**used, "": [value.__qualname__, _source(code, lenient), defaults]}
 
 
 @functools.cache
@@ -166,11 +158,16 @@ def _globals(code: types.CodeType) -> list[str]:
 
 
 @functools.cache  # as it was when first asked for: files change
-def _source(code: types.CodeType) -> str | None:
+def _source(code: types.CodeType, lenient: bool) -> str:
     try:
         return inspect.getsource(code)
-    except (OSError, TypeError):
-        return None
+    except (OSError, TypeError) as error:
+        if not lenient:
+            raise ValueError(
+                f"the source of {code.co_name!r} cannot be read: {STATE_ONE}"
+            ) from error
+    constants = [const for const in code.co_consts if not isinstance(const, types.CodeType)]
+    return f"{code.co_code.hex()} {code.co_names} {constants}"
 
 
 def load_plugin(plugin: str) -> None:

@@ -21,8 +21,7 @@ from lib.runs.store import Store
 from lib.specs.parts import Setup
 from lib.specs.run import Run, finetune, scratch
 from lib.training import loop, schedules
-from lib.training.cohort import Layout, build
-from lib.training.loop import network_of
+from lib.training.cohort import Layout, network_of
 from studies import ledger, presets, rules
 from studies.decide import NOT_TESTED, NotHere, combine, decide
 from studies.presets import setup_of
@@ -68,7 +67,7 @@ def network_at(run: Run, tensors: dict, suffix: str = "") -> torch.nn.Module:
     """The network of ``run`` with stored weights (``"@3"``: those kept at epoch 3), in eval
     mode, filled by torch's own means."""
     layout, images = layout_of(run), images_of(run)
-    network = build(run.network, images.shape, images.classes).to_empty(device="cpu").eval()
+    network = network_of(run, images).to_empty(device="cpu").eval()
     values = {
         **layout.views(tensors[f"weights{suffix}"]),
         **layout.views(tensors[f"buffers{suffix}"], buffers=True),
@@ -165,7 +164,7 @@ def usual_loop(run: Run, weights, buffers, mask, *, rate=None, velocity=None) ->
     the data order of its dense run.
     """
     images, recipe = images_of(run), run.recipe
-    network = build(run.network, images.shape, images.classes).to_empty(device="cpu")
+    network = network_of(run, images).to_empty(device="cpu")
     for name, value in {**weights, **buffers}.items():
         network.get_parameter(name).data.copy_(value) if name in weights else network.get_buffer(
             name

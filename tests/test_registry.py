@@ -120,7 +120,7 @@ def test_closures_tensors_and_defaults_count():
 def test_without_a_source_a_version_is_asked_for():
     names = {"__name__": "elsewhere"}
     exec("def hidden(weights, generator, task): return weights", names)
-    with pytest.raises(ValueError, match=r"source of criterion 'hidden' cannot be read: give a ve"):
+    with pytest.raises(ValueError, match=r"source of 'hidden' cannot be read: give a ve"):
         criterion(names["hidden"])
     assert "hidden" not in criterion
     criterion(names["hidden"], version="1")

@@ -80,10 +80,8 @@ def measure(
     """
     import pandas as pd
 
-    asked = {
-        "name": name, "settings": settings or {}, "format": FORMAT,
-        "source": version or source_hash(getattr(function, "func", function), lenient=True),
-    }  # fmt: skip
+    source = version or source_hash(getattr(function, "func", function), lenient=True)
+    asked = {"name": name, "settings": settings or {}, "format": FORMAT, "source": source}
     asked, at, rows = json.loads(json.dumps(asked, allow_nan=False)), list(at), []
     bar = tqdm(
         dict.fromkeys(runs), desc=name, disable=not progress, leave=False, mininterval=2.0,
@@ -92,12 +90,8 @@ def measure(
     for run in bar:
         found = store.finished(run.key)
         for epoch in at:
-            rows.append(
-                {
-                    **results.columns_of(run, found.info),
-                    "epoch": run.recipe.epochs if epoch is None else epoch,
-                }
-            )
+            moment = run.recipe.epochs if epoch is None else epoch
+            rows.append({**results.columns_of(run, found.info), "epoch": moment})
             if found.info["diverged"] is not None:
                 continue
             what = {**asked, "run": run.key, "at": epoch}

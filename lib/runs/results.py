@@ -1,7 +1,7 @@
 """Tables of runs: what finished ones measured, by epoch or step; what missing ones would cost."""
 
 from collections.abc import Callable, Iterable, Mapping
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 from lib.data import sets
 from lib.runs.store import Finished, Store
@@ -39,12 +39,11 @@ def mask_updates(runs: list[Run], store: Store):
     Raises ``KeyError`` for a run that the store lacks.
     """
     return _table(
-        runs,
-        store,
+        runs, store,
         lambda found: [
             {"step": s, "before": b, "after": a} for s, b, a in found.info.get("updates", [])
         ],
-    )
+    )  # fmt: skip
 
 
 def with_parents(runs: Iterable[Run]) -> list[Run]:
@@ -84,7 +83,6 @@ def with_settings(table, runs: list[Run], *names: str):
     They are fields of recipe or pruning, or ``rate_floor``; a figure that lays variants side by
     side tells them apart by these.
     """
-
     found = {
         run.key: {
             **run.recipe.model_dump(),
@@ -93,8 +91,12 @@ def with_settings(table, runs: list[Run], *names: str):
         }
         for run in runs
     }
-    columns = {name: {key: own.get(name) for key, own in found.items()} for name in names}
-    return table.assign(**{name: table["key"].map(values) for name, values in columns.items()})
+    return table.assign(
+        **{
+            name: table["key"].map({key: own.get(name) for key, own in found.items()})
+            for name in names
+        }
+    )
 
 
 def final(table):
@@ -103,7 +105,8 @@ def final(table):
     That is chosen on the test set: it stands beside the final number and never instead of it, as
     ``best_epoch`` and the measures there (``best_*``).
     """
-    ordered = table.sort_values(["key", "epoch"], kind="stable")
+    measured = table.columns.union(["train_accuracy", "test_accuracy"], sort=False)
+    ordered = table.reindex(columns=measured).sort_values(["key", "epoch"], kind="stable")
     last = ordered.groupby("key", sort=False).tail(1).set_index("key")
     ranked = ordered["test_accuracy"].fillna(-1.0).groupby(ordered["key"], sort=False)
     best = ordered.loc[ranked.idxmax()].set_index("key")
@@ -122,31 +125,23 @@ def cost(runs: list[Run], store: Store):
     rows = []
     for alike in solutions.values():
         missing = [run for run in alike if not store.has(run.key)]
-        sizes = [run.data.train or sets.size(run.data.name, run.data.folder) for run in missing]
-        lengths = sorted({run.length for run in alike})
-        rows.append(
-            {
-                "networks": len(alike),
-                "to train": len(missing),
-                "epochs each": lengths[0]
-                if len(lengths) == 1
-                else f"{lengths[0]} to {lengths[-1]}",
-                "image passes to go": sum(
-                    r.length * n for r, n in zip(missing, sizes, strict=True)
-                ),
-            }
+        passes = sum(
+            run.length * (run.data.train or sets.size(run.data.name, run.data.folder))
+            for run in missing
         )
-    return pd.DataFrame(rows, index=list(solutions))
+        lengths = sorted({run.length for run in alike})
+        epochs = lengths[0] if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]}"
+        rows.append([len(alike), len(missing), epochs, passes])
+    return pd.DataFrame(
+        rows, list(solutions), ["networks", "to train", "epochs each", "image passes to go"]
+    )
 
 
 def nested(runs: list[Run], store: Store) -> bool:
     """Whether, in each seed and solution, masks of higher sparsity lie inside those of lower."""
-    groups: dict[tuple, list] = {}
-    for run in sorted((r for r in runs if r.pruning), key=lambda r: r.sparsity):
-        group = groups.setdefault((run.seed, run.solution), [])
-        group.append(store.finished(run.key).tensors["mask"])
+    ordered = sorted((r for r in runs if r.pruning), key=lambda r: (r.seed, r.solution, r.sparsity))
     return all(
         bool((inner <= outer).all())
-        for masks in groups.values()
-        for outer, inner in pairwise(masks)
+        for _, alike in groupby(ordered, key=lambda run: (run.seed, run.solution))
+        for outer, inner in pairwise(store.finished(run.key).tensors["mask"] for run in alike)
     )

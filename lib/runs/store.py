@@ -131,10 +131,8 @@ class Store:
 
     def get(self, key: str) -> Finished | None:
         """The finished run, or None; its tensors are read when they are first used."""
-        return self._take(
-            self.path(key),
-            lambda content, _: Finished(key, load=partial(self._tensors, key), **content),
-        )
+        load = partial(self._tensors, key)
+        return self._take(self.path(key), lambda content, _: Finished(key, load=load, **content))
 
     def _tensors(self, key):
         tensors = self._take(self.path(key), lambda _, load: load())
@@ -151,12 +149,9 @@ class Store:
 
     def put(self, run: Finished) -> None:
         """Keep a finished run; if the store has it, the earlier stands. Raises ``StorageError``."""
+        content = {"specification": run.specification, "history": run.history, "info": run.info}
         if self.get(run.key) is None:
-            _write(
-                self.path(run.key),
-                {"specification": run.specification, "history": run.history, "info": run.info},
-                run.tensors,
-            )
+            _write(self.path(run.key), content, run.tensors)
 
     def has(self, key: str) -> bool:
         """Whether a file is there for the run (its content is checked when it is read)."""

@@ -12,12 +12,13 @@ from tqdm import tqdm
 
 from lib.data import sets
 from lib.masks import masks
-from lib.models import networks
+from lib.models.networks import prunable
 from lib.runs.results import final, tabulate, with_parents
 from lib.runs.store import DamageError, Finished, Store
 from lib.specs.parts import Data
 from lib.specs.run import Run
 from lib.training import initial_states, loop, mask_updates
+from lib.training.cohort import TRAINED
 
 CHECKPOINT_SECONDS = 20.0
 MAX_MEMBERS = 256
@@ -25,18 +26,18 @@ MAX_MEMBERS = 256
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
     """``"auto"``: CUDA if there is any, else the CPU. Raises ``ValueError`` for any other kind."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    there = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        if torch.device(device).type not in ("cpu", "cuda"):
+        place = torch.device(there if device == "auto" else device)
+        if place.type not in ("cpu", "cuda"):
             raise RuntimeError("networks are not trained there")
-        torch.empty(1, device=device)
+        torch.empty(1, device=place)
     except (RuntimeError, AssertionError, TypeError) as error:
         raise ValueError(
             f"device is {device!r}: {str(error).splitlines()[0]}; allowed are auto, cpu, and cuda "
             "where a GPU is"
         ) from error
-    return torch.device(device)
+    return place
 
 
 def images_of(data: Data, device: str | torch.device = "auto") -> sets.ImageSet:
@@ -72,14 +73,17 @@ def carry_out(
     for run in every:
         run.check_versions()
     images = {data: images_of(data, place) for data in dict.fromkeys(run.data for run in every)}
+    alike = {(run.data, run.network): run for run in every}
+    built = {key: loop.network_of(run, images[run.data]) for key, run in alike.items()}
+    networks = {run: built[run.data, run.network] for run in every}
+    due = {run: _due(run.pruning, networks[run]) for run in every}
     store.clear()
     held = {run.key: store.get(run.key) for run in every}
     missing = [run for run in every if held[run.key] is None]
     for run in missing:
         mask_updates.check(run, len(images[run.data].y_train))
-    _due(missing, images)
     if missing:
-        store.prepare(_room(missing, images))
+        store.prepare(sum(_room(run, networks[run]) for run in missing))
     trained = set(missing)
     with tqdm(
         total=sum(run.length * len(images[run.data].y_train) for run in missing),
@@ -91,7 +95,7 @@ def carry_out(
             try:
                 for cohort in _cohorts(every):
                     if not trained.isdisjoint(cohort):
-                        _train(cohort, images[cohort[0].data], store, bar)
+                        _train(cohort, images[cohort[0].data], networks[cohort[0]], store, bar)
                 break
             except DamageError:  # in a parent's weights: it is missing now
                 missing = [run for run in every if store.get(run.key) is None]
@@ -100,7 +104,15 @@ def carry_out(
                 trained.update(missing)
     table = tabulate(wanted, store, held)
     if progress and wanted:
-        print(_summary(table, wanted, images, len(trained), begin), flush=True)
+        last = final(table).set_index("key")
+        exact = all(last["pruned"][r.key] == due[r] or last["diverged"][r.key] for r in wanted)
+        print(
+            f"{len(wanted)} runs, {len(trained)} networks trained in "
+            f"{time.perf_counter() - begin:.0f} s, the rest from the store; "
+            f"{last['diverged'].sum()} diverged; lowest final training accuracy "
+            f"{last['train_accuracy'].min():.3f}; densities exact: {exact}",
+            flush=True,
+        )
     return table
 
 
@@ -126,10 +138,9 @@ def _has_diverged_parent(run, store):
     parent = store.finished(run.parent.key) if run.parent else None
     if parent is None or parent.info["diverged"] is None:
         return False
-    from_best = run.pruning.source == "best-test" and not run.continuation
-    best = parent.tensors.get("weights@best") if from_best else None
-    before = run.continuation and run.begin < parent.info["diverged"]
-    if before or (best is not None and best.isfinite().all()):
+    best = parent.tensors.get("weights@best", torch.tensor(math.nan))
+    from_best = run.pruning.source == "best-test" and bool(best.isfinite().all())
+    if (run.begin < parent.info["diverged"]) if run.continuation else from_best:
         return False  # it was pruned as it was before it diverged
     tensors = {name: parent.tensors[name] for name in ("weights", "buffers", "mask")}
     info = {**parent.info, "diverged": run.begin, "note": "its Sol-D diverged"}
@@ -137,10 +148,10 @@ def _has_diverged_parent(run, store):
     return True
 
 
-def _train(runs, images, store, bar):
+def _train(runs, images, network, store, bar):
     """Train what a cohort lacks, from its checkpoint if it has one."""
     name = hashlib.sha256("".join(run.key for run in runs).encode()).hexdigest()[:40]
-    network, by_key = loop.network_of(runs[0], images), {run.key: run for run in runs}
+    by_key = {run.key: run for run in runs}
     with store.lock(name):
         saved = store.checkpoint(name, partial(_state, by_key, loop.Layout(network)))
         if saved:
@@ -158,8 +169,7 @@ def _train(runs, images, store, bar):
 def _state(runs, layout, tensors, content):
     """A checkpoint as it is; raises ``DamageError`` unless it is of ``runs``, by ``layout``."""
     members = [member["key"] for member in content["members"]]
-    rows = dict.fromkeys(("weights", "velocity", "mask"), layout.size)
-    rows["buffers"] = layout.buffer_size
+    rows = {name: layout.size for name in TRAINED} | {"buffers": layout.buffer_size}
     kinds = {name: name.split("/")[-1].split("@")[0] for name in rows.keys() | tensors.keys()}
     due = {  # of "mask" and the like [K, P], of "2/weights@best" [P]
         name: (rows[kind],) if "/" in name else (len(members), rows[kind])
@@ -172,13 +182,10 @@ def _state(runs, layout, tensors, content):
 
 
 def _go_on(runs, saved, network, images, store, name, bar):
-    layout = loop.Layout(network)
-    origins = {run.parent.key: store.finished(run.parent.key).tensors for run in runs if run.parent}
+    parents = {run.parent for run in runs if run.parent}
+    origins = {parent: store.finished(parent.key).tensors for parent in parents}
     beginnings = [
-        initial_states.initial_state(
-            run, network, layout, origins[run.parent.key] if run.parent else None, images
-        )
-        for run in runs
+        initial_states.initial_state(run, network, origins.get(run.parent), images) for run in runs
     ]
     task = loop.Training(runs, beginnings, images, network)
     if saved:
@@ -196,7 +203,6 @@ def _go_on(runs, saved, network, images, store, name, bar):
             bar.update((member.run.length - task.epoch) * len(images.y_train))  # of a diverged one
         if task.members:
             task.run_epoch(bar.update)
-    task.close()
     store.drop_checkpoint(name)
 
 
@@ -211,53 +217,27 @@ def _finished(member, tensors, task):
     return Finished(run.key, run.specification, member.history, info, lambda: tensors)
 
 
-def _due(runs, images):
-    """How many weights each run is to have pruned; ``ValueError`` where that empties a layer."""
-    alike = {(run.data, run.network, run.pruning): run for run in runs}
-    return {shared: _pruned(run, images[run.data]) for shared, run in alike.items()}
-
-
-def _pruned(run, images):
-    if not run.pruning:
+def _due(pruning, network):
+    """How many weights are to be pruned; ``ValueError`` where that empties a network or a layer."""
+    if not pruning:
         return 0
-    network = loop.network_of(run, images)
-    shapes = {
-        name: tuple(network.get_parameter(name).shape)
-        for name in networks.prunable(network, run.pruning.keep_dense)
-    }
+    names, sparsity = prunable(network, pruning.keep_dense), pruning.sparsity
+    shapes = {name: tuple(network.get_parameter(name).shape) for name in names}
     size = sum(map(math.prod, shapes.values()))
-    if run.pruning.scope == "global":
-        live = size - masks.pruned_count(run.sparsity, size)
-    else:
-        live = sum(masks.allocation(shapes, run.sparsity, run.pruning.scope).values())
-    if not live:
-        raise ValueError(f"sparsity is {run.sparsity}: it leaves none of {size} weights")
+    live = size - masks.pruned_count(sparsity, size)
+    if pruning.scope != "global":
+        live = sum(masks.allocation(shapes, sparsity, pruning.scope).values())
+    masks.refuse(not live, f"sparsity is {sparsity}: it leaves none of {size} weights")
     return size - live
 
 
-def _room(runs, images):
-    """The bytes that ``runs`` may need at most while they train."""
-    need, layouts = 0, {}
-    for run in runs:
-        shared = (run.data, run.network)
-        if shared not in layouts:
-            layouts[shared] = loop.Layout(loop.network_of(run, images[run.data]))
-        # finished: weights and mask; checkpoint: velocity too, for a moment the old and the new;
-        # a snapshot is two states where the mask changes on its step, each with its mask
-        kept = 4 * (len(run.keep) + run.keep_best) * (1 + run.keep_velocity)
-        size = layouts[shared].size + layouts[shared].buffer_size
-        need += size * (5 + 2 * 9 + 3 * (kept + 2 * 5 * len(run.snapshots)))
-    return need
+def _room(run, network):
+    """The bytes that ``run`` may need at most while it trains.
 
-
-def _summary(table, wanted, images, trained, begin):
-    """One line that says whether a failed run hides among the results."""
-    last, due = final(table).set_index("key"), _due(wanted, images)
-    exact = all(
-        last["pruned"][run.key] == due[run.data, run.network, run.pruning] for run in wanted
-    )
-    return (
-        f"{len(wanted)} runs, {trained} networks trained in {time.perf_counter() - begin:.0f} s, "
-        f"the rest from the store; {int(last['diverged'].sum())} diverged; lowest final training "
-        f"accuracy {last['train_accuracy'].min():.3f}; densities exact: {exact}"
-    )
+    Finished it is weights and mask; in a checkpoint velocity too, for a moment the old and the new;
+    a snapshot is two states where the mask changes on its step, each with its mask.
+    """
+    layout = loop.Layout(network)
+    kept = 4 * (len(run.keep) + run.keep_best) * (1 + run.keep_velocity)
+    each = 5 + 2 * 9 + 3 * (kept + 2 * 5 * len(run.snapshots))
+    return (layout.size + layout.buffer_size) * each

@@ -191,14 +191,11 @@ class Flow(Spec):
     """So many are held for the growth gradient."""
 
 
-class Setup(Spec):
-    """What the runs of one figure share."""
+class Shared(Spec):
+    """What a setup hands on to its runs."""
 
     data: Data
     network: Network
-    dense: Recipe
-    sparse: Recipe
-    pruning: Pruning
     measure_every: fields.Count = 1
     """Epochs between two measurements."""
     watch: fields.Monitors = ()
@@ -207,6 +204,14 @@ class Setup(Spec):
     """From so many examples; None: all."""
     continuation: Continuation | None = None
     flow: Flow | None = None
+
+
+class Setup(Shared):
+    """What the runs of one figure share."""
+
+    dense: Recipe
+    sparse: Recipe
+    pruning: Pruning
 
     def contradictions(self):
         floor, lr = self.continuation.floor if self.continuation else 0.0, self.dense.lr

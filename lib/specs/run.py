@@ -25,13 +25,13 @@ from pydantic import PrivateAttr, ValidationError
 from lib import registry
 from lib.models import initializers
 from lib.specs import fields
-from lib.specs.fields import ParameterError, Spec, among, explain, key_of
-from lib.specs.parts import Continuation, Data, Flow, MaskUpdate, Network, Pruning, Recipe, Setup
+from lib.specs.fields import ParameterError, among, explain, key_of
+from lib.specs.parts import Continuation, MaskUpdate, Pruning, Recipe, Setup, Shared
 
 FORMAT = 2  # raised when the meaning of a specification changes: older runs are not mistaken for it
 
 
-class Run(Spec):
+class Run(Shared):
     """One network, trained once; ``seed`` derives its every draw. ``solution`` is
 
     ``sol_d``  dense, ``sol_f`` finetuned, ``sol_s`` from scratch (price study), ``sol_p`` pruned on
@@ -43,27 +43,20 @@ class Run(Spec):
 
     solution: Literal["sol_d", "sol_f", "sol_s", "sol_p", "sol_g", "sol_t"]
     seed: fields.Whole
-    data: Data
-    network: Network
     recipe: Recipe
     pruning: Pruning | None = None
     parent: "Run | None" = None
-    measure_every: fields.Count = 1
     keep: tuple[fields.Epochs, ...] = ()
     """Epochs whose weights are kept."""
     keep_best: bool = False
     """Whether those of the best test accuracy are kept too."""
     keep_velocity: bool = False
     """At the kept epochs, for those who go on from there with it."""
-    watch: fields.Monitors = ()
-    watch_examples: fields.Count | None = None
-    continuation: Continuation | None = None
     mask_update: MaskUpdate | None = None
     form: Annotated[str, among(initializers.FORMS)] = "masked"
     """How fresh weights take account of the mask: see ``initializers.sparse``."""
     rewind: fields.Epochs = 0
     """The epoch to whose weights a ticket goes back."""
-    flow: Flow | None = None
     snapshots: fields.Snapshots = ()
     """Steps whose states are kept, before and after the mask update on them."""
     replica: fields.Whole = 0
@@ -124,17 +117,11 @@ class Run(Spec):
         all that make runs, for what cannot be.
         """
         return _made(
-            setup,
-            solution="sol_d",
-            recipe=setup.dense,
-            seed=seed,
-            keep=keep,
-            snapshots=snapshots,
+            setup, solution="sol_d", recipe=setup.dense, seed=seed, keep=keep, snapshots=snapshots,
             keep_best=setup.pruning.source == "best-test",
             keep_velocity=getattr(setup.continuation, "momentum", "") == "kept",
-            watch=setup.watch,
-            watch_examples=setup.watch_examples if setup.watch else None,
-        )
+            watch=setup.watch, watch_examples=setup.watch_examples if setup.watch else None,
+        )  # fmt: skip
 
     @property
     def setup(self) -> Setup:
@@ -206,12 +193,13 @@ class Run(Spec):
         return isinstance(other, Run) and self.key == other.key
 
 
-def _made(setup: Setup, sparsity: float | None = None, **given: Any) -> Run:
+def _made(setup: Setup, **given: Any) -> Run:
     """A run of ``setup``, which it keeps for those that begin from it."""
     shared = {name: getattr(setup, name) for name in ("data", "network", "flow", "measure_every")}
     try:
-        if given["solution"] != "sol_d":
-            given["pruning"] = Pruning(**{**setup.pruning.model_dump(), "sparsity": sparsity})
+        if "sparsity" in given:
+            pruned = {**setup.pruning.model_dump(), "sparsity": given.pop("sparsity")}
+            given["pruning"] = Pruning(**pruned)
         run = Run(**{**shared, **given})
     except ValidationError as error:
         raise ParameterError(explain(error)) from None
@@ -219,9 +207,9 @@ def _made(setup: Setup, sparsity: float | None = None, **given: Any) -> Run:
     return run
 
 
-def _sparse(dense: Run, solution: str, sparsity: float, **given: Any) -> Run:
-    given = {"recipe": dense.setup.sparse, "seed": dense.seed, "parent": dense, **given}
-    return _made(dense.setup, sparsity, solution=solution, **given)
+def _sparse(dense: Run, **given: Any) -> Run:
+    of_parent = {"recipe": dense.setup.sparse, "seed": dense.seed, "parent": dense}
+    return _made(dense.setup, **{**of_parent, **given})
 
 
 def finetune(dense: Run, *, sparsity: float, keep: tuple[int, ...] = (), replica: int = 0) -> Run:
@@ -229,20 +217,14 @@ def finetune(dense: Run, *, sparsity: float, keep: tuple[int, ...] = (), replica
 
     With ``replica`` 1, 2, ... the same in other data orders, all from the same start.
     """
-    return _sparse(dense, "sol_f", sparsity, keep=keep, replica=replica)
+    return _sparse(dense, solution="sol_f", sparsity=sparsity, keep=keep, replica=replica)
 
 
 def scratch(
-    dense: Run,
-    *,
-    sparsity: float,
-    keep: tuple[int, ...] = (),
-    form: str = "masked",
-    mask_update: MaskUpdate | None = None,
-    snapshots: tuple[int, ...] = (),
-    replica: int = 0,
+    dense: Run, *, sparsity: float, keep: tuple[int, ...] = (), form: str = "masked",
+    mask_update: MaskUpdate | None = None, snapshots: tuple[int, ...] = (), replica: int = 0,
     fresh: bool = False,
-) -> Run:
+) -> Run:  # fmt: skip
     """Init-S to Sol-S: the same mask on fresh weights (price study, Figure 2).
 
     ``form`` says how those take account of the mask (``lib.models.initializers.sparse``); with a
@@ -251,26 +233,20 @@ def scratch(
     replica draws its fresh weights for itself too; replica 0 is then another run than without.
     """
     return _sparse(
-        dense, "sol_s", sparsity, keep=keep, form=form, mask_update=mask_update,
+        dense, solution="sol_s", sparsity=sparsity, keep=keep, form=form, mask_update=mask_update,
         snapshots=snapshots, replica=replica, fresh=fresh,
     )  # fmt: skip
 
 
 def gradually_pruned(
-    setup: Setup,
-    *,
-    seed: int,
-    sparsity: float,
-    mask_update: MaskUpdate,
-    keep: tuple[int, ...] = (),
-    snapshots: tuple[int, ...] = (),
-    replica: int = 0,
+    setup: Setup, *, seed: int, sparsity: float, mask_update: MaskUpdate,
+    keep: tuple[int, ...] = (), snapshots: tuple[int, ...] = (), replica: int = 0,
     fresh: bool = False,
-) -> Run:
+) -> Run:  # fmt: skip
     """Sol-G: a dense start pruned while it trains (Zhu & Gupta 2017; the gradient-flow study)."""
     return _made(
-        setup, sparsity, solution="sol_g", recipe=setup.dense, seed=seed, mask_update=mask_update,
-        keep=keep, snapshots=snapshots, replica=replica, fresh=fresh,
+        setup, solution="sol_g", sparsity=sparsity, recipe=setup.dense, seed=seed, keep=keep,
+        mask_update=mask_update, snapshots=snapshots, replica=replica, fresh=fresh,
     )  # fmt: skip
 
 
@@ -280,9 +256,8 @@ def ticket(pruned: Run, *, rewind: int = 0, replica: int = 0, perturbed: str | N
     Or on its weights at the epoch ``rewind``, which it must keep; ``perturbed`` changes these
     starting weights (``lib.models.initializers.perturbed``).
     """
-    return _sparse(
-        pruned, "sol_t", pruned.sparsity, rewind=rewind, replica=replica, perturbed=perturbed
-    )
+    own = {"rewind": rewind, "replica": replica, "perturbed": perturbed}
+    return _sparse(pruned, solution="sol_t", sparsity=pruned.sparsity, **own)
 
 
 def continued(dense: Run, *, at: int, sparsity: float) -> Run:
@@ -295,6 +270,6 @@ def continued(dense: Run, *, at: int, sparsity: float) -> Run:
     """
     recipe, goes_on = dense.setup.dense, dense.setup.continuation or Continuation(at=0)
     return _sparse(
-        dense, "sol_p", sparsity, recipe=recipe, flow=None, measure_every=max(recipe.epochs, 1),
-        continuation=goes_on.model_copy(update={"at": at}),
+        dense, solution="sol_p", sparsity=sparsity, recipe=recipe, flow=None,
+        measure_every=max(recipe.epochs, 1), continuation=goes_on.model_copy(update={"at": at}),
     )  # fmt: skip

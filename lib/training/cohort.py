@@ -17,10 +17,10 @@ from lib.data import sets
 from lib.masks import dynamic
 from lib.masks.masks import Named
 from lib.models import networks
-from lib.specs.parts import Network
 from lib.specs.run import Run
 
 STATE = ("weights", "buffers", "mask")  # of a member at any moment
+TRAINED = (*STATE, "velocity")  # all that a step reads
 
 
 class Layout:
@@ -57,22 +57,14 @@ class Layout:
 
     def fresh_buffers(self) -> torch.Tensor:
         """Running statistics [B] as they are before training: mean 0, variance 1."""
-        ones = {name: float(name.endswith("running_var")) for name in self.buffers}
-        rows = [torch.full((s.numel(),), ones[name]) for name, s in self.buffers.items()]
+        shapes = self.buffers.items()
+        rows = [torch.full((s.numel(),), float(n.endswith("running_var"))) for n, s in shapes]
         return torch.cat([*rows, torch.zeros(0)])
 
 
-def build(network_spec: Network, shape: tuple[int, ...], classes: int) -> nn.Module:
-    """The meta-device module of a specification's network for such inputs.
-
-    Raises ``ValueError`` where they do not fit.
-    """
-    return networks.build(network_spec.name, shape, classes, **network_spec.options)
-
-
 def network_of(run: Run, images: sets.ImageSet) -> nn.Module:
-    """The meta-device module that ``run`` trains on ``images``."""
-    return build(run.network, images.shape, images.classes)
+    """The meta-device module that ``run`` trains on ``images``, or ``ValueError``."""
+    return networks.build(run.network.name, images.shape, images.classes, **run.network.options)
 
 
 def filled(
@@ -88,10 +80,7 @@ def filled(
 
 
 class Member:
-    """One run in training: its labels ``given`` [N], those ``flipped``, and what it has gathered.
-
-    Its weights are a row of its cohort.
-    """
+    """One run in training, a row of its cohort, its labels ``given`` [N], those ``flipped``."""
 
     def __init__(self, run: Run, given: torch.Tensor, flipped: torch.Tensor, facts: dict):
         self.run, self.given, self.flipped, self.facts = run, given, flipped, facts
@@ -118,15 +107,10 @@ class Cohort:
     """
 
     def __init__(
-        self,
-        layout: Layout,
-        weights: torch.Tensor,
-        buffers: torch.Tensor,
-        mask: torch.Tensor,
-        velocity: torch.Tensor | None = None,
-        gradients: torch.Tensor | None = None,
+        self, layout: Layout, weights: torch.Tensor, buffers: torch.Tensor, mask: torch.Tensor,
+        velocity: torch.Tensor | None = None, gradients: torch.Tensor | None = None,
         members: Sequence[Member] = (),
-    ):
+    ):  # fmt: skip
         self.layout, self.weights, self.buffers, self.mask = layout, weights, buffers, mask
         self.velocity = torch.zeros_like(weights) if velocity is None else velocity
         self.gradients = torch.zeros_like(weights) if gradients is None else gradients
@@ -134,27 +118,17 @@ class Cohort:
 
     @functools.cached_property
     def bits(self) -> torch.Tensor | None:
-        """int32 [K, P]: all bits set where a weight lives, else none (see ``sgd_``).
-
-        None if all live. Forget it where a mask changes: ``remask``.
-        """
+        """int32 [K, P]: all bits set where a weight lives (``sgd_``), else none. None: all live."""
         return None if self.mask.all() else self.mask.int().neg_()
 
     def __len__(self):
         return len(self.weights)
 
-    def select(self, order: list[int]) -> "Cohort":
-        """A cohort of its own with copies of these rows and with their members, in this order."""
-        index = torch.tensor(order, dtype=torch.long, device=self.weights.device)
-        rows = {name: getattr(self, name)[index] for name in (*STATE, "velocity")}
-        members = [self.members[k] for k in order if self.members]
-        return Cohort(self.layout, members=members, **rows)
-
-    def slice(self, start: int, stop: int) -> "Cohort":
-        """The members ``start`` to ``stop`` as views: training them trains this cohort."""
-        names = (*STATE, "velocity", "gradients")
-        rows = {name: getattr(self, name)[start:stop] for name in names}
-        return Cohort(self.layout, members=self.members[start:stop], **rows)
+    def __getitem__(self, index: slice | list[int]) -> "Cohort":
+        """These rows with their members: views of a slice, else copies."""
+        rows = {name: getattr(self, name)[index] for name in (*TRAINED, "gradients")}
+        chosen = range(len(self.members))[index] if isinstance(index, slice) else index
+        return Cohort(self.layout, members=[self.members[k] for k in chosen], **rows)
 
     def keep(self, k: int, suffix: str, *names: str) -> Named:
         """Copy what row ``k`` has under ``names`` now to what its member has kept; return that."""
@@ -177,16 +151,12 @@ class Cohort:
         """
         for k in range(len(self)):
             module = copy.deepcopy(network)
-            gradients = self.layout.views(self.gradients.data[k])
-            views = self.layout.views(self.weights.data[k])
-            views |= self.layout.views(self.buffers[k], buffers=True)
-            own = {name: value.data for name, value in views.items()}
+            weights, gradients = map(self.layout.views, (self.weights[k], self.gradients[k]))
+            state = {**weights, **self.layout.views(self.buffers[k], buffers=True)}
+            own = {name: value.data for name, value in state.items()}
             module.load_state_dict(own, strict=False, assign=True)
             for name, parameter in module.named_parameters():
                 parameter.grad = gradients[name].data
-            for norm in module.modules():
-                if hasattr(norm, "num_batches_tracked"):
-                    norm.num_batches_tracked = None  # type: ignore[assignment]
             yield module
 
 
@@ -230,10 +200,10 @@ def decays(recipes: list, layout: Layout, device) -> float | torch.Tensor:
 
     A number or [c, 1]; or [c, P] where some spare what is no kernel.
     """
-    share = torch.tensor([[recipe.weight_decay] for recipe in recipes])
+    shares = torch.tensor([[recipe.weight_decay] for recipe in recipes])
     if all(recipe.decay == "all" for recipe in recipes):
-        return column(share, device)(0)
+        return column(shares, device)(0)
     shapes = layout.parameters.items()
     kernels = layout.row({name: torch.full(s, float(len(s) > 1)) for name, s in shapes})
-    spared = torch.tensor([[recipe.decay == "kernels"] for recipe in recipes])
-    return (share * torch.where(spared, kernels, torch.ones_like(kernels))).to(device)
+    whole = {"kernels": kernels, "all": torch.ones_like(kernels)}
+    return (shares * torch.stack([whole[recipe.decay] for recipe in recipes])).to(device)

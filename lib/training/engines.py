@@ -103,12 +103,7 @@ class InTurn(Dense):
     up: memory is bounded by the part, and BatchNorm normalises over it.
     """
 
-    def __init__(
-        self,
-        group: Cohort,
-        network: nn.Module,
-        recipe: Recipe = PLAIN,
-    ):
+    def __init__(self, group: Cohort, network: nn.Module, recipe: Recipe):
         self.group, self.recipe = group, recipe
         self.modules = list(group.modules(network))
 
@@ -130,17 +125,14 @@ class InTurn(Dense):
 
     def _backward(self, module, inputs, labels):
         """Add the gradients over all parts into the views of the gradient rows; the loss."""
-        total, count = torch.zeros((), device=labels[0].device), sum(map(len, labels))
+        total, smoothing = torch.zeros((), device=labels[0].device), self.recipe.label_smoothing
+        how, divisor = ("mean", 1) if len(labels) == 1 else ("sum", sum(map(len, labels)))
         for part, given in zip(inputs, labels, strict=True):
             loss = F.cross_entropy(
-                self._forward(module, part),
-                given,
-                label_smoothing=self.recipe.label_smoothing,
-                reduction="mean" if len(labels) == 1 else "sum",
+                self._forward(module, part), given, label_smoothing=smoothing, reduction=how
             )
-            loss = loss / count if len(labels) > 1 else loss
-            loss.backward()
-            total += loss.detach()
+            (loss / divisor).backward()
+            total += loss.detach() / divisor
         return total
 
     @torch.no_grad()
@@ -158,11 +150,9 @@ def batched(network: nn.Module, recipe: Recipe) -> TypeGuard[MLP]:
 
 
 def engine(
-    group: Cohort,
-    network: nn.Module,
-    recipe: Recipe = PLAIN,
+    group: Cohort, network: nn.Module, recipe: Recipe = PLAIN,
     live_inputs: tuple[int, ...] | None = None,
-) -> Engine:
+) -> Engine:  # fmt: skip
     """The passes of a group under a recipe, in turn where nothing faster is known.
 
     At the cost of the live weights where the shape of the inputs is given for that.

@@ -4,7 +4,6 @@ See the price study's Figure 2, and section 3 of the early-pruning study.
 """
 
 import hashlib
-from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -17,33 +16,11 @@ from lib.specs.run import Run
 from lib.training.cohort import Layout, Named, filled
 
 
-@dataclass(frozen=True)
-class InitialState:
-    """``weights`` float32 [P], ``buffers`` [B], ``mask`` bool [P], facts about the mask.
-
-    And the ``momentum`` [P] that the optimiser begins with; None: zero.
-    """
-
-    weights: torch.Tensor
-    buffers: torch.Tensor
-    mask: torch.Tensor
-    facts: dict
-    momentum: torch.Tensor | None = None
-
-    @property
-    def velocity(self) -> torch.Tensor:
-        """The optimiser's velocity [P]."""
-        return torch.zeros_like(self.weights) if self.momentum is None else self.momentum
-
-
 def initial_state(
-    run: Run,
-    network: nn.Module,
-    layout: Layout,
-    parent: Named | None,
-    images: sets.ImageSet | None = None,
-) -> InitialState:
-    """The start of ``run``.
+    run: Run, network: nn.Module, parent: Named | None, images: sets.ImageSet
+) -> tuple[Named, dict]:
+    """The start of ``run``: "weights" and "velocity" float32 [P], "buffers" [B] and "mask" bool
+    [P], and facts about the mask.
 
     ``parent`` holds the tensors of its finished dense run ("weights", "buffers", and kept ones).
     Init-D is drawn from (seed, "init"). A mask is made from the dense run's weights by the run's
@@ -54,17 +31,18 @@ def initial_state(
     or from its weights at a later epoch, perturbed or not. A fresh replica draws under a name of
     its own. Raises ``ValueError`` where the sparsity empties a layer, or a criterion is at fault.
     """
-    form, seed, fresh = run.network.init, run.seed, layout.fresh_buffers()
+    layout = Layout(network)
+    init, seed = run.network.init, run.seed
+    start = {"buffers": layout.fresh_buffers(), "velocity": torch.zeros(layout.size)}
     if parent is None or run.parent is None:
-        first = layout.row(initializers.dense(network, form, seed, _draw("init", run)))
+        weights = layout.row(initializers.dense(network, init, seed, _draw("init", run)))
         facts: dict = {"live": layout.size, "prunable": 0, "pruned": 0}
-        return InitialState(first, fresh, torch.ones(layout.size, dtype=torch.bool), facts)
-    suffix = _moment(run)
-    trained, statistics = parent[f"weights{suffix}"], parent[f"buffers{suffix}"]
-    if run.parent.solution == "sol_g":  # its mask is there already
-        row = parent["mask"]
-    else:
-        row = layout.mask_row(_mask(run, network, layout, trained, statistics, images))
+        return {**start, "weights": weights, "mask": layout.mask_row({})}, facts
+    moment = _moment(run)
+    weights, buffers = parent[f"weights{moment}"], parent[f"buffers{moment}"]
+    row = parent["mask"]  # that of a gradually pruned run is there already
+    if run.parent.solution != "sol_g":
+        row = layout.mask_row(_mask(run, network, layout, weights, buffers, images))
     facts = mask_facts(run, network, layout, row)
     empty = ", ".join(facts.get("empty layers", []))
     masks.refuse(
@@ -74,20 +52,19 @@ def initial_state(
     if run.solution == "sol_s":
         mask = {name: live for name, live in layout.views(row).items() if live.dim() > 1}
         draw = _draw("scratch", run)
-        weights, idle = initializers.sparse(network, mask, form, seed, draw, form=run.form)
+        kernels, idle = initializers.sparse(network, mask, init, seed, draw, form=run.form)
+        weights, buffers = layout.row(kernels), start["buffers"]
         if run.form != "masked":
             facts["neurons without input"] = sum(map(len, idle.values()))
-        return InitialState(layout.row(weights) * row, fresh, row, facts)
-    if run.solution == "sol_t" and not run.rewind:
-        draw = _draw("init", run.parent)
-        trained = layout.row(initializers.dense(network, form, seed, draw))
-        statistics = fresh
+    elif run.solution == "sol_t" and not run.rewind:
+        kernels = initializers.dense(network, init, seed, _draw("init", run.parent))
+        weights, buffers = layout.row(kernels), start["buffers"]
     if run.perturbed:
-        views = layout.views(trained), layout.views(row)
-        trained = layout.row(initializers.perturbed(*views, run.perturbed, seed))
-    kept = run.continuation and run.continuation.momentum == "kept"
-    velocity = parent[f"velocity{suffix}"] * row if kept else None
-    return InitialState(trained * row, statistics, row, facts, velocity)
+        views = layout.views(weights), layout.views(row)
+        weights = layout.row(initializers.perturbed(*views, run.perturbed, seed))
+    if run.continuation and run.continuation.momentum == "kept":
+        start["velocity"] = parent[f"velocity{moment}"] * row
+    return {**start, "weights": weights * row, "buffers": buffers, "mask": row}, facts
 
 
 def _draw(name, run):
@@ -97,8 +74,7 @@ def _draw(name, run):
 
 def mask_facts(run: Run, network: nn.Module, layout: Layout, row: torch.Tensor) -> dict:
     """What is kept about a mask ``row`` (bool [P]); "empty layers" if there are any."""
-    views = layout.views(row)
-    spared = run.pruning.keep_dense if run.pruning else ()
+    spared, views = run.pruning.keep_dense if run.pruning else (), layout.views(row)
     mask = {name: views[name] for name in networks.prunable(network, spared)}
     empty = masks.empty_layers(mask)
     size = sum(m.numel() for m in mask.values())
@@ -122,18 +98,13 @@ def _moment(run):
 
 
 def _mask(run, network, layout, weights, buffers, images):
-    pruning, views, task = run.pruning, layout.views(weights), None
-    if images is not None:
-        count = pruning.score_examples
-        x = images.x_train if count is None else images.x_train[:count]
-        y = labels_of(run, images)[0][:count]
-        task = criteria.Task(
-            lambda: filled(network, weights, buffers, x.device),
-            x,
-            y,
-            pruning.sparsity,
-            pruning.scope,
-        )
+    pruning, views = run.pruning, layout.views(weights)
+    count = pruning.score_examples
+    x = images.x_train if count is None else images.x_train[:count]
+    y = labels_of(run, images)[0][:count]
+    task = criteria.Task(
+        lambda: filled(network, weights, buffers, x.device), x, y, pruning.sparsity, pruning.scope
+    )
     moment = [run.begin] if run.continuation else []
     stream = rng.generator(run.seed, "criterion", pruning.criterion, *moment)
     kernels = {name: views[name] for name in networks.prunable(network, pruning.keep_dense)}

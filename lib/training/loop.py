@@ -7,7 +7,6 @@ others never notice.
 """
 
 import time
-from collections import deque
 from collections.abc import Callable
 
 import torch
@@ -17,9 +16,9 @@ from lib.data import batches, sets
 from lib.models.networks import MLP
 from lib.specs.run import Run
 from lib.training import mask_updates, plan, recorder, schedules
-from lib.training.cohort import STATE, Cohort, Layout, Member, Named, column, decays, sgd_
+from lib.training.cohort import STATE, TRAINED, Cohort, Layout, Member, Named, column, decays, sgd_
 from lib.training.cohort import network_of as network_of
-from lib.training.initial_states import InitialState, labels_of, mask_facts
+from lib.training.initial_states import labels_of, mask_facts
 from lib.training.plan import Group
 from lib.training.threads import Workers
 
@@ -33,28 +32,22 @@ class Training:
     """
 
     def __init__(
-        self,
-        runs: list[Run],
-        starts: list[InitialState],
-        images: sets.ImageSet,
-        network: nn.Module,
-        cores: int | None = None,
-    ):
+        self, runs: list[Run], starts: list[tuple[Named, dict]], images: sets.ImageSet,
+        network: nn.Module, cores: int | None = None,
+    ):  # fmt: skip
         self.images, self.network, self.device = images, network, images.x_train.device
         self.recipe = runs[0].recipe  # what members share of it: batch size, momentum, precision
         self.cores = cores or torch.get_num_threads()  # OMP_NUM_THREADS bounds it
         self.epoch = 0  # that the cohort has trained; who began later is further on its own clock
-        self.seen: deque[int] = deque()  # images of the steps that ``tick`` has not heard of yet
-        self.feed = batches.feed(
-            images, augment=runs[0].data.augment, flat=isinstance(network, MLP)
-        )
+        flat = isinstance(network, MLP)
+        self.feed = batches.feed(images, augment=runs[0].data.augment, flat=flat)
         rows = {
-            name: torch.stack([getattr(start, name) for start in starts]).to(self.device)
-            for name in (*STATE, "velocity")
+            name: torch.stack([start[name] for start, _ in starts]).to(self.device)
+            for name in TRAINED
         }
         members = [
-            Member(run, *labels_of(run, images), start.facts)
-            for run, start in zip(runs, starts, strict=True)
+            Member(run, *labels_of(run, images), facts)
+            for run, (_, facts) in zip(runs, starts, strict=True)
         ]
         self.workers = Workers(1, 1)
         self._arrange(Cohort(Layout(network), members=members, **rows))
@@ -65,43 +58,30 @@ class Training:
         return self.cohort.members
 
     def _arrange(self, cohort):
-        self.close()
+        self.workers.close()  # their threads would wait for more until this object is collected
         self.cohort, self.groups, self.workers = plan.arranged(
             cohort, self.network, self.images, self.cores
         )
 
-    def close(self) -> None:
-        """Let the workers' threads go; they would wait for more until this object is collected."""
-        self.workers.close()
-
     # -- one epoch ---------------------------------------------------------------------------------
 
-    def run_epoch(self, tick: Callable[[int], None] = lambda seen: None) -> None:
-        """Train one epoch and measure where it is due.
+    def run_epoch(self, tick: Callable[[int], object] = lambda images: None) -> None:
+        """Train one epoch and measure where it is due; ``tick`` hears of the images of each step.
 
-        ``tick`` hears how many images were seen since it last did.
+        It may be called by several threads at once.
         """
         sparse = [group.sparse for group in self.groups for _ in group.members]
         if sparse != plan.sparsely(self.cohort, self.network, self.images):
             self._arrange(self.cohort)  # for masks that are pruned gradually
-
-        def tell():
-            tick(sum(self.seen.popleft() for _ in range(len(self.seen))))
-
         begin = time.perf_counter()
-
-        self._each(lambda group: self._group_epoch(group, tell), tell)
-        tell()
+        self.workers.each(lambda group: self._group_epoch(group, tick), self.groups)
         self.epoch += 1
         seconds = (time.perf_counter() - begin) / len(self.members)
         for member in self.members:
             member.facts["seconds"] = member.facts.get("seconds", 0.0) + seconds
         self.observe()
 
-    def _each(self, work, tick=lambda: None):
-        self.workers.each(lambda number: work(self.groups[number]), len(self.groups), tick)
-
-    def _group_epoch(self, group: Group, tell):
+    def _group_epoch(self, group: Group, tick):
         members, rows, recipe = group.members, group.rows, self.recipe
         count, size = len(self.images.y_train), recipe.batch_size
         steps = -(-count // size)
@@ -111,8 +91,8 @@ class Training:
             return [member.draws(name, clock) for member, clock in clocks]
 
         order = torch.stack([torch.randperm(count, generator=stream) for stream in draws("order")])
-        pairs = zip(members, order, strict=True)
-        labels = torch.stack([member.given[own.to(self.device)] for member, own in pairs])
+        given = torch.stack([member.given for member in members])
+        labels = given.gather(1, order.to(self.device)).split(size, 1)
         rates = [
             schedules.rates(member.run.recipe, clock, steps, member.run.continuation)
             for member, clock in clocks
@@ -120,20 +100,18 @@ class Training:
         rate = column(torch.stack(rates).float(), self.device)
         decay = decays([member.run.recipe for member in members], rows.layout, self.device)
         watched = mask_updates.watched(group)
-        if self.epoch == 0:
-            mask_updates.before(group)
+        if watched and self.epoch == 0:
+            mask_updates.after(group, 0, steps)
         total = torch.zeros(len(members), device=self.device)
-        for step, x in enumerate(self.feed.epoch(order, size, draws)):
+        batch = zip(self.feed.epoch(order, size, draws), labels, strict=True)
+        for step, (x, y) in enumerate(batch):
             if self.workers.cancelled.is_set():
                 return
-            y = labels[:, step * size : (step + 1) * size]
             total += group.engine.gradients(x, y)
             sgd_(rows, rate(step), recipe.momentum, recipe.nesterov, decay)
             if watched:
-                mask_updates.after(group, self.epoch * steps + step + 1, steps, x, y)
-            self.seen.append(x.shape[0] * x.shape[1])
-            if self.workers.pool is None:
-                tell()
+                mask_updates.after(group, self.epoch * steps + step + 1, steps, (x, y))
+            tick(y.numel())
         finite = total.isfinite() & rows.weights.isfinite().all(1)
         for (member, clock), sound in zip(clocks, finite.tolist(), strict=True):
             if not sound:
@@ -141,7 +119,7 @@ class Training:
 
     def observe(self) -> None:
         """Measure and keep weights after an epoch (or before the first), where it is due."""
-        self._each(lambda group: recorder.observe(group, self.epoch))
+        self.workers.each(lambda group: recorder.observe(group, self.epoch), self.groups)
 
     # -- leaving, interrupting, resuming -----------------------------------------------------------
 
@@ -150,10 +128,10 @@ class Training:
 
         Raises ``RuntimeError`` if a pruned weight is not exactly zero: no such run may be stored.
         """
-        done = [member.done(self.epoch) for member in self.members]
-        left = [self._finished(k) for k, is_done in enumerate(done) if is_done]
+        stay = [k for k, member in enumerate(self.members) if not member.done(self.epoch)]
+        left = [self._finished(k) for k in range(len(self.members)) if k not in stay]
         if left:
-            self._arrange(self.cohort.select([k for k, is_done in enumerate(done) if not is_done]))
+            self._arrange(self.cohort[stay])
         return left
 
     def _finished(self, k):
@@ -167,12 +145,12 @@ class Training:
 
     def state(self) -> tuple[dict, dict]:
         """(tensors, content) from which ``resume`` goes on as if nothing had happened."""
-        tensors = {name: getattr(self.cohort, name) for name in (*STATE, "velocity")}
-        for k, m in enumerate(self.members):
-            tensors |= {f"{k}/{name}": value for name, value in m.kept.items()}
+        tensors = {name: getattr(self.cohort, name) for name in TRAINED}
+        for k, member in enumerate(self.members):
+            tensors |= {f"{k}/{name}": value for name, value in member.kept.items()}
         gathered = [
-            {"key": m.run.key, **{name: getattr(m, name) for name in GATHERED}}
-            for m in self.members
+            {"key": member.run.key, **{name: getattr(member, name) for name in GATHERED}}
+            for member in self.members
         ]
         return tensors, {"epoch": self.epoch, "members": gathered}
 
@@ -180,12 +158,11 @@ class Training:
         """Set the state that ``state`` gave of the same runs."""
         keys = [member["key"] for member in content["members"]]
         order = [keys.index(member.run.key) for member in self.members]
-        for name in (*STATE, "velocity"):
+        for name in TRAINED:
             getattr(self.cohort, name).copy_(tensors[name][order])
         self.epoch = content["epoch"]
         for k, member in zip(order, self.members, strict=True):
-            for name in GATHERED:
-                setattr(member, name, content["members"][k][name])
+            vars(member).update({name: content["members"][k][name] for name in GATHERED})
             own = {name: value for name, value in tensors.items() if name.startswith(f"{k}/")}
             member.kept = {name.removeprefix(f"{k}/"): value for name, value in own.items()}
         self._arrange(self.cohort)  # for the masks as they are now

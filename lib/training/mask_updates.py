@@ -19,51 +19,39 @@ from lib.training import schedules
 from lib.training.cohort import STATE
 from lib.training.plan import Group
 
+Batch = tuple[torch.Tensor, torch.Tensor]
 BLIND = ("magnitude", "random", "synflow")  # criteria that look at no example
 
 
 def check(run: Run, examples: int) -> None:
-    """Raise ``ValueError`` for updates, flow or snapshots that make no sense in a run.
-
-    That is, on so many training examples; see ``dynamic.check``.
-    """
+    """Raise ``ValueError`` for what makes no sense in a run on so many training examples."""
     t, flow, pruning = run.mask_update, run.flow, run.pruning
     steps = run.length * -(-examples // run.recipe.batch_size)
-    for step in run.snapshots:
-        refuse(
-            step > steps,
-            f"snapshots holds step {step}: the run has only {steps} steps ({run.length} epochs of "
-            f"{examples} examples in batches of {run.recipe.batch_size}); name earlier steps or "
-            "train longer",
-        )
-    if flow:
-        refuse(
-            flow.skip + flow.examples > examples,
-            f"gradient flow on {flow.examples} examples behind the first {flow.skip}: there are "
-            f"only {examples}",
-        )
-    looked_at = {
-        "watch_examples": run.watch_examples,
-        "score_examples": pruning and pruning.score_examples,
-    }
-    for name, count in looked_at.items():
-        words = f"{name} is {count}: there are only {examples} training examples"
-        refuse(count and count > examples, words)
-    if run.data.name == "folder" and pruning and pruning.criterion not in BLIND:
-        refuse(
-            pruning.score_examples is None,
-            f"criterion is {pruning.criterion!r}: it needs examples, and a folder is never held "
-            "whole: give score_examples",
-        )
+    last, scored = max(run.snapshots, default=0), pruning and pruning.score_examples
+    refuse(
+        last > steps,
+        f"snapshots holds step {last}: the run has only {steps} steps ({run.length} epochs of "
+        f"{examples} examples in batches of {run.recipe.batch_size}); name earlier steps or train "
+        "longer",
+    )
     if t:
         dynamic.check(
             t.method, every=t.every, start=t.start, end=t.end, steps=steps, fraction=t.fraction
         )
-        refuse(
-            t.method != "gradual" and t.gradient == "held" and t.held > examples,
-            f"held is {t.held}: the growth gradient cannot come from more examples than the "
-            f"{examples} there are",
-        )
+    looked_at = {
+        "watch_examples": run.watch_examples or 0,
+        "score_examples": scored or 0,
+        "held + flow_examples": flow.skip + flow.examples if flow else 0,
+        "held": t.held if t and t.method != "gradual" and t.gradient == "held" else 0,
+    }
+    for name, count in looked_at.items():
+        words = f"{name} is {count}: there are only {examples} training examples"
+        refuse(count > examples, words)
+    refuse(
+        run.data.name == "folder" and pruning and pruning.criterion not in BLIND and not scored,
+        f"criterion is {pruning and pruning.criterion!r}: it needs examples, and a folder is never "
+        "held whole: give score_examples",
+    )
 
 
 def watched(group: Group) -> bool:
@@ -72,34 +60,24 @@ def watched(group: Group) -> bool:
     return any(run.mask_update or run.flow or run.snapshots for run in runs)
 
 
-def before(group: Group) -> None:
-    """Record the flow before the first step."""
-    for k, member in enumerate(group.members):
-        if member.run.flow:
-            member.facts["flow"] = [[0, _flow(group, k)]]
+def after(group: Group, steps: int, batches: int, batch: Batch | None = None) -> None:
+    """Change the masks that are due after ``steps`` optimiser steps, ``batches`` an epoch; record.
 
-
-def after(group: Group, steps: int, batches: int, x: torch.Tensor, y: torch.Tensor) -> None:
-    """Update the masks that are due after ``steps`` optimiser steps, ``batches`` an epoch.
-
-    The last step was on x [c, B, ...] and y [c, B].
+    The last step was on the ``batch``, x [c, B, ...] and y [c, B]. Before the first there is none,
+    and no mask changes.
     """
     for k, member in enumerate(group.members):
         run, t, facts = member.run, member.run.mask_update, member.facts
         due = t and dynamic.due(
-            t.method,
-            steps,
-            every=t.every,
-            start=t.start,
-            end=t.end,
+            t.method, steps, every=t.every, start=t.start, end=t.end,
             steps=run.recipe.epochs * batches,
-        )
+        )  # fmt: skip
         if steps in run.snapshots:
             group.rows.keep(k, f"@step{steps}{'-before' if due else ''}", *STATE)
-        if due:
+        if due and batch:
             if not group.rows.weights[k].isfinite().all():
                 continue  # it has diverged, and will be found so at the end of the epoch
-            new = _new_mask(group, k, steps, batches, x[k], y[k])
+            new = _new_mask(group, k, steps, batches, *(part[k] for part in batch))
             flow = _flow(group, k) if run.flow else None
             group.rows.remask(k, new)
             group.engine.changed(k)
@@ -118,12 +96,9 @@ def _flow(group, k):
     member, flow = group.members[k], group.members[k].run.flow
     part = slice(flow.skip, flow.skip + flow.examples)
     return gradients.flow(
-        group.module(k),
-        group.images.x_train[part],
-        member.given[part],
-        mask=group.rows.layout.views(group.rows.mask[k]),
-        chunk=member.run.recipe.micro_batch,
-    )
+        group.module(k), group.images.x_train[part], member.given[part],
+        mask=group.rows.layout.views(group.rows.mask[k]), chunk=member.run.recipe.micro_batch,
+    )  # fmt: skip
 
 
 def _new_mask(group, k, steps, batches, x, y):

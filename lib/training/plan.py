@@ -58,7 +58,7 @@ def arranged(
     kinds = sparsely(cohort, network, images)
     order = sorted(range(len(kinds)), key=kinds.__getitem__)
     if order != sorted(order):
-        cohort, kinds = cohort.select(order), sorted(kinds)
+        cohort, kinds = cohort[order], sorted(kinds)
     recipe, dense = cohort.members[0].run.recipe, kinds.count(False)
     sizes, workers, each = [len(kinds)], 1, cores
     if cohort.weights.device.type == "cpu":
@@ -67,7 +67,7 @@ def arranged(
         sizes, workers, each = threads.plan(dense, len(kinds) - dense, work, batched, cores)
     groups = []
     for stop, size in zip(accumulate(sizes), sizes, strict=True):
-        rows, sparse = cohort.slice(stop - size, stop), kinds[stop - size]
+        rows, sparse = cohort[stop - size : stop], kinds[stop - size]
         engine = engines.engine(rows, network, recipe, images.shape if sparse else None)
         groups.append(Group(rows, network, images, sparse, engine))
     return cohort, groups, threads.Workers(workers, each)

@@ -21,10 +21,11 @@ def observe(group: Group, epoch: int) -> None:
         (member.run.begin + epoch) % member.run.measure_every == 0 or member.done(epoch)
         for member in group.members
     ]
-    found = _measures(group) if any(due) else [{}] * len(due)
-    for k, (member, is_due) in enumerate(zip(group.members, due, strict=True)):
+    found = _measures(group) if any(due) else []
+    for k, member in enumerate(group.members):
         run, clock = member.run, member.run.begin + epoch
-        row, moments = (found[k] if is_due else {}) | _watched(group, k, clock), []
+        row = {**(found[k] if due[k] else {}), **_watched(group, k, clock)}
+        moments = [f"@{clock}"] if clock in run.keep else []
         if row:
             member.history.append({"epoch": clock, **row})
         if not math.isfinite(row.get("train_loss", 0.0)):
@@ -32,9 +33,8 @@ def observe(group: Group, epoch: int) -> None:
         elif run.keep_best and row.get("test_accuracy", -1.0) > member.best:
             member.best = row["test_accuracy"]
             moments.append("@best")
-        for moment in [*moments, *([f"@{clock}"] if clock in run.keep else [])]:
-            velocity = ("velocity",) if run.keep_velocity else ()
-            group.rows.keep(k, moment, "weights", "buffers", *velocity)
+        for moment in moments:
+            group.rows.keep(k, moment, "weights", "buffers", *["velocity"] * run.keep_velocity)
 
 
 def _measures(group):
@@ -44,8 +44,8 @@ def _measures(group):
     flips = (images.y_train, torch.stack([member.flipped for member in group.members]))
     train = predictions.Part(images.x_train, given, *(flips if run.data.noise else ()))
     test = predictions.Part(images.x_test, images.y_test)
-    chunk = 256 if group.rows.weights.device.type == "cpu" else 2000
-    chunk = min(chunk, run.recipe.micro_batch or chunk)
+    most = 256 if group.rows.weights.device.type == "cpu" else 2000
+    chunk = min(most, run.recipe.micro_batch or most)
     columns = predictions.measure(group.engine.logits, train, "train", chunk)
     columns |= predictions.measure(group.engine.logits, test, "test", chunk)
     return [{name: c[k].item() for name, c in columns.items()} for k in range(len(group.members))]
@@ -57,12 +57,12 @@ def _watched(group, k, clock):
     Before training BatchNorm's running statistics are those of no data: they are taken first.
     """
     member = group.members[k]
-    row: dict[str, float] = {}
     if not member.run.watch or member.diverged is not None:
-        return row
+        return {}
     network, x = group.module(k), group.images.x_train[: member.run.watch_examples]
     if clock == 0:
         geometry.reestimate(network, x)
+    row: dict[str, float] = {}
     spent = member.facts.setdefault("monitor_seconds", {})
     for name in member.run.watch:
         stream = rng.generator(member.run.seed, "signal", name, clock)

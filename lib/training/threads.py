@@ -1,8 +1,9 @@
 """How many threads do the work of a cohort: workers take its groups of members in turn."""
 
 import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed, wait
+from typing import Any
 
 import torch
 
@@ -39,34 +40,25 @@ class Workers:
 
     def __init__(self, count: int, threads: int):
         self.count, self.threads = count, threads
-        self.cancelled = threading.Event()  # set when one fails, so that the others stop soon
-        self.pool = (
-            ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(threads,))
-            if count > 1
-            else None
-        )
+        self.cancelled = threading.Event()  # set when one fails
+        self.pool = None
+        if count > 1:
+            self.pool = ThreadPoolExecutor(count, "", torch.set_num_threads, (threads,))
 
-    def each(
-        self, work: Callable[[int], None], count: int, tick: Callable[[], None] = lambda: None
-    ) -> None:
-        """``work(number)`` for every number below ``count``.
-
-        ``tick`` is called now and then while other threads work; here, where none does, it is not.
-        """
+    def each(self, work: Callable[[Any], None], items: Iterable) -> None:
+        """``work(item)`` for every one of the ``items``; where one fails the others stop soon."""
         if self.pool is None:
             before = torch.get_num_threads()
             torch.set_num_threads(self.threads)
             try:
-                for number in range(count):
-                    work(number)
+                for item in items:
+                    work(item)
             finally:
                 torch.set_num_threads(before)
             return
-        tasks = [self.pool.submit(work, number) for number in range(count)]
+        tasks = [self.pool.submit(work, item) for item in items]
         try:
-            while wait(tasks, timeout=0.5)[1]:
-                tick()
-            for task in tasks:
+            for task in as_completed(tasks):
                 task.result()
         except BaseException:
             self.cancelled.set()

@@ -13,11 +13,12 @@ from support import carry_out, same_table, small
 from lib import files
 from lib.data import sets
 from lib.metrics.estimate import MeasureError
+from lib.models import networks
 from lib.runs.evaluate import filled, labels_of, mask_of, measure, module_of
 from lib.runs.store import DamageError, Store
 from lib.runs.sweep import images_of
 from lib.specs.run import Run, finetune, scratch
-from lib.training import cohort, loop
+from lib.training import loop
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def test_the_network_of_a_run_is_the_one_that_was_trained(runs):
 
 def test_batchnorm_statistics_come_with_the_network(place_set):
     """A module that is filled from rows has their parameters and statistics where they belong."""
-    network = cohort.build(small(network="resnet-20", width=0.25).network, (3, 8, 8), 10)
+    network = networks.build("resnet-20", (3, 8, 8), 10, width=0.25)
     layout = loop.Layout(network)
     weights, buffers = torch.randn(layout.size), torch.rand(layout.buffer_size) + 0.5
     module = filled(network, weights, buffers)

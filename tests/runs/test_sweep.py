@@ -268,6 +268,17 @@ def test_the_closing_line_counts_layer_by_layer(store, capsys):
     assert "densities exact: True" in capsys.readouterr().out.splitlines()[-1]
 
 
+def test_the_closing_line_of_children_of_diverged_runs(store, capsys):
+    """They were never trained nor measured: nothing of theirs is inexact."""
+    dense = [Run.dense(small(lr=1e20), seed=seed) for seed in (0, 1)]
+    children = [finetune(d, sparsity=0.5) for d in dense]
+    table = sweep.carry_out(children, store=store, device="cpu", progress=True)
+    assert table["diverged"].all()
+    assert results.final(table)["best_epoch"].tolist() == [0, 0]
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert "2 diverged; lowest final training accuracy nan; densities exact: True" in said
+
+
 def test_the_closing_line(store, capsys):
     """It counts the runs, the trained ones and the diverged ones, and says whether densities
     are exact.

@@ -27,7 +27,7 @@ def test_modules_are_views_of_the_rows():
     assert cohort.gradients[0].abs().sum() > 0
     assert cohort.gradients[1].abs().sum() == 0
     before = next(first.parameters()).clone()
-    sgd_(cohort.slice(0, 1), 0.1, 0.0, False, 0.0)
+    sgd_(cohort[0:1], 0.1, 0.0, False, 0.0)
     assert not torch.equal(next(first.parameters()), before)
     assert torch.equal(cohort.layout.row(dict(second.named_parameters())), cohort.weights[1])
     assert cohort.buffers[0].ne(cohort.buffers[1]).any(), (
@@ -45,7 +45,7 @@ def test_one_members_step_does_not_disturb_anothers_graph():
 
     def other_worker():
         F.cross_entropy(second(x), y).backward()
-        sgd_(cohort.slice(1, 2), 0.1, 0.9, True, 1e-4)
+        sgd_(cohort[1:2], 0.1, 0.9, True, 1e-4)
 
     worker = threading.Thread(target=other_worker)
     worker.start()

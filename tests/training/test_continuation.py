@@ -31,7 +31,7 @@ from lib.specs.fields import ParameterError
 from lib.specs.parts import Continuation, Recipe
 from lib.specs.run import Run, continued
 from lib.training import schedules
-from lib.training.cohort import build
+from lib.training.cohort import network_of
 from studies.presets import settings
 
 SCHEDULES = ("constant", "step", "exponential", "cosine", "linear")
@@ -235,7 +235,7 @@ def masked_at(dense, tensors, suffix, sparsity):
         layout.views(tensors[f"weights{suffix}"]),
         layout.views(tensors[f"buffers{suffix}"], buffers=True),
     )
-    names = networks.prunable(build(dense.network, images.shape, images.classes), ("last",))
+    names = networks.prunable(network_of(dense, images), ("last",))
     scores = torch.cat([weights[name].abs().flatten() for name in names])
     threshold = scores.sort()[0][round(sparsity * len(scores))]
     mask = {name: torch.ones_like(value, dtype=torch.bool) for name, value in weights.items()}
@@ -414,9 +414,7 @@ def test_pruned_at_epoch_0_it_trains_the_masked_start(tmp_path):
     run = continued(dense, at=0, sparsity=0.7)
     tensors = outcomes([run], tmp_path)[0].tensors
     layout, images = layout_of(dense), images_of(dense)
-    start = layout.row(
-        initializers.dense(build(dense.network, images.shape, images.classes), "he", 2)
-    )
+    start = layout.row(initializers.dense(network_of(dense, images), "he", 2))
     weights, buffers, mask, _ = masked_at(
         dense, {"weights": start, "buffers": layout.fresh_buffers()}, "", 0.7
     )

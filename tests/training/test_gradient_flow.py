@@ -11,7 +11,7 @@ from lib.runs import results
 from lib.runs.store import Store
 from lib.specs.parts import MaskUpdate
 from lib.specs.run import Run, gradually_pruned, scratch
-from lib.training.cohort import build
+from lib.training.cohort import network_of
 
 FLOW = {
     "flow_every": 2,
@@ -24,7 +24,7 @@ def trained_by_hand(run, until):
     """The network of a run after ``until`` optimiser steps: one module, autograd, momentum
     written out. Its mask is that of its start."""
     images, recipe = images_of(run), run.recipe
-    network = build(run.network, images.shape, images.classes).to_empty(device="cpu").eval()
+    network = network_of(run, images).to_empty(device="cpu").eval()
     for name, value in initializers.dense(network, run.network.init, run.seed).items():
         network.get_parameter(name).data.copy_(value)
     velocity = {name: torch.zeros_like(p) for name, p in network.named_parameters()}
@@ -101,7 +101,7 @@ def test_flow_counts_live_weights_alone(tmp_path):
     carry_out([run], store)
     images, layout = images_of(run), layout_of(run)
     mask = layout.views(store.get(run.key).tensors["mask"])
-    network = build(run.network, images.shape, images.classes).to_empty(device="cpu").eval()
+    network = network_of(run, images).to_empty(device="cpu").eval()
     weights, _ = initializers.sparse(
         network, {n: m for n, m in mask.items() if m.dim() > 1}, "he", 0, "scratch", form="masked"
     )

@@ -31,7 +31,7 @@ from lib.runs.store import Store
 from lib.specs.parts import Recipe, Setup
 from lib.specs.run import Run, finetune, scratch
 from lib.training import loop, schedules, threads
-from lib.training.cohort import build
+from lib.training.cohort import network_of
 
 CIFAR = {"dataset": "cifar10", "train_examples": None, "test_examples": None, "batch_size": 16}
 CONVOLUTIONAL = [
@@ -56,7 +56,7 @@ def start_of(run, parents):
     """(weights, buffers, mask) by name at the start of ``run``, from what DESIGN says and the
     stored Sol-D."""
     layout, images = layout_of(run), images_of(run)
-    network = build(run.network, images.shape, images.classes)
+    network = network_of(run, images)
     ones = {name: torch.ones(shape, dtype=torch.bool) for name, shape in layout.parameters.items()}
     fresh = layout.views(layout.fresh_buffers(), buffers=True)
     if run.solution == "sol_d":

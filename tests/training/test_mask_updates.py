@@ -32,7 +32,7 @@ from lib.runs.store import Store
 from lib.specs.parts import MaskUpdate
 from lib.specs.run import Run, continued, finetune, gradually_pruned, scratch, ticket
 from lib.training import mask_updates, threads
-from lib.training.cohort import build
+from lib.training.cohort import network_of
 
 SPARSITY = 0.8
 
@@ -142,7 +142,7 @@ def by_hand(run, weights, buffers, mask):
     """(module, mask by name) at the end of ``run``: one network, its gradients by autograd, each
     step and each update written out."""
     images, labels, recipe, t = images_of(run), labels_of(run), run.recipe, run.mask_update
-    network = build(run.network, images.shape, images.classes).to_empty(device="cpu")
+    network = network_of(run, images).to_empty(device="cpu")
     for name, value in {**weights, **buffers}.items():
         network.get_parameter(name).data.copy_(value) if name in weights else network.get_buffer(
             name
@@ -217,7 +217,7 @@ def start_of(run, parent):
     """(weights, buffers, mask) by name at the start of ``run``, from the tensors of the gradually
     pruned run that it hangs on."""
     layout, images = layout_of(run), images_of(run)
-    network = build(run.network, images.shape, images.classes)
+    network = network_of(run, images)
     fresh = layout.views(layout.fresh_buffers(), buffers=True)
     if parent is None:
         return (
@@ -358,7 +358,8 @@ def after_every_update(monkeypatch):
         dead = ~rows.mask
         left = rows.weights[dead].count_nonzero() + rows.velocity[dead].count_nonzero()
         runs = [member.run for member in group.members]
-        seen.append((runs, steps, before, rows.mask.clone(), int(left)))
+        if steps:  # before the first, nothing changes
+            seen.append((runs, steps, before, rows.mask.clone(), int(left)))
 
     monkeypatch.setattr(mask_updates, "after", watched)
     return seen
@@ -386,7 +387,7 @@ def counts(run, row):
     """How many weights of each prunable layer are pruned in a mask row, and how many the layer
     has."""
     views = layout_of(run).views(row)
-    names = networks.prunable(build(run.network, images_of(run).shape, 10), run.pruning.keep_dense)
+    names = networks.prunable(network_of(run, images_of(run)), run.pruning.keep_dense)
     return {name: int((~views[name]).sum()) for name in names}, {
         name: views[name].numel() for name in names
     }
@@ -564,14 +565,13 @@ def undisturbed(tmp_path_factory):
 
 
 # Each generation trains 15 steps in one group and saves a checkpoint before each of 3 epochs and
-# after the last; most masks change
-# after 4, 8 and 12 steps.
+# after the last; most masks change after 4, 8 and 12 steps. ``after`` is called before them too.
 KILLS = [
     ("lib.runs.store.Store.save_checkpoint", 2, True),
     ("lib.runs.store.Store.save_checkpoint", 7, True),
     ("lib.training.loop.sgd_", 15 + 14, False),
-    ("lib.training.mask_updates.after", 12, True),
-    ("lib.training.mask_updates.after", 15 + 8, True),
+    ("lib.training.mask_updates.after", 1 + 12, True),
+    ("lib.training.mask_updates.after", 16 + 1 + 8, True),
     ("lib.runs.store.Store.put", 5, True),
 ]
 
@@ -670,7 +670,7 @@ def test_starts_on_a_gradually_pruned_mask(network, tmp_path):
     g, *found = outcomes([parent, *runs], tmp_path)
     first, rewound, late, restart, *fresh = (done.tensors for done in found)
     layout, mask = layout_of(parent), g.tensors["mask"]
-    module = build(parent.network, images_of(parent).shape, 10)
+    module = network_of(parent, images_of(parent))
     assert int((~mask).sum()) == g.info["pruned"] > 0.9 * g.info["prunable"]
     assert all(
         torch.equal(done.tensors["mask"], mask) and done.info["mask"] == g.info["mask"]
@@ -910,7 +910,7 @@ REFUSED = [
         "updates start at step 13 and end at 12: the start may be neither below 0 nor "
         "behind the end",
     ),
-    (lambda g: on(g, held=151), "held is 151: .* more examples than the 150 there are"),
+    (lambda g: on(g, held=151), "held is 151: there are only 150 training examples"),
     # no such value
     (lambda g: on(g, every=0), "every\n.*greater than or equal to 1.*input_value=0"),
     (lambda g: on(g, start=-1), "start\n.*greater than or equal to 0.*input_value=-1"),

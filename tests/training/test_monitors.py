@@ -24,7 +24,7 @@ from lib.metrics import fisher, predictions
 from lib.registry import monitor
 from lib.specs.run import Run, continued, finetune
 from lib.training import monitors
-from lib.training.cohort import build
+from lib.training.cohort import network_of
 from studies.presets import settings
 
 BOTH = ["fisher", "kl_uniform"]
@@ -79,7 +79,7 @@ def test_chunks_do_not_matter(monkeypatch):
     """More examples than fit into one chunk: the mean is over all of them."""
     run = Run.dense(small(), seed=0)
     x = images_of(run).x_train
-    network = build(run.network, (1, 8, 8), 10).to_empty(device="cpu").eval()
+    network = network_of(run, images_of(run)).to_empty(device="cpu").eval()
     for number, p in enumerate(network.parameters()):
         torch.nn.init.normal_(p, 0, 0.3, generator=rng.generator(number))
     found = []

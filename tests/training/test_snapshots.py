@@ -220,7 +220,7 @@ def family(seed):
 @pytest.mark.parametrize(
     ("point", "count"),
     [
-        ("lib.training.mask_updates.after", 15 + 8),
+        ("lib.training.mask_updates.after", 16 + 1 + 8),
         ("lib.runs.store.Store.save_checkpoint", 7),
     ],
 )
