@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from lib.checks import refuse
+
 NORMS = nn.modules.batchnorm._NormBase
 
 
@@ -34,8 +36,7 @@ def build(
             f"network {name!r} cannot be made for {classes} classes and applied to two images of "
             f"shape {list(shape)}: {type(error).__name__}: {error}"
         ) from error
-    if faults:
-        raise ValueError(f"network {name!r} {'; it '.join(faults)}")
+    refuse(faults, f"network {name!r} {'; it '.join(faults)}")
     network.construct = construct
     return network.to("meta")
 
@@ -64,6 +65,7 @@ def _faults(network, shape, classes):
     images, before = torch.zeros(2, *shape), torch.get_rng_state()
     logits = network(images.to(memory_format=torch.channels_last) if len(shape) == 3 else images)
     found = getattr(logits, "shape", type(logits).__name__)
+    drew = not torch.equal(before, torch.get_rng_state())
     faults = {
         "shares parameters between modules, which must each have their own": (
             names - parameters.keys()
@@ -78,10 +80,10 @@ def _faults(network, shape, classes):
             n for n, m in network.named_modules() if isinstance(m, NORMS) and m.momentum is None
         ],
         "draws random numbers that no seed of a run reaches": (
-            [] if torch.equal(before, torch.get_rng_state()) else ["in its forward pass (dropout?)"]
+            ["in its forward pass (dropout?)"] * drew
         ),
         f"must return logits [n, {classes}] for n images of shape {list(shape)}": (
-            [] if found == (2, classes) else [f"for n = 2 it returns {found}"]
+            [f"for n = 2 it returns {found}"] * (found != (2, classes))
         ),
     }
     return [f"{text}: {', '.join(sorted(names))}" for text, names in faults.items() if names]
