@@ -39,10 +39,7 @@ class InMemory:
 
 
 class Streaming:
-    """Batches that are decoded on their way: central crops.
-
-    With ``augment`` each example is a random crop by a seed of its own.
-    """
+    """Batches decoded on their way: central crops, or with ``augment`` random ones by own seeds."""
 
     def __init__(self, images: ImageSet, augment: bool):
         self.x: Any = images.x_train
@@ -61,9 +58,6 @@ class Streaming:
 
 
 def feed(images: ImageSet, *, augment: bool, flat: bool) -> InMemory | Streaming:
-    """What gives the batches of ``images``.
-
-    ``flat`` says that the network takes its inputs flat, so that their layout does not matter.
-    """
+    """What gives the batches of ``images``; ``flat``: the network takes its inputs flat."""
     held = isinstance(images.x_train, torch.Tensor)
     return InMemory(images, augment, flat) if held else Streaming(images, augment)

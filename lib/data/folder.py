@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from torchvision.datasets import DatasetFolder
+from torchvision.datasets import folder as layout
 
 from lib import files
 from lib.data.decoding import LIMIT, Streamed, threads
@@ -33,35 +33,40 @@ def place(folder: str | None) -> Path:
     return files.data_root() / Path(str(folder)).expanduser()
 
 
-def listed(where: Path, part: str) -> DatasetFolder:
-    """The images of the part "train" or "test" (``val/``), found by their suffixes.
+def listed(where: Path, part: str) -> tuple[list[str], list[tuple[str, int]]]:
+    """(classes, (image, number of its class)) of the part "train" or "test" (``val/``).
 
-    Raises ``DataError`` for a folder that is not there, no classes in it, or classes without any
-    image, by name.
+    Images are known by their suffixes, and named from the part's folder on; what is hidden (a name
+    that begins with a dot) is passed over. Raises ``DataError`` for a folder that is not there, no
+    classes in it, or classes without any image, by name.
     """
+    root = str(where / PARTS[part])
+
+    def shown(path):
+        return path.lower().endswith(SUFFIXES) and "/." not in path.removeprefix(root)
+
     try:
-        return DatasetFolder(str(where / PARTS[part]), Image.open, SUFFIXES)
-    except OSError as error:
+        classes = [name for name in layout.find_classes(root)[0] if not name.startswith(".")]
+        numbers = {name: number for number, name in enumerate(classes)}
+        found = layout.make_dataset(root, numbers, is_valid_file=shown)
+    except (OSError, ValueError) as error:
         raise DataError(
-            f"{where / PARTS[part]} is no folder of <class>/<image>, as data/README.md describes "
-            f"it: {error}"
+            f"{root} is no folder of <class>/<image>, as data/README.md describes it: {error} "
+            f"(images end in {', '.join(SUFFIXES)})"
         ) from error
+    return classes, [(path.removeprefix(f"{root}/"), number) for path, number in found]
 
 
 def size(folder: str | None) -> int:
     """How many training images there are."""
-    return len(listed(place(folder), "train"))
+    return len(listed(place(folder), "train")[1])
 
 
 @functools.lru_cache(maxsize=2)
 def load(
-    where: Path,
-    train: int | None = None,
-    test: int | None = None,
-    normalise: str = "none",
-    size: int | None = None,
-    device: str = "cpu",
-) -> ImageSet:
+    where: Path, train: int | None = None, test: int | None = None, normalise: str = "none",
+    size: int | None = None, device: str = "cpu",
+) -> ImageSet:  # fmt: skip
     """The set in ``where`` (see ``place``), ``Streamed``, with sides of ``size`` pixels (224).
 
     ``train``, ``test``, ``normalise`` as in ``sets.load``; of normalisations there are those that
@@ -83,34 +88,32 @@ def load(
         f"normalise is {normalise!r}; a folder, which is never held whole, has "
         f"{', '.join(CONSTANTS)}",
     )
-    found, size = {part: listed(where, part) for part in PARTS}, size or SIZE
-    classes = found["train"].classes
-    apart = sorted(set(classes) ^ set(found["test"].classes))
+    (classes, training), (others, testing) = (listed(where, part) for part in PARTS)
+    lacking = {
+        "val": sorted({*classes} - {*others}), "train": sorted({*others} - {*classes})
+    }  # fmt: skip
     require(
-        not apart,
-        f"{where} must hold the same classes in train/ and val/; one of them lacks {_some(apart)}",
+        classes == others,
+        f"{where} must hold the same classes in train/ and val/: "
+        + "; ".join(f"{part}/ lacks {_some(names)}" for part, names in lacking.items() if names),
     )
+    size = size or SIZE
     print_of = hashlib.blake2b("\n".join((normalise, str(size), *classes)).encode(), digest_size=16)
     tensors: dict = {}
-    for part, count in (("train", train), ("test", test)):
-        prefix = f"{found[part].root}/"
-        samples = [(path.removeprefix(prefix), label) for path, label in found[part].samples]
+    for part, count, samples in (("train", train, training), ("test", test, testing)):
         require_count(part, count, len(samples), str(where))
         samples.sort(
             key=lambda sample: hashlib.blake2b(sample[0].encode(), digest_size=16).digest()
         )
         names, labels = zip(*samples[:count], strict=True)
         x = Streamed(where / PARTS[part], names, size, normalise, device)
-        for name, sides in zip(names, _headers(x), strict=True):
-            print_of.update(f"{part}/{name}:{sides}\n".encode())
-        for name in names[:SAMPLE]:
-            print_of.update((x.where / name).read_bytes())
+        sides = zip(names, _headers(x), strict=True)
+        print_of.update("".join(f"{part}/{name}:{side}\n" for name, side in sides).encode())
+        print_of.update(b"".join((x.where / name).read_bytes() for name in names[:SAMPLE]))
         x[: min(SAMPLE, LIMIT // x.bytes)]  # no image that the fingerprint knows can be broken
         tensors |= {f"x_{part}": x, f"y_{part}": torch.tensor(labels, device=device)}
-    black = ((0 - x.mean) / x.std).flatten()
-    return ImageSet(
-        "folder", **tensors, classes=len(classes), fingerprint=print_of.hexdigest(), black=black
-    )
+    black, print_ = ((0 - x.mean) / x.std).flatten(), print_of.hexdigest()
+    return ImageSet("folder", **tensors, classes=len(classes), fingerprint=print_, black=black)
 
 
 def _headers(x):

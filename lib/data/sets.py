@@ -34,7 +34,7 @@ from lib.data.images import (
     normalised,
     require,
     require_count,
-)
+)  # fmt: skip
 from lib.registry import dataset
 
 __all__ = [
@@ -46,15 +46,9 @@ PARTS = ("x_train", "y_train", "x_test", "y_test")
 
 
 def load(
-    name: str,
-    *,
-    train: int | None = None,
-    test: int | None = None,
-    normalise: str = "none",
-    device: str | torch.device = "cpu",
-    folder: str | None = None,
-    image_size: int | None = None,
-) -> ImageSet:
+    name: str, *, train: int | None = None, test: int | None = None, normalise: str = "none",
+    device: str | torch.device = "cpu", folder: str | None = None, image_size: int | None = None,
+) -> ImageSet:  # fmt: skip
     """The set ``name``, its first ``train`` and ``test`` examples (None: all), on ``device``.
 
     Pixels are scaled to [0, 1]; ``normalise`` is ``"none"``, ``"channel"`` (mean 0 and standard
@@ -172,8 +166,8 @@ def _sound(name, found):
             y.shape == (len(x),) and y.dtype.kind in "iu" and np.isin(y, labels).all(),
             says[f"y_{part}"] + f"it must be {len(x)} labels, whole numbers known from y_train",
         )
-        last = np.moveaxis(x, 1, -1) if x.ndim == 4 else x
-        sound |= {f"x_{part}": last, f"y_{part}": y.astype(np.int64)}
+        sound[f"x_{part}"] = np.moveaxis(x, 1, -1) if x.ndim == 4 else x
+        sound[f"y_{part}"] = y.astype(np.int64)
     require(
         labels[0] == 0 and labels[-1] == len(labels) - 1,
         says["y_train"] + f"its {len(labels)} labels must be 0 to {len(labels) - 1}, each of them",

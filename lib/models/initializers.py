@@ -45,20 +45,16 @@ PERTURBATIONS = {  # of a kernel's live weights, with their root mean square
 }
 
 
-def _own(scheme):
-    """Register the scheme of this name in ``VARIANCES``."""
-
-    @initializer(name=scheme)
-    def drawn(shape, fan_in, fan_out, generator):
-        variance = torch.as_tensor(VARIANCES[scheme](shape, fan_in, fan_out), dtype=torch.float64)
-        if scheme == "glorot-uniform":
-            bound = (3 * variance).sqrt()
-            return torch.rand(shape, generator=generator) * (2 * bound).float() - bound.float()
-        return torch.randn(shape, generator=generator) * variance.sqrt().float()
+def _draw(scheme, shape, fan_in, fan_out, generator):
+    variance = torch.as_tensor(VARIANCES[scheme](shape, fan_in, fan_out), dtype=torch.float64)
+    if scheme == "glorot-uniform":
+        bound = (3 * variance).sqrt()
+        return torch.rand(shape, generator=generator) * (2 * bound).float() - bound.float()
+    return torch.randn(shape, generator=generator) * variance.sqrt().float()
 
 
 for scheme in VARIANCES:
-    _own(scheme)
+    initializer(lambda *of, scheme=scheme: _draw(scheme, *of), name=scheme)
 
 
 def dense(
