@@ -19,18 +19,12 @@ ATTEMPTS = 3
 # image shape, classes, examples of the train and the test part, and the checksum of all of them,
 # over the sorted hashes of the examples, so that their order does not matter
 FORMS = {
-    "mnist": (
-        (28, 28), 10, 60_000, 10_000,
-        "df96e7b15ff0bd6094e381b6b0b60883999f6b373a0054a538ca49ccbc043f83",
-    ),
-    "cifar10": (
-        (32, 32, 3), 10, 50_000, 10_000,
-        "f389996f205fe2ecbaef1fb208674ae4af4b3446c8238b788ab871a6091e1920",
-    ),
-    "cifar100": (
-        (32, 32, 3), 100, 50_000, 10_000,
-        "00c54ec3524ee7fcda992ab6bfdf65f733c084a0c7f509cfcc00460020953cd1",
-    ),
+    "mnist": ((28, 28), 10, 60_000, 10_000,
+              "df96e7b15ff0bd6094e381b6b0b60883999f6b373a0054a538ca49ccbc043f83"),
+    "cifar10": ((32, 32, 3), 10, 50_000, 10_000,
+                "f389996f205fe2ecbaef1fb208674ae4af4b3446c8238b788ab871a6091e1920"),
+    "cifar100": ((32, 32, 3), 100, 50_000, 10_000,
+                 "00c54ec3524ee7fcda992ab6bfdf65f733c084a0c7f509cfcc00460020953cd1"),
 }  # fmt: skip
 
 
@@ -107,7 +101,7 @@ def fetch(name: str, path: Path, pause: float = 2.0) -> None:
 def _download(name):
     from torchvision import datasets
 
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     with tempfile.TemporaryDirectory() as folder:
         for part in ("train", "test"):
             source = getattr(datasets, name.upper())(folder, train=part == "train", download=True)

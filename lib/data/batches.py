@@ -22,7 +22,7 @@ class InMemory:
     def __init__(self, images: ImageSet, augment: bool, flat: bool):
         x = images.x_train
         self.crop = Cropper(x, images.black) if augment else None
-        self.last = not flat and x.dim() == 4  # in memory, the channels
+        self.last = not flat and len(x.shape) == 4  # in memory, the channels
         self.base = x.permute(0, 2, 3, 1).contiguous() if self.last else x
 
     def epoch(self, order: torch.Tensor, size: int, rngs: Rngs) -> Iterator[torch.Tensor]:

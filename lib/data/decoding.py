@@ -91,10 +91,6 @@ class Streamed:
     def __len__(self):
         return len(self.names)
 
-    def dim(self) -> int:
-        """4, as a tensor's."""
-        return len(self.shape)
-
     def __getitem__(self, part: slice | torch.Tensor) -> torch.Tensor:
         """These examples as one tensor. Raises ``DataError`` for more than 4 GiB of them."""
         numbers = torch.arange(len(self))[part].tolist()
@@ -118,11 +114,11 @@ class Streamed:
 
         Those are indices int64 [B], and for random crops a seed for each, int64 [B].
         """
-        waiting, no_seeds = deque[Iterator](), it.repeat(None)
+        waiting: deque = deque()
         with ThreadPoolExecutor(threads(), thread_name_prefix="decode") as pool:
             tasks = (
-                pool.map(self.decode, index.tolist(), no_seeds if seeds is None else seeds.tolist())
-                for index, seeds in wanted
+                pool.map(self.decode, index.tolist(), it.repeat(None) if s is None else s.tolist())
+                for index, s in wanted
             )
             for task in it.chain(tasks, [None] * AHEAD):
                 waiting.append(task)

@@ -89,14 +89,12 @@ def load(
         f"{', '.join(CONSTANTS)}",
     )
     (classes, training), (others, testing) = (listed(where, part) for part in PARTS)
-    lacking = {
-        "val": sorted({*classes} - {*others}), "train": sorted({*others} - {*classes})
-    }  # fmt: skip
-    require(
-        classes == others,
-        f"{where} must hold the same classes in train/ and val/: "
-        + "; ".join(f"{part}/ lacks {_some(names)}" for part, names in lacking.items() if names),
-    )
+    for part, lacking in (("val", {*classes} - {*others}), ("train", {*others} - {*classes})):
+        require(
+            not lacking,
+            f"{where} must hold the same classes in train/ and val/: {part}/ lacks "
+            f"{_some(sorted(lacking))}",
+        )
     size = size or SIZE
     print_of = hashlib.blake2b("\n".join((normalise, str(size), *classes)).encode(), digest_size=16)
     tensors: dict = {}
@@ -112,8 +110,10 @@ def load(
         print_of.update(b"".join((x.where / name).read_bytes() for name in names[:SAMPLE]))
         x[: min(SAMPLE, LIMIT // x.bytes)]  # no image that the fingerprint knows can be broken
         tensors |= {f"x_{part}": x, f"y_{part}": torch.tensor(labels, device=device)}
-    black, print_ = ((0 - x.mean) / x.std).flatten(), print_of.hexdigest()
-    return ImageSet("folder", **tensors, classes=len(classes), fingerprint=print_, black=black)
+    black = ((0 - x.mean) / x.std).flatten()
+    return ImageSet(
+        "folder", **tensors, classes=len(classes), fingerprint=print_of.hexdigest(), black=black
+    )
 
 
 def _headers(x):

@@ -34,7 +34,7 @@ from lib.data.images import (
     normalised,
     require,
     require_count,
-)  # fmt: skip
+)
 from lib.registry import dataset
 
 __all__ = [
@@ -69,8 +69,8 @@ def load(
     if name == "folder":
         from lib.data import folder as folders
 
-        where = folders.place(folder).resolve()
-        return folders.load(where, train, test, normalise, image_size, str(device))
+        where = folders.place(folder)
+        return folders.load(where.resolve(), train, test, normalise, image_size, str(device))
     return _tensors(name, dataset[name], files.data_root(), train, test, normalise, str(device))
 
 
@@ -184,12 +184,7 @@ def digits() -> dict[str, np.ndarray]:
     return _split(found.images.astype(np.uint8), found.target, 1000)
 
 
-@dataset(name="bits12")
-def _bits12() -> dict[str, np.ndarray]:
-    """80/20, as the price study's code splits its synthetic set."""
-    return _split(*bits12(), 0.8)
-
-
+dataset(lambda: _split(*bits12(), 0.8), name="bits12")  # 80/20, as the price study's code
 for name in archives.FORMS:
     dataset(lambda name=name: archives.read(name, files.data_root()), name=name)
 
@@ -220,13 +215,15 @@ def bits12() -> tuple[np.ndarray, np.ndarray]:
     golden = (1 + 5**0.5) / 2
     signs = [(one, phi) for one in (1, -1) for phi in (golden, -golden)]
     vertices = np.array([np.roll((0, *pair), turn) for turn in range(3) for pair in signs])
-    dots = vertices @ vertices.T  # golden between neighbours, -(golden^2 + 1) between antipodes
-    edges = [p for p in combinations(range(12), 2) if abs(dots[p] - golden) < 1e-9]
-    antipodes = [p for p in combinations(range(12), 2) if abs(dots[p] + golden**2 + 1) < 1e-9]
+    dots = vertices @ vertices.T
     x = ((np.arange(4096)[:, None] >> np.arange(12)) & 1).astype(np.uint8)
     n = x.sum(1)
-    e = sum(x[:, i] * x[:, j] for i, j in edges)
-    a = sum(x[:, i] * x[:, j] for i, j in antipodes)
+    e, a = (
+        sum(
+            x[:, i] * x[:, j] for i, j in combinations(range(12), 2) if abs(dots[i, j] - is_) < 1e-9
+        )
+        for is_ in (golden, -(golden**2) - 1)  # between neighbours, between antipodes
+    )
     y = np.select(
         [n <= 4, n == 5, n == 6, n == 7],
         [n < 0, e == 7, (e >= 7) | ((e == 6) & (a == 0)), ~((e == 8) & (a == 2))],

@@ -5,6 +5,7 @@ the shape of an image, the number of classes, and those of the options ``widths`
 ``activation`` and ``pooling`` that it takes.
 """
 
+from functools import reduce
 from itertools import pairwise
 from math import prod
 
@@ -61,9 +62,9 @@ class LeNet5(nn.Sequential):
         places = prod(((side - 4) // 2 - 4) // 2 for side in sides)
         act, pool = ACTIVATIONS[activation], POOLS[pooling]
         # max-pooling before the activation: the same values and gradients at a quarter of the work
-        reduce = (lambda: (pool(2), act())) if pooling == "max" else (lambda: (act(), pool(2)))
+        smaller = (lambda: (pool(2), act())) if pooling == "max" else (lambda: (act(), pool(2)))
         super().__init__(
-            nn.Conv2d(channels, conv1, 5), *reduce(), nn.Conv2d(conv1, conv2, 5), *reduce(),
+            nn.Conv2d(channels, conv1, 5), *smaller(), nn.Conv2d(conv1, conv2, 5), *smaller(),
             nn.Flatten(), nn.Linear(conv2 * places, hidden1), act(),
             nn.Linear(hidden1, hidden2), act(), nn.Linear(hidden2, classes),
         )  # fmt: skip
@@ -81,7 +82,7 @@ class Shortcut(nn.Sequential):
         super().__init__()
         self.step = stride if channels < 16 else 1
         if stride != 1 or channels != planes:
-            self.append(nn.Conv2d(channels, planes, 1, stride // self.step, bias=False))
+            self.append(_convolution(channels, planes, 1, stride // self.step))
             self.append(nn.BatchNorm2d(planes))
 
     def forward(self, x):
@@ -96,13 +97,11 @@ class Block(nn.Sequential):
 
     def __init__(self, channels: int, planes: int, stride: int, deep: bool = False):
         super().__init__()
-        narrow = [(planes, 1, 1), (planes, 3, stride), (4 * planes, 1, 1)]
+        three = [(planes, 1, 1), (planes, 3, stride), (4 * planes, 1, 1)]
+        layers = three if deep else [(planes, 3, stride), (planes, 3, 1)]
         inputs = channels
-        for k, (outputs, side, step) in enumerate(
-            narrow if deep else [(planes, 3, stride), (planes, 3, 1)], 1
-        ):
-            convolution = nn.Conv2d(inputs, outputs, side, step, padding=side // 2, bias=False)
-            self.add_module(f"conv{k}", convolution)
+        for k, (outputs, side, step) in enumerate(layers, 1):
+            self.add_module(f"conv{k}", _convolution(inputs, outputs, side, step))
             self.add_module(f"bn{k}", nn.BatchNorm2d(outputs))
             self.add_module(f"relu{k}", nn.ReLU())
             inputs = outputs
@@ -110,10 +109,7 @@ class Block(nn.Sequential):
 
     def forward(self, x):
         *path, relu, shortcut = self
-        out = x
-        for layer in path:
-            out = layer(out)
-        return relu(out + shortcut(x))
+        return relu(reduce(lambda out, layer: layer(out), path, x) + shortcut(x))
 
 
 class ResNet(nn.Sequential):
@@ -126,11 +122,9 @@ class ResNet(nn.Sequential):
     def __init__(self, channels: int, classes: int, blocks: Shape, planes: Shape, deep: bool):
         side, stride = (7, 2) if deep else (3, 1)
         stem = nn.Sequential(
-            nn.Conv2d(channels, planes[0], side, stride, padding=side // 2, bias=False),
-            nn.BatchNorm2d(planes[0]),
-            nn.ReLU(),
+            _convolution(channels, planes[0], side, stride), nn.BatchNorm2d(planes[0]), nn.ReLU(),
             *([nn.MaxPool2d(3, 2, padding=1)] if deep else []),
-        )
+        )  # fmt: skip
         stages, width = [], planes[0]
         for stage, (plane, count) in enumerate(zip(planes, blocks, strict=True)):
             first = Block(width, plane, 2 if stage else 1, deep)
@@ -164,12 +158,12 @@ class VGG(nn.Sequential):
         layers: list[nn.Module] = []
         for plane, count in zip((*planes, planes[-1]), counts, strict=True):
             for inputs in (channels, *[plane] * (count - 1)):
-                layers.append(nn.Conv2d(inputs, plane, 3, padding=1, bias=False))
-                layers += [nn.BatchNorm2d(plane), nn.ReLU()] if normed else [nn.ReLU()]
+                norm = [nn.BatchNorm2d(plane)] if normed else []
+                layers += [_convolution(inputs, plane, 3), *norm, nn.ReLU()]
             layers.append(nn.MaxPool2d(2))
             channels = plane
-        layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-        super().__init__(*layers, nn.Linear(channels, classes, bias=normed))
+        head = nn.Linear(channels, classes, bias=normed)
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
 
 
 @network(name="vgg-11")
@@ -193,6 +187,10 @@ def _image(name, shape, least=1):
         f"inputs of shape {tuple(shape)}",
     )
     return shape
+
+
+def _convolution(inputs, outputs, side, stride=1):
+    return nn.Conv2d(inputs, outputs, side, stride, padding=side // 2, bias=False)
 
 
 def _scaled(widths, factor):

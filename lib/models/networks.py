@@ -52,10 +52,10 @@ def build(name: str, shape: Shape, classes: int, **given: Any) -> nn.Module:
     >>> {name: tuple(p.shape) for name, p in network.named_parameters()}
     {'1.weight': (16, 64), '1.bias': (16,), '3.weight': (10, 16), '3.bias': (10,)}
     """
-    given, taken = {o: value for o, value in given.items() if value is not None}, options(name)
-    for option, value in given.items():
-        words = f"{option} is {value!r}: network {name!r} takes {', '.join(taken) or 'no options'}"
-        refuse(option not in taken, words)
+    given = {option: value for option, value in given.items() if value is not None}
+    taken = options(name)
+    wrong = ", ".join(f"{o} is {value!r}" for o, value in given.items() if o not in taken)
+    refuse(wrong, f"{wrong}: network {name!r} takes {', '.join(taken) or 'no options'}")
     entry, shape = network[name], tuple(shape)
     if not entry.__module__.startswith("lib."):
         return own.build(name, entry, shape, classes, **given)
