@@ -26,7 +26,6 @@ class InMemory:
         self.base = x.permute(0, 2, 3, 1).contiguous() if self.last else x
 
     def epoch(self, order: torch.Tensor, size: int, rngs: Rngs) -> Iterator[torch.Tensor]:
-        """See the module."""
         parts = order.to(self.base.device).split(size, 1)
         if self.crop:
             moves = torch.stack([self.crop.draw(order.shape[1], rng) for rng in rngs("crop")])
@@ -46,7 +45,6 @@ class Streaming:
         self.augment = augment
 
     def epoch(self, order: torch.Tensor, size: int, rngs: Rngs) -> Iterator[torch.Tensor]:
-        """See the module."""
         parts = order.split(size, 1)
         seeds: list = [None] * len(parts)
         if self.augment:

@@ -71,9 +71,8 @@ class Streamed:
 
     ``x[:n]`` are examples as one tensor, the last four of which are kept as bytes, so that a probe
     decodes its examples once; ``x.split(n)`` goes through all of them in batches. Both are central
-    crops. ``batches`` gives any examples in any order, with random crops, of which no more than
-    ``AHEAD + 1`` are in memory. Raises ``DataError`` with the name of an image that cannot be
-    decoded.
+    crops. Of ``batches``, in any order and with random crops, ``AHEAD + 1`` at most are in memory.
+    Raises ``DataError`` with the name of an image that cannot be decoded.
     """
 
     def __init__(

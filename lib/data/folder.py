@@ -69,17 +69,15 @@ def load(
 ) -> ImageSet:  # fmt: skip
     """The set in ``where`` (see ``place``), ``Streamed``, with sides of ``size`` pixels (224).
 
-    ``train``, ``test``, ``normalise`` as in ``sets.load``; of normalisations there are those that
-    need not see every image: ``"none"`` and the constants. The canonical order is that of a hash of
-    each image's class and name, so that any first so many are of all classes; classes are numbered
-    in their alphabetical order.
+    ``train``, ``test``, ``normalise`` as in ``sets.load``, but for ``"channel"``, which would have
+    to see every image. The canonical order is that of a hash of each image's class and name, so
+    that any first so many are of all classes; classes are numbered in their alphabetical order.
 
     The fingerprint is of the classes, of every image's name and the width and height in its header,
-    and of the bytes of the first 256 images of each part. Not of all bytes, because ImageNet has
-    150 GB of them, nor of file sizes: an image that is mended then leaves the runs their keys. So
-    other images under the same names are noticed by their sides or by the 256, or not at all.
+    and of the bytes of the first 256 images of each part, which are also decoded. Not of all bytes,
+    because ImageNet has 150 GB of them, nor of file sizes, so that mending an image leaves the runs
+    their keys: other images under the same names are noticed by their sides or those 256, or never.
 
-    Before anything is trained the header of every image in use is read, and those 256 are decoded.
     Raises ``DataError`` for what ``listed`` does, classes that are not in both parts, images that
     cannot be opened, or more examples than there are.
     """

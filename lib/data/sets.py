@@ -51,12 +51,10 @@ def load(
 ) -> ImageSet:  # fmt: skip
     """The set ``name``, its first ``train`` and ``test`` examples (None: all), on ``device``.
 
-    Pixels are scaled to [0, 1]; ``normalise`` is ``"none"``, ``"channel"`` (mean 0 and standard
-    deviation 1 of each channel over the training examples in use), or one of
-    ``images.CONSTANTS``. The set ``"folder"`` is that in ``folder``, with images of ``image_size``
-    pixels a side, and is never held whole: see ``lib.data.folder``, also for its fingerprint and
-    errors. Raises ``DataError`` for a missing or malformed set, or more examples than there are,
-    and ``ValueError`` for an unknown name.
+    Pixels are scaled to [0, 1] and then ``images.normalised`` over the examples in use. The set
+    ``"folder"`` is that in ``folder``, with images of ``image_size`` pixels a side, and never held
+    whole: see ``lib.data.folder``. Raises ``DataError`` for a missing or malformed set, or more
+    examples than there are, and ``ValueError`` for an unknown name.
 
     >>> digits = load("digits", train=100, test=50)
     >>> digits.shape, digits.classes, len(digits.x_train)

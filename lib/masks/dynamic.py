@@ -35,9 +35,8 @@ class Change:
     """What a rule may look at beside weights and mask, at an update after ``step`` optimiser steps.
 
     ``fraction`` is the share of live weights to drop, ``sparsity`` the one that gradual pruning has
-    at this step, under ``scope``. ``gradient`` (of the loss, not masked, by name) is taken when a
-    rule asks for it: from the training batch (Evci et al.) or from held examples (the gradient-flow
-    study's code), as the run says.
+    now, under ``scope``. ``gradient`` (of the loss, not masked, by name) is taken when a rule asks
+    for it: from the training batch (Evci et al.) or held examples (the gradient-flow study's code).
     """
 
     slope: Callable[[], Named]
@@ -52,16 +51,10 @@ class Change:
         return self.slope()
 
 
-# -- when, and how much ----------------------------------------------------------------------------
-
-
 def check(
     method: str, *, every: int, start: int, end: int, steps: int, fraction: float | None = None
 ) -> None:
-    """Raise ``ValueError`` for updates that make no sense in a run of ``steps`` optimiser steps.
-
-    See ``due`` and ``drop_fraction``; what each number may be is said by ``specs.MaskUpdate``.
-    """
+    """Raise ``ValueError`` for updates that make no sense in a run of ``steps`` optimiser steps."""
     refuse(
         not 0 <= start <= end,
         f"updates start at step {start} and end at {end}: the start may be neither below 0 nor "
@@ -88,8 +81,7 @@ def due(method: str, step: int, *, every: int, start: int, end: int, steps: int)
     """Whether the mask changes after ``step`` steps: at ``start``, every so many on, up to ``end``.
 
     What drops and grows does so neither before the first step (there is nothing to rank yet) nor
-    after the run's last (what has grown would never be trained). The gradient-flow study's code
-    counts the same way, from ``start=0``.
+    after the last (what has grown would never be trained), as in the gradient-flow study's code.
 
     >>> [step for step in range(9) if due("rigl", step, every=4, start=0, end=8, steps=8)]
     [4]
@@ -131,15 +123,12 @@ def gradual(step: int, *, start: int, end: int, final: float) -> float:
     return final - final * left**3
 
 
-# -- new masks -------------------------------------------------------------------------------------
-
-
 def regrown(mask: Named, worth: Named, wish: Named, fraction: float) -> Named:
     """Drop the ``fraction`` of each layer's live weights of least ``worth``; as many others grow.
 
-    The count is rounded down. What grows has the highest ``wish`` among all that are dead then,
-    those just dropped included. Among equals the lower index is dropped first, and grown first. NaN
-    counts as 0 and infinities as the largest numbers: a member that diverges keeps its density.
+    The count is rounded down. What grows has the highest ``wish`` of all that are dead then, those
+    just dropped too. Of equals the lower index is dropped, and grown, first. NaN counts as 0 and
+    infinities as the largest numbers: a member that diverges keeps its density.
 
     >>> mask = {"a": torch.tensor([True, True, False, False])}
     >>> worth, wish = ({"a": torch.tensor(v)} for v in ([2.0, 1.0, 0.0, 0.0], [0.0, 1.0, 2.0, 3.0]))
@@ -166,9 +155,8 @@ def _sizes(values):
 def pruned(weights: Named, mask: Named, generator: torch.Generator | None, change: Change) -> Named:
     """Of the ``change``'s sparsity and scope: the smallest |w| go, the pruned ones first.
 
-    What is pruned stays pruned, which is Zhu & Gupta's algorithm (2017) with the sparsities of
-    ``gradual``; counts, ties and errors are those of ``masks.prune``. The gradient-flow study
-    prunes each layer by itself.
+    What is pruned stays pruned: Zhu & Gupta's algorithm (2017) with the sparsities of ``gradual``.
+    Counts, ties and errors are those of ``masks.prune``.
     """
     scores = {n: torch.nan_to_num(w.abs()).masked_fill(~mask[n], -1.0) for n, w in weights.items()}
     return masks.prune(scores, change.sparsity, change.scope)
@@ -221,9 +209,8 @@ def apply_(
 ) -> None:
     """Carry weights and momentum over to the mask ``after``, in place; rows or layers of any shape.
 
-    What lives in both masks keeps its weight and velocity, also a weight that was dropped and grown
-    in one update (as in the study's code). All else is zero with zero velocity: what was dropped,
-    and what has grown and starts.
+    What lives in both keeps its weight and velocity, also what was dropped and grown in one update
+    (as in the study's code). What was dropped, and what has grown and starts, is zero.
     """
     changed = ~(before & after)
     weights.masked_fill_(changed, 0.0)  # not a product: that would keep a NaN

@@ -36,8 +36,7 @@ def prune(scores: Named, sparsity: float, scope: str = "global") -> Named:
     ``scope="global"`` ranks all weights together (one-shot global magnitude pruning: Zhu & Gupta
     2017; price study, section 2); the others keep in each layer what ``allocation`` gives it.
     Among equal scores the lower index goes first. Raises ``ValueError`` for an unknown scope, a
-    sparsity outside [0, 1), NaN scores, or, under any scope but the global one, a sparsity that
-    would leave a layer without any weight.
+    sparsity outside [0, 1), NaN scores, and what ``allocation`` refuses.
 
     >>> scores = {"a": torch.tensor([4.0, 1.0]), "b": torch.tensor([[2.0, 3.0]])}
     >>> [live.tolist() for live in prune(scores, 0.5).values()]
@@ -66,9 +65,9 @@ def allocation(shapes: Shapes, sparsity: float, scope: str) -> dict[str, int]:
     cannot take goes to the others in their proportion.
 
     Shares are made whole by the rule of Sainte-Laguë: the next weight goes to the layer with the
-    largest claim / (2 * live + 1), on ties the first. Largest remainders would do as well for one
-    sparsity, but a layer may then lose a weight where the total rises, and masks would not nest.
-    Raises ``ValueError`` for another scope, or where a layer would be left without any weight.
+    largest claim / (2 * live + 1), on ties the first. (By largest remainders a layer may lose a
+    weight where the total rises, and masks would not nest.) Raises ``ValueError`` for another
+    scope, or where a layer would be left without any weight.
 
     >>> allocation({"a": (8, 8), "b": (2, 8)}, 0.75, "erk")
     {'a': 12, 'b': 8}

@@ -20,28 +20,22 @@ from lib.registry import initializer
 
 Named = dict[str, torch.Tensor]
 
-VARIANCES = {  # of a weight in a kernel of ``shape``, by the project's own initialisers
-    "he": lambda shape, fan_in, fan_out: 2 / fan_in,
-    "he-fan-out": lambda shape, fan_in, fan_out: (
-        2 / fan_out if len(shape) > 2 else 0.01**2 * (shape[0] / fan_out)
-    ),
-    "glorot-normal": lambda shape, fan_in, fan_out: 2 / (fan_in + fan_out),
-    "glorot-uniform": lambda shape, fan_in, fan_out: 2 / (fan_in + fan_out),
+VARIANCES = {  # of a weight in a kernel [outputs, ...], by the project's own initialisers
+    "he": lambda shape, into, out: 2 / into,
+    "he-fan-out": lambda shape, into, out: 2 / out if shape[2:] else 0.01**2 * (shape[0] / out),
+    "glorot-normal": lambda shape, into, out: 2 / (into + out),
+    "glorot-uniform": lambda shape, into, out: 2 / (into + out),
 }
 FORMS = ("masked", "layer", "neuron")
 FANS = {
-    "in": lambda fan_in, fan_out: fan_in,
-    "out": lambda fan_in, fan_out: fan_out,
-    "average": lambda fan_in, fan_out: (fan_in + fan_out) / 2,
+    "in": lambda into, out: into,
+    "out": lambda into, out: out,
+    "average": lambda into, out: (into + out) / 2,
 }
-PERTURBATIONS = {  # of a kernel's live weights, with their root mean square
-    "signs": lambda weights, size, stream: size * weights.sign(),
-    "noise": lambda weights, size, stream: (
-        weights + size * torch.randn(weights.shape, generator=stream)
-    ),
-    "shuffled": lambda weights, size, stream: weights[
-        torch.randperm(len(weights), generator=stream)
-    ],
+PERTURBATIONS = {  # of a kernel's live weights w, with their root mean square
+    "signs": lambda w, size, stream: size * w.sign(),
+    "noise": lambda w, size, stream: w + size * torch.randn(w.shape, generator=stream),
+    "shuffled": lambda w, size, stream: w[torch.randperm(len(w), generator=stream)],
 }
 
 
