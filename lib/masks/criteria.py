@@ -92,7 +92,7 @@ def fisher(weights: Named, generator: torch.Generator, task: Task) -> Named:
 
 @criterion
 def fisher_loss(weights: Named, generator: torch.Generator, task: Task) -> Named:
-    """½ w² F_ii: what removing w changes, to second order (LeCun et al. 1990; Theis et al. 2018)."""
+    """½ w² F_ii: what removing w changes to second order (LeCun et al. 1990; Theis et al. 2018)."""
     found = fisher(weights, generator, task)
     return {name: weights[name].square() * score / 2 for name, score in found.items()}
 

@@ -195,7 +195,9 @@ def _fans(network, mask, scheme, form, fan):
             share = max(int(live.sum()), 1) / live.numel()
         elif live is not None and form == "neuron":
             # at least 1, so that nothing is divided by zero where no live weight is to be scaled
-            others = ((1, *range(2, live.dim())), (0, *range(2, live.dim())))
-            counted = tuple(live.sum(d, keepdim=True).double().clamp_min(1) for d in others)
+            counted = tuple(
+                live.sum((others, *range(2, live.dim())), keepdim=True).double().clamp_min(1)
+                for others in (1, 0)
+            )
         fans[kernel] = (FANS[fan](*counted),) * 2 if fan else counted, share
     return fans
