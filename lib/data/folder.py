@@ -57,11 +57,6 @@ def listed(where: Path, part: str) -> tuple[list[str], list[tuple[str, int]]]:
     return classes, [(path.removeprefix(f"{root}/"), number) for path, number in found]
 
 
-def size(folder: str | None) -> int:
-    """How many training images there are."""
-    return len(listed(place(folder), "train")[1])
-
-
 @functools.lru_cache(maxsize=2)
 def load(
     where: Path, train: int | None = None, test: int | None = None, normalise: str = "none",

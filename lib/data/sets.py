@@ -77,7 +77,7 @@ def size(name: str, folder: str | None = None) -> int:
     if name == "folder":
         from lib.data import folder as folders
 
-        return folders.size(folder)
+        return len(folders.listed(folders.place(folder), "train")[1])
     if name in archives.FORMS:
         return archives.FORMS[name][2]
     return len(_arrays(name, dataset[name], files.data_root())["y_train"])
