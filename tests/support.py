@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from lib import rng
-from lib.data import archives, sets
+from lib.data import sets
 from lib.data.images import Cropper
 from lib.runs import sweep
 from lib.runs.store import Store
@@ -242,7 +242,7 @@ def random_arrays(shape=(16, 16, 3), classes=4, train=48, test=24, seed=0) -> di
 
 def forget_sets() -> None:
     """Empty the caches of the sets, so that files are read anew."""
-    for function in (archives.read, sets._arrays, sets._tensors):
+    for function in (sets._arrays, sets._tensors):
         function.cache_clear()
 
 

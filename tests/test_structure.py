@@ -25,7 +25,7 @@ ROOMS = [
     ["lib.metrics"],
     ["lib.sparse"],
     ["lib.data", "lib.models"],
-    ["lib.registry", "lib.rng", "lib.files"],
+    ["lib.registry", "lib.rng", "lib.files", "lib.checks"],
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
 MODULES = sorted(path for root in LIMITS for path in (HOME / root).rglob("*.py"))

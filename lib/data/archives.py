@@ -4,7 +4,6 @@ The order is that of a hash of each example's bytes: a file placed by hand and o
 the same subset of 1,000 examples, the same fingerprint, and so the same runs.
 """
 
-import functools
 import hashlib
 import io
 import tempfile
@@ -20,22 +19,15 @@ ATTEMPTS = 3
 # image shape, classes, examples of the train and the test part, and the checksum of all of them,
 # over the sorted hashes of the examples, so that their order does not matter
 FORMS = {
-    "mnist": (
-        (28, 28), 10, 60_000, 10_000,
-        "df96e7b15ff0bd6094e381b6b0b60883999f6b373a0054a538ca49ccbc043f83",
-    ),
-    "cifar10": (
-        (32, 32, 3), 10, 50_000, 10_000,
-        "f389996f205fe2ecbaef1fb208674ae4af4b3446c8238b788ab871a6091e1920",
-    ),
-    "cifar100": (
-        (32, 32, 3), 100, 50_000, 10_000,
-        "00c54ec3524ee7fcda992ab6bfdf65f733c084a0c7f509cfcc00460020953cd1",
-    ),
+    "mnist": ((28, 28), 10, 60_000, 10_000,
+              "df96e7b15ff0bd6094e381b6b0b60883999f6b373a0054a538ca49ccbc043f83"),
+    "cifar10": ((32, 32, 3), 10, 50_000, 10_000,
+                "f389996f205fe2ecbaef1fb208674ae4af4b3446c8238b788ab871a6091e1920"),
+    "cifar100": ((32, 32, 3), 100, 50_000, 10_000,
+                 "00c54ec3524ee7fcda992ab6bfdf65f733c084a0c7f509cfcc00460020953cd1"),
 }  # fmt: skip
 
 
-@functools.lru_cache(maxsize=4)
 def read(name: str, root: Path) -> dict[str, np.ndarray]:
     """The arrays x_train, y_train, x_test, y_test of ``name``.npz in ``root``, in canonical order.
 
@@ -54,14 +46,11 @@ def read(name: str, root: Path) -> dict[str, np.ndarray]:
     digests = ""
     for part, size in (("train", train), ("test", test)):
         x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
+        there = f"x_{part} is {x.dtype} {x.shape}, y_{part} is {y.dtype} {y.shape}"
         require(
-            x.shape == (size, *shape) and x.dtype == np.uint8,
-            f"{path}: x_{part} is {x.dtype} {x.shape}; {name!r} has uint8 {(size, *shape)}",
-        )
-        require(
-            y.shape == (size,) and np.issubdtype(y.dtype, np.integer),
-            f"{path}: y_{part} is {y.dtype} {y.shape}; {name!r} has integer labels of shape "
-            f"{(size,)}",
+            (x.shape, x.dtype, y.shape, y.dtype.kind in "iu")
+            == ((size, *shape), np.uint8, (size,), True),
+            f"{path}: {there}; {name!r} has uint8 {(size, *shape)} and integer labels {(size,)}",
         )
         require(
             y.min() >= 0 and y.max() < classes,
@@ -73,7 +62,7 @@ def read(name: str, root: Path) -> dict[str, np.ndarray]:
             for image, label in zip(x, y, strict=True)
         ]
         order = np.array(sorted(range(size), key=rows.__getitem__))
-        arrays[f"x_{part}"], arrays[f"y_{part}"] = x[order], y[order].astype(np.int64)
+        arrays |= {f"x_{part}": x[order], f"y_{part}": y[order].astype(np.int64)}
         digests += hashlib.sha256(b"".join(sorted(rows))).hexdigest()
     digest = hashlib.sha256(digests.encode()).hexdigest()
     require(
@@ -112,10 +101,10 @@ def fetch(name: str, path: Path, pause: float = 2.0) -> None:
 def _download(name):
     from torchvision import datasets
 
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     with tempfile.TemporaryDirectory() as folder:
         for part in ("train", "test"):
             source = getattr(datasets, name.upper())(folder, train=part == "train", download=True)
-            arrays[f"x_{part}"] = np.asarray(source.data, dtype=np.uint8)
-            arrays[f"y_{part}"] = np.asarray(source.targets, dtype=np.uint8)
+            x, y = (np.asarray(of, dtype=np.uint8) for of in (source.data, source.targets))
+            arrays |= {f"x_{part}": x, f"y_{part}": y}
     return arrays

@@ -22,11 +22,10 @@ class InMemory:
     def __init__(self, images: ImageSet, augment: bool, flat: bool):
         x = images.x_train
         self.crop = Cropper(x, images.black) if augment else None
-        self.last = not flat and x.dim() == 4  # in memory, the channels
+        self.last = not flat and len(x.shape) == 4  # in memory, the channels
         self.base = x.permute(0, 2, 3, 1).contiguous() if self.last else x
 
     def epoch(self, order: torch.Tensor, size: int, rngs: Rngs) -> Iterator[torch.Tensor]:
-        """See the module."""
         parts = order.to(self.base.device).split(size, 1)
         if self.crop:
             moves = torch.stack([self.crop.draw(order.shape[1], rng) for rng in rngs("crop")])
@@ -39,17 +38,13 @@ class InMemory:
 
 
 class Streaming:
-    """Batches that are decoded on their way: central crops.
-
-    With ``augment`` each example is a random crop by a seed of its own.
-    """
+    """Batches decoded on their way: central crops, or with ``augment`` random ones by own seeds."""
 
     def __init__(self, images: ImageSet, augment: bool):
         self.x: Any = images.x_train
         self.augment = augment
 
     def epoch(self, order: torch.Tensor, size: int, rngs: Rngs) -> Iterator[torch.Tensor]:
-        """See the module."""
         parts = order.split(size, 1)
         seeds: list = [None] * len(parts)
         if self.augment:
@@ -61,9 +56,6 @@ class Streaming:
 
 
 def feed(images: ImageSet, *, augment: bool, flat: bool) -> InMemory | Streaming:
-    """What gives the batches of ``images``.
-
-    ``flat`` says that the network takes its inputs flat, so that their layout does not matter.
-    """
+    """What gives the batches of ``images``; ``flat``: the network takes its inputs flat."""
     held = isinstance(images.x_train, torch.Tensor)
     return InMemory(images, augment, flat) if held else Streaming(images, augment)

@@ -6,6 +6,7 @@ Pixels travel as bytes and become numbers on the device.
 """
 
 import functools
+import itertools as it
 import math
 import os
 import threading
@@ -35,14 +36,6 @@ def threads() -> int:
         f"SPARSITY_DECODERS is {given!r}: it is a number of threads, at least 1",
     )
     return int(given)
-
-
-def centred(image, size: int):
-    """The central ``size`` x ``size`` pixels of a PIL ``image``.
-
-    Before, its shorter side is scaled to 8/7 of that: 256 pixels for 224.
-    """
-    return functional.center_crop(functional.resize(image, round(size * 8 / 7)), size)
 
 
 def cropped(image, size: int, seed: int):
@@ -78,9 +71,8 @@ class Streamed:
 
     ``x[:n]`` are examples as one tensor, the last four of which are kept as bytes, so that a probe
     decodes its examples once; ``x.split(n)`` goes through all of them in batches. Both are central
-    crops. ``batches`` gives any examples in any order, with random crops. No more than
-    ``AHEAD + 1`` batches are in memory. Raises ``DataError`` with the name of an image that cannot
-    be decoded.
+    crops. Of ``batches``, in any order and with random crops, ``AHEAD + 1`` at most are in memory.
+    Raises ``DataError`` with the name of an image that cannot be decoded.
     """
 
     def __init__(
@@ -92,15 +84,11 @@ class Streamed:
         self.mean, self.std = (
             torch.tensor(c, device=device).view(1, 3, 1, 1) for c in CONSTANTS[normalise]
         )
-        self._kept = functools.lru_cache(maxsize=4)(self._pixels)
+        self._kept = functools.lru_cache(maxsize=4)(self._decoded)
         self._lock = threading.Lock()
 
     def __len__(self):
         return len(self.names)
-
-    def dim(self) -> int:
-        """4, as a tensor's."""
-        return len(self.shape)
 
     def __getitem__(self, part: slice | torch.Tensor) -> torch.Tensor:
         """These examples as one tensor. Raises ``DataError`` for more than 4 GiB of them."""
@@ -125,48 +113,38 @@ class Streamed:
 
         Those are indices int64 [B], and for random crops a seed for each, int64 [B].
         """
-        return map(self._ready, self._decoded(wanted))
-
-    def _pixels(self, numbers):
-        parts = torch.tensor(numbers, dtype=torch.int64).split(256)
-        return torch.cat([self._room(0), *self._decoded((part, None) for part in parts)])
-
-    def _decoded(self, wanted):
-        """Bytes [B, S, S, 3] for each of ``wanted``, decoded up to ``AHEAD`` batches ahead."""
-        pool = ThreadPoolExecutor(threads(), thread_name_prefix="decode")
         waiting: deque = deque()
-        try:
-            for index, seeds in wanted:
-                room = self._room(len(index))
-                seeds = [None] * len(index) if seeds is None else seeds.tolist()
-                waiting.append((room, pool.map(self._fill, room.numpy(), index.tolist(), seeds)))
+        with ThreadPoolExecutor(threads(), thread_name_prefix="decode") as pool:
+            tasks = (
+                pool.map(self.decode, index.tolist(), it.repeat(None) if s is None else s.tolist())
+                for index, s in wanted
+            )
+            for task in it.chain(tasks, [None] * AHEAD):
+                waiting.append(task)
                 if len(waiting) > AHEAD:
-                    yield self._done(*waiting.popleft())
-            while waiting:
-                yield self._done(*waiting.popleft())
-        finally:
-            pool.shutdown(cancel_futures=True)
+                    yield self._ready(self._pixels(waiting.popleft()))
 
-    def _room(self, count):
-        shape, pinned = (count, self.size, self.size, 3), self.device.type == "cuda"
-        return torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
+    def _decoded(self, numbers):
+        with ThreadPoolExecutor(threads(), thread_name_prefix="decode") as pool:
+            return self._pixels(pool.map(self.decode, numbers))
 
-    @staticmethod
-    def _done(room, tasks):
-        deque(tasks, maxlen=0)  # raises what a thread raised
-        return room
-
-    def _fill(self, room, number, seed):
-        room[...] = self.decode(number, seed)
+    def _pixels(self, images):
+        """Bytes [B, S, S, 3]."""
+        return torch.from_numpy(np.array([*images], np.uint8).reshape(-1, self.size, self.size, 3))
 
     def decode(self, number: int, seed: int | None = None) -> np.ndarray:
-        """The example ``number``, bytes [S, S, 3]: a central crop, or a random one by ``seed``."""
+        """The example ``number``, bytes [S, S, 3]: a random crop by ``seed``, or the central one.
+
+        For that the shorter side is scaled to 8/7 of S: 256 pixels for 224.
+        """
         path = self.where / self.names[number]
         try:
             with Image.open(path) as file:
                 image = file.convert("RGB")
-            shown = centred(image, self.size) if seed is None else cropped(image, self.size, seed)
-            return np.asarray(shown)
+            if seed is None:
+                whole = functional.resize(image, round(self.size * 8 / 7))
+                return np.asarray(functional.center_crop(whole, self.size))
+            return np.asarray(cropped(image, self.size, seed))
         except Exception as error:  # by the damage OSError, SyntaxError, ValueError, struct.error
             raise DataError(
                 f"the image {path} cannot be decoded ({type(error).__name__}: {error}). Put a "

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from torchvision.datasets import DatasetFolder
+from torchvision.datasets import folder as layout
 
 from lib import files
 from lib.data.decoding import LIMIT, Streamed, threads
@@ -33,48 +33,46 @@ def place(folder: str | None) -> Path:
     return files.data_root() / Path(str(folder)).expanduser()
 
 
-def listed(where: Path, part: str) -> DatasetFolder:
-    """The images of the part "train" or "test" (``val/``), found by their suffixes.
+def listed(where: Path, part: str) -> tuple[list[str], list[tuple[str, int]]]:
+    """(classes, (image, number of its class)) of the part "train" or "test" (``val/``).
 
-    Raises ``DataError`` for a folder that is not there, no classes in it, or classes without any
-    image, by name.
+    Images are known by their suffixes, and named from the part's folder on; what is hidden (a name
+    that begins with a dot) is passed over. Raises ``DataError`` for a folder that is not there, no
+    classes in it, or classes without any image, by name.
     """
+    root = str(where / PARTS[part])
+
+    def shown(path):
+        return path.lower().endswith(SUFFIXES) and "/." not in path.removeprefix(root)
+
     try:
-        return DatasetFolder(str(where / PARTS[part]), Image.open, SUFFIXES)
-    except OSError as error:
+        classes = [name for name in layout.find_classes(root)[0] if not name.startswith(".")]
+        numbers = {name: number for number, name in enumerate(classes)}
+        found = layout.make_dataset(root, numbers, is_valid_file=shown)
+    except (OSError, ValueError) as error:
         raise DataError(
-            f"{where / PARTS[part]} is no folder of <class>/<image>, as data/README.md describes "
-            f"it: {error}"
+            f"{root} is no folder of <class>/<image>, as data/README.md describes it: {error} "
+            f"(images end in {', '.join(SUFFIXES)})"
         ) from error
-
-
-def size(folder: str | None) -> int:
-    """How many training images there are."""
-    return len(listed(place(folder), "train"))
+    return classes, [(path.removeprefix(f"{root}/"), number) for path, number in found]
 
 
 @functools.lru_cache(maxsize=2)
 def load(
-    where: Path,
-    train: int | None = None,
-    test: int | None = None,
-    normalise: str = "none",
-    size: int | None = None,
-    device: str = "cpu",
-) -> ImageSet:
+    where: Path, train: int | None = None, test: int | None = None, normalise: str = "none",
+    size: int | None = None, device: str = "cpu",
+) -> ImageSet:  # fmt: skip
     """The set in ``where`` (see ``place``), ``Streamed``, with sides of ``size`` pixels (224).
 
-    ``train``, ``test``, ``normalise`` as in ``sets.load``; of normalisations there are those that
-    need not see every image: ``"none"`` and the constants. The canonical order is that of a hash of
-    each image's class and name, so that any first so many are of all classes; classes are numbered
-    in their alphabetical order.
+    ``train``, ``test``, ``normalise`` as in ``sets.load``, but for ``"channel"``, which would have
+    to see every image. The canonical order is that of a hash of each image's class and name, so
+    that any first so many are of all classes; classes are numbered in their alphabetical order.
 
     The fingerprint is of the classes, of every image's name and the width and height in its header,
-    and of the bytes of the first 256 images of each part. Not of all bytes, because ImageNet has
-    150 GB of them, nor of file sizes: an image that is mended then leaves the runs their keys. So
-    other images under the same names are noticed by their sides or by the 256, or not at all.
+    and of the bytes of the first 256 images of each part, which are also decoded. Not of all bytes,
+    because ImageNet has 150 GB of them, nor of file sizes, so that mending an image leaves the runs
+    their keys: other images under the same names are noticed by their sides or those 256, or never.
 
-    Before anything is trained the header of every image in use is read, and those 256 are decoded.
     Raises ``DataError`` for what ``listed`` does, classes that are not in both parts, images that
     cannot be opened, or more examples than there are.
     """
@@ -83,28 +81,26 @@ def load(
         f"normalise is {normalise!r}; a folder, which is never held whole, has "
         f"{', '.join(CONSTANTS)}",
     )
-    found, size = {part: listed(where, part) for part in PARTS}, size or SIZE
-    classes = found["train"].classes
-    apart = sorted(set(classes) ^ set(found["test"].classes))
-    require(
-        not apart,
-        f"{where} must hold the same classes in train/ and val/; one of them lacks {_some(apart)}",
-    )
+    (classes, training), (others, testing) = (listed(where, part) for part in PARTS)
+    for part, lacking in (("val", {*classes} - {*others}), ("train", {*others} - {*classes})):
+        require(
+            not lacking,
+            f"{where} must hold the same classes in train/ and val/: {part}/ lacks "
+            f"{_some(sorted(lacking))}",
+        )
+    size = size or SIZE
     print_of = hashlib.blake2b("\n".join((normalise, str(size), *classes)).encode(), digest_size=16)
     tensors: dict = {}
-    for part, count in (("train", train), ("test", test)):
-        prefix = f"{found[part].root}/"
-        samples = [(path.removeprefix(prefix), label) for path, label in found[part].samples]
+    for part, count, samples in (("train", train, training), ("test", test, testing)):
         require_count(part, count, len(samples), str(where))
         samples.sort(
             key=lambda sample: hashlib.blake2b(sample[0].encode(), digest_size=16).digest()
         )
         names, labels = zip(*samples[:count], strict=True)
         x = Streamed(where / PARTS[part], names, size, normalise, device)
-        for name, sides in zip(names, _headers(x), strict=True):
-            print_of.update(f"{part}/{name}:{sides}\n".encode())
-        for name in names[:SAMPLE]:
-            print_of.update((x.where / name).read_bytes())
+        sides = zip(names, _headers(x), strict=True)
+        print_of.update("".join(f"{part}/{name}:{side}\n" for name, side in sides).encode())
+        print_of.update(b"".join((x.where / name).read_bytes() for name in names[:SAMPLE]))
         x[: min(SAMPLE, LIMIT // x.bytes)]  # no image that the fingerprint knows can be broken
         tensors |= {f"x_{part}": x, f"y_{part}": torch.tensor(labels, device=device)}
     black = ((0 - x.mean) / x.std).flatten()

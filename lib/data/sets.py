@@ -46,23 +46,15 @@ PARTS = ("x_train", "y_train", "x_test", "y_test")
 
 
 def load(
-    name: str,
-    *,
-    train: int | None = None,
-    test: int | None = None,
-    normalise: str = "none",
-    device: str | torch.device = "cpu",
-    folder: str | None = None,
-    image_size: int | None = None,
-) -> ImageSet:
+    name: str, *, train: int | None = None, test: int | None = None, normalise: str = "none",
+    device: str | torch.device = "cpu", folder: str | None = None, image_size: int | None = None,
+) -> ImageSet:  # fmt: skip
     """The set ``name``, its first ``train`` and ``test`` examples (None: all), on ``device``.
 
-    Pixels are scaled to [0, 1]; ``normalise`` is ``"none"``, ``"channel"`` (mean 0 and standard
-    deviation 1 of each channel over the training examples in use), or one of
-    ``images.CONSTANTS``. The set ``"folder"`` is that in ``folder``, with images of ``image_size``
-    pixels a side, and is never held whole: see ``lib.data.folder``, also for its fingerprint and
-    errors. Raises ``DataError`` for a missing or malformed set, or more examples than there are,
-    and ``ValueError`` for an unknown name.
+    Pixels are scaled to [0, 1] and then ``images.normalised`` over the examples in use. The set
+    ``"folder"`` is that in ``folder``, with images of ``image_size`` pixels a side, and never held
+    whole: see ``lib.data.folder``. Raises ``DataError`` for a missing or malformed set, or more
+    examples than there are, and ``ValueError`` for an unknown name.
 
     >>> digits = load("digits", train=100, test=50)
     >>> digits.shape, digits.classes, len(digits.x_train)
@@ -75,8 +67,8 @@ def load(
     if name == "folder":
         from lib.data import folder as folders
 
-        where = folders.place(folder).resolve()
-        return folders.load(where, train, test, normalise, image_size, str(device))
+        where = folders.place(folder)
+        return folders.load(where.resolve(), train, test, normalise, image_size, str(device))
     return _tensors(name, dataset[name], files.data_root(), train, test, normalise, str(device))
 
 
@@ -85,7 +77,7 @@ def size(name: str, folder: str | None = None) -> int:
     if name == "folder":
         from lib.data import folder as folders
 
-        return folders.size(folder)
+        return len(folders.listed(folders.place(folder), "train")[1])
     if name in archives.FORMS:
         return archives.FORMS[name][2]
     return len(_arrays(name, dataset[name], files.data_root())["y_train"])
@@ -172,8 +164,8 @@ def _sound(name, found):
             y.shape == (len(x),) and y.dtype.kind in "iu" and np.isin(y, labels).all(),
             says[f"y_{part}"] + f"it must be {len(x)} labels, whole numbers known from y_train",
         )
-        last = np.moveaxis(x, 1, -1) if x.ndim == 4 else x
-        sound |= {f"x_{part}": last, f"y_{part}": y.astype(np.int64)}
+        sound[f"x_{part}"] = np.moveaxis(x, 1, -1) if x.ndim == 4 else x
+        sound[f"y_{part}"] = y.astype(np.int64)
     require(
         labels[0] == 0 and labels[-1] == len(labels) - 1,
         says["y_train"] + f"its {len(labels)} labels must be 0 to {len(labels) - 1}, each of them",
@@ -190,12 +182,7 @@ def digits() -> dict[str, np.ndarray]:
     return _split(found.images.astype(np.uint8), found.target, 1000)
 
 
-@dataset(name="bits12")
-def _bits12() -> dict[str, np.ndarray]:
-    """80/20, as the price study's code splits its synthetic set."""
-    return _split(*bits12(), 0.8)
-
-
+dataset(lambda: _split(*bits12(), 0.8), name="bits12")  # 80/20, as the price study's code
 for name in archives.FORMS:
     dataset(lambda name=name: archives.read(name, files.data_root()), name=name)
 
@@ -226,13 +213,15 @@ def bits12() -> tuple[np.ndarray, np.ndarray]:
     golden = (1 + 5**0.5) / 2
     signs = [(one, phi) for one in (1, -1) for phi in (golden, -golden)]
     vertices = np.array([np.roll((0, *pair), turn) for turn in range(3) for pair in signs])
-    dots = vertices @ vertices.T  # golden between neighbours, -(golden^2 + 1) between antipodes
-    edges = [p for p in combinations(range(12), 2) if abs(dots[p] - golden) < 1e-9]
-    antipodes = [p for p in combinations(range(12), 2) if abs(dots[p] + golden**2 + 1) < 1e-9]
+    dots = vertices @ vertices.T
     x = ((np.arange(4096)[:, None] >> np.arange(12)) & 1).astype(np.uint8)
     n = x.sum(1)
-    e = sum(x[:, i] * x[:, j] for i, j in edges)
-    a = sum(x[:, i] * x[:, j] for i, j in antipodes)
+    e, a = (
+        sum(
+            x[:, i] * x[:, j] for i, j in combinations(range(12), 2) if abs(dots[i, j] - is_) < 1e-9
+        )
+        for is_ in (golden, -(golden**2) - 1)  # between neighbours, between antipodes
+    )
     y = np.select(
         [n <= 4, n == 5, n == 6, n == 7],
         [n < 0, e == 7, (e >= 7) | ((e == 6) & (a == 0)), ~((e == 8) & (a == 2))],

@@ -22,6 +22,7 @@ from functools import cached_property
 import torch
 from torch import nn
 
+from lib.checks import refuse
 from lib.masks import masks
 from lib.masks.masks import Named
 from lib.metrics import fisher as fishers
@@ -36,9 +37,8 @@ ROUNDS = 100  # of SynFlow
 class Task:
     """What a criterion may look at beside the weights: the network, and examples with their labels.
 
-    ``build`` makes the network when one asks for it (magnitude does not): a module in eval mode on
-    the device of ``x``. What prunes in rounds needs the ``sparsity`` and the ``scope`` that its
-    scores are for; they are then good for this sparsity and scope alone.
+    ``build`` makes the network when one asks for it: a module in eval mode on the device of ``x``.
+    What prunes in rounds needs the ``sparsity`` and the ``scope`` that its scores are for.
     """
 
     build: Callable[[], nn.Module]
@@ -92,10 +92,7 @@ def fisher(weights: Named, generator: torch.Generator, task: Task) -> Named:
 
 @criterion
 def fisher_loss(weights: Named, generator: torch.Generator, task: Task) -> Named:
-    """½ w² F_ii: how much removing the weight alone changes the prediction, to second order.
-
-    LeCun et al. 1990; Theis et al. 2018.
-    """
+    """½ w² F_ii: what removing w changes to second order (LeCun et al. 1990; Theis et al. 2018)."""
     found = fisher(weights, generator, task)
     return {name: weights[name].square() * score / 2 for name, score in found.items()}
 
@@ -143,24 +140,23 @@ def synflow(weights: Named, generator: torch.Generator, task: Task) -> Named:
     network = _linear(task.network)
     kernels = {name: network.get_parameter(name) for name in weights}
     ones = torch.ones(1, *task.x.shape[1:], dtype=torch.float64, device=task.x.device)
-    masks.refuse(
+    refuse(
         not torch.allclose(network(2 * ones), 2 * network(ones)),
         "synflow adds up paths: this network has layers that are not linear",
     )
-    found: Named = {}
+    found = {name: torch.zeros_like(kernel) for name, kernel in kernels.items()}
+    mask = {name: torch.ones_like(kernel, dtype=torch.bool) for name, kernel in kernels.items()}
     for turn in range(1, ROUNDS + 1):
         slopes = torch.autograd.grad(network(ones).sum(), list(kernels.values()))
         for (name, kernel), slope in zip(kernels.items(), slopes, strict=True):
-            fresh = kernel.detach() * slope
-            found[name] = torch.where(found[name] < 0, found[name], fresh) if turn > 1 else fresh
+            gone = found[name].clamp(max=turn - ROUNDS - 2)  # earlier rounds' lie lower already
+            found[name] = torch.where(mask[name], kernel.detach() * slope, gone)
         sparsity = task.sparsity if turn == ROUNDS else 1 - (1 - task.sparsity) ** (turn / ROUNDS)
         mask = masks.prune(found, sparsity, task.scope)
         with torch.no_grad():
             for name, kernel in kernels.items():
                 kernel.mul_(mask[name])
-                if turn < ROUNDS:
-                    found[name][(found[name] >= 0) & ~mask[name]] = turn - ROUNDS - 1
-            masks.refuse(
+            refuse(
                 not network(ones).sum() > 0,
                 f"synflow at sparsity {task.sparsity}: round {turn} of {ROUNDS} leaves no path "
                 "from the input to the output (layer collapse: no weight in "
@@ -169,17 +165,16 @@ def synflow(weights: Named, generator: torch.Generator, task: Task) -> Named:
     return {name: score.cpu() for name, score in found.items()}
 
 
-def _linear(network: nn.Module) -> nn.Module:
+def _linear(network):
     """A copy in float64 that adds up the products of |w| along all paths."""
     network = copy.deepcopy(network).double().eval()
-    activations = tuple(networks.ACTIVATIONS.values())
     for module in list(network.modules()):
         for name, child in module.named_children():
-            if isinstance(child, activations):
+            if isinstance(child, tuple(networks.ACTIVATIONS.values())):
                 setattr(module, name, nn.Identity())
-        with torch.no_grad():
-            for name, value in module.named_parameters(recurse=False):
-                value.abs_() if name == "weight" else value.zero_()
-            for name, statistic in module.named_buffers(recurse=False):
-                statistic.mul_(name != "running_mean")
+    with torch.no_grad():
+        for name, value in network.named_parameters():
+            value.abs_() if f".{name}".endswith(".weight") else value.zero_()
+        for name, statistic in network.named_buffers():
+            statistic.mul_(not name.endswith("running_mean"))
     return network

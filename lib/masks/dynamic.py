@@ -22,8 +22,9 @@ from functools import cached_property
 
 import torch
 
+from lib.checks import refuse
 from lib.masks import masks
-from lib.masks.masks import Named, refuse
+from lib.masks.masks import Named
 from lib.registry import mask_update
 
 SCHEDULES = ("rate", "cosine", "constant")
@@ -34,9 +35,8 @@ class Change:
     """What a rule may look at beside weights and mask, at an update after ``step`` optimiser steps.
 
     ``fraction`` is the share of live weights to drop, ``sparsity`` the one that gradual pruning has
-    at this step, under ``scope``. ``gradient`` (of the loss, not masked, by name) is taken when a
-    rule asks for it: from the training batch (Evci et al.) or from held examples (the gradient-flow
-    study's code), as the run says.
+    now, under ``scope``. ``gradient`` (of the loss, not masked, by name) is taken when a rule asks
+    for it: from the training batch (Evci et al.) or held examples (the gradient-flow study's code).
     """
 
     slope: Callable[[], Named]
@@ -51,18 +51,10 @@ class Change:
         return self.slope()
 
 
-# -- when, and how much ----------------------------------------------------------------------------
-
-
 def check(
     method: str, *, every: int, start: int, end: int, steps: int, fraction: float | None = None
 ) -> None:
-    """Raise ``ValueError`` for updates that make no sense in a run of ``steps`` optimiser steps.
-
-    See ``due`` and ``drop_fraction``.
-    """
-    mask_update[method]
-    refuse(every < 1, f"the update frequency is {every}: it counts optimiser steps, at least 1")
+    """Raise ``ValueError`` for updates that make no sense in a run of ``steps`` optimiser steps."""
     refuse(
         not 0 <= start <= end,
         f"updates start at step {start} and end at {end}: the start may be neither below 0 nor "
@@ -82,22 +74,14 @@ def check(
         f"the update frequency is {every} steps from {start} to {end}: in a run of {steps} steps "
         "no update would come",
     )
-    _check_share(fraction)
-
-
-def _check_share(fraction):
-    refuse(
-        fraction is None or not 0 <= fraction <= 1,
-        f"the drop fraction is {fraction}: it must lie in [0, 1]",
-    )
+    refuse(fraction is None, "the drop fraction is None: it must lie in [0, 1]")
 
 
 def due(method: str, step: int, *, every: int, start: int, end: int, steps: int) -> bool:
     """Whether the mask changes after ``step`` steps: at ``start``, every so many on, up to ``end``.
 
     What drops and grows does so neither before the first step (there is nothing to rank yet) nor
-    after the run's last (what has grown would never be trained). The gradient-flow study's code
-    counts the same way, from ``start=0``.
+    after the last (what has grown would never be trained), as in the gradient-flow study's code.
 
     >>> [step for step in range(9) if due("rigl", step, every=4, start=0, end=8, steps=8)]
     [4]
@@ -107,14 +91,9 @@ def due(method: str, step: int, *, every: int, start: int, end: int, steps: int)
 
 
 def drop_fraction(
-    schedule: str,
-    initial: float,
-    *,
-    step: int = 0,
-    end: int = 0,
-    rate: float = math.nan,
-    highest: float = math.nan,
-) -> float:
+    schedule: str, initial: float, *, step: int = 0, end: int = 0, rate: float = 1.0,
+    highest: float = 1.0,
+) -> float:  # fmt: skip
     """The share of each layer's live weights to drop at an update.
 
     ``rate``      initial * rate / highest, with the learning rate of now and the run's highest (its
@@ -123,75 +102,49 @@ def drop_fraction(
                   Zettlemoyer 2019; the study on ImageNet)
     ``constant``  initial
 
-    Raises ``ValueError`` for another schedule, an initial fraction outside [0, 1], or a rate that
-    is not between 0 and the highest.
-
     >>> drop_fraction("cosine", 0.3, step=50, end=100)
     0.15
     """
-    _check_share(initial)
-    known = ", ".join(SCHEDULES)
-    refuse(schedule not in SCHEDULES, f"drop schedule {schedule!r} is unknown; there are {known}")
-    refuse(
-        schedule == "rate" and not (0 <= rate <= highest and highest),
-        f"the learning rate is {rate} and the highest {highest}: a drop fraction in proportion "
-        "needs 0 <= rate <= highest",
-    )
     if schedule == "cosine":
         return initial / 2 * (1 + math.cos(math.pi * step / end)) if step < end else 0.0
     return initial * rate / highest if schedule == "rate" else initial
 
 
-def gradual(step: int, *, start: int, end: int, final: float, initial: float = 0.0) -> float:
+def gradual(step: int, *, start: int, end: int, final: float) -> float:
     """The sparsity after ``step`` steps, by the cubic schedule (Zhu & Gupta 2017, equation 1).
 
-    final + (initial - final) * (1 - (step - start) / (end - start))^3; ``initial`` up to ``start``,
-    exactly ``final`` from ``end`` on. Raises ``ValueError`` unless 0 <= initial <= final < 1 and
-    start < end.
+    final - final * (1 - (step - start) / (end - start))^3, from 0 up to ``start`` to exactly
+    ``final`` from ``end`` on.
 
     >>> gradual(50, start=0, end=100, final=0.8)
     0.7000000000000001
     """
-    refuse(
-        not 0 <= initial <= final < 1,
-        f"the sparsity goes from {initial} to {final}: both must lie in [0, 1), and it cannot fall",
-    )
-    refuse(start >= end, f"gradual pruning goes from step {start} to {end}: it must end later")
     left = 1 - min(max((step - start) / (end - start), 0.0), 1.0)
-    return final + (initial - final) * left**3
-
-
-# -- new masks -------------------------------------------------------------------------------------
+    return final - final * left**3
 
 
 def regrown(mask: Named, worth: Named, wish: Named, fraction: float) -> Named:
     """Drop the ``fraction`` of each layer's live weights of least ``worth``; as many others grow.
 
-    The count is rounded down. What grows has the highest ``wish`` among all that are dead then,
-    those just dropped included. Among equals the lower index is dropped first, and grown first. NaN
-    counts as 0 and infinities as the largest numbers: a member that diverges keeps its density.
-    Raises ``ValueError`` for a fraction outside [0, 1].
+    The count is rounded down. What grows has the highest ``wish`` of all that are dead then, those
+    just dropped too. Of equals the lower index is dropped, and grown, first. NaN counts as 0 and
+    infinities as the largest numbers: a member that diverges keeps its density.
 
     >>> mask = {"a": torch.tensor([True, True, False, False])}
     >>> worth, wish = ({"a": torch.tensor(v)} for v in ([2.0, 1.0, 0.0, 0.0], [0.0, 1.0, 2.0, 3.0]))
     >>> regrown(mask, worth, wish, 0.5)["a"].tolist()
     [True, False, False, True]
     """
-    _check_share(fraction)
+    refuse(not 0 <= fraction <= 1, f"the drop fraction is {fraction}: it must lie in [0, 1]")
     new = {}
     for name, live in mask.items():
         count = int(fraction * int(live.sum()) + 1e-9)  # 0.29 * 100 is a little less than 29
-        kept = live.flatten() & ~_first(worth[name], ~live, count)
-        new[name] = (kept | _first(-wish[name], kept, count)).view(live.shape)
+        worths, wishes = (torch.nan_to_num(of[name]).flatten() for of in (worth, wish))
+        alive = live.flatten()
+        kept = alive & ~masks.lowest(worths.masked_fill(~alive, math.inf), count)
+        grown = masks.lowest((-wishes).masked_fill(kept, math.inf), count)
+        new[name] = (kept | grown).view(live.shape)
     return new
-
-
-def _first(values, barred, count):
-    """True [n] at the ``count`` lowest of ``values`` that are not ``barred``, ties by index."""
-    values = torch.nan_to_num(values).flatten().masked_fill(barred.flatten(), math.inf)
-    chosen = torch.zeros(len(values), dtype=torch.bool, device=values.device)
-    chosen[torch.argsort(values, stable=True)[:count]] = True
-    return chosen
 
 
 def _sizes(values):
@@ -202,12 +155,10 @@ def _sizes(values):
 def pruned(weights: Named, mask: Named, generator: torch.Generator | None, change: Change) -> Named:
     """Of the ``change``'s sparsity and scope: the smallest |w| go, the pruned ones first.
 
-    What is pruned stays pruned, which is Zhu & Gupta's algorithm (2017) with the sparsities of
-    ``gradual``; counts, ties and errors are those of ``masks.prune``. The gradient-flow study
-    prunes each layer by itself.
+    What is pruned stays pruned: Zhu & Gupta's algorithm (2017) with the sparsities of ``gradual``.
+    Counts, ties and errors are those of ``masks.prune``.
     """
-    sizes = {name: torch.nan_to_num(size) for name, size in _sizes(weights).items()}
-    scores = {name: size.masked_fill(~mask[name], -1.0) for name, size in sizes.items()}
+    scores = {n: torch.nan_to_num(w.abs()).masked_fill(~mask[n], -1.0) for n, w in weights.items()}
     return masks.prune(scores, change.sparsity, change.scope)
 
 
@@ -248,10 +199,8 @@ def updated(
     for live in new.values():
         refuse(live.dtype != torch.bool, f"{what} gives {live.dtype}, not bool")
     before, after = (sum(int(live.sum()) for live in of.values()) for of in (mask, new))
-    refuse(
-        method != "gradual" and before != after,
-        f"{what} leaves {after} weights alive: there were {before}",
-    )
+    changed = method != "gradual" and before != after
+    refuse(changed, f"{what} leaves {after} weights alive: there were {before}")
     return new
 
 
@@ -260,9 +209,8 @@ def apply_(
 ) -> None:
     """Carry weights and momentum over to the mask ``after``, in place; rows or layers of any shape.
 
-    What lives in both masks keeps its weight and velocity, also a weight that was dropped and grown
-    in one update (as in the study's code). All else is zero with zero velocity: what was dropped,
-    and what has grown and starts.
+    What lives in both keeps its weight and velocity, also what was dropped and grown in one update
+    (as in the study's code). What was dropped, and what has grown and starts, is zero.
     """
     changed = ~(before & after)
     weights.masked_fill_(changed, 0.0)  # not a product: that would keep a NaN

@@ -5,20 +5,17 @@ longer. From the same scores a mask of higher sparsity is nested in one of lower
 index, so counts are exact.
 """
 
+from bisect import bisect_right
 from fractions import Fraction
 
 import torch
+
+from lib.checks import refuse
 
 SCOPES = ("global", "layer", "uniform", "erk")
 KINDS = ("uniform", "bounded", "uneven", "even")
 Named = dict[str, torch.Tensor]
 Shapes = dict[str, tuple[int, ...]]
-
-
-def refuse(so: object, words: str) -> None:
-    """Raise ``ValueError`` with these ``words`` where it is so."""
-    if so:
-        raise ValueError(words)
 
 
 def pruned_count(sparsity: float, size: int) -> int:
@@ -37,11 +34,9 @@ def prune(scores: Named, sparsity: float, scope: str = "global") -> Named:
     """The mask that removes the lowest ``sparsity`` share of ``scores`` [the weight's shape].
 
     ``scope="global"`` ranks all weights together (one-shot global magnitude pruning: Zhu & Gupta
-    2017; price study, section 2); ``"layer"`` prunes round(s * n) in each layer; ``"uniform"`` and
-    ``"erk"`` keep in each layer what ``allocation`` gives it, and prune round(s * N) together.
+    2017; price study, section 2); the others keep in each layer what ``allocation`` gives it.
     Among equal scores the lower index goes first. Raises ``ValueError`` for an unknown scope, a
-    sparsity outside [0, 1), NaN scores, or, under any scope but the global one, a sparsity that
-    would leave a layer without any weight.
+    sparsity outside [0, 1), NaN scores, and what ``allocation`` refuses.
 
     >>> scores = {"a": torch.tensor([4.0, 1.0]), "b": torch.tensor([[2.0, 3.0]])}
     >>> [live.tolist() for live in prune(scores, 0.5).values()]
@@ -52,11 +47,11 @@ def prune(scores: Named, sparsity: float, scope: str = "global") -> Named:
         refuse(score.isnan().any(), f"scores of {name!r} hold NaN: no ranking is possible")
     if scope == "global":
         flat = torch.cat([score.flatten() for score in scores.values()])
-        keep = _keep(flat, pruned_count(sparsity, flat.numel()))
+        keep = ~lowest(flat, pruned_count(sparsity, flat.numel()))
         parts = keep.split([score.numel() for score in scores.values()])
     else:
         live = allocation({name: score.shape for name, score in scores.items()}, sparsity, scope)
-        parts = [_keep(s.flatten(), s.numel() - live[name]) for name, s in scores.items()]
+        parts = [~lowest(s.flatten(), s.numel() - live[name]) for name, s in scores.items()]
     return {n: part.view(scores[n].shape) for n, part in zip(scores, parts, strict=True)}
 
 
@@ -70,17 +65,15 @@ def allocation(shapes: Shapes, sparsity: float, scope: str) -> dict[str, int]:
     cannot take goes to the others in their proportion.
 
     Shares are made whole by the rule of Sainte-Laguë: the next weight goes to the layer with the
-    largest claim / (2 * live + 1), on ties the first. Largest remainders would do as well for one
-    sparsity, but a layer may then lose a weight where the total rises, and masks would not nest.
-    Raises ``ValueError`` for another scope, or where a layer would be left without any weight.
+    largest claim / (2 * live + 1), on ties the first. (By largest remainders a layer may lose a
+    weight where the total rises, and masks would not nest.) Raises ``ValueError`` for another
+    scope, or where a layer would be left without any weight.
 
     >>> allocation({"a": (8, 8), "b": (2, 8)}, 0.75, "erk")
     {'a': 12, 'b': 8}
     """
-    refuse(
-        scope not in SCOPES[1:],
-        f"scope {scope!r} gives no counts to layers; {', '.join(SCOPES[1:])} do",
-    )
+    shared = ", ".join(SCOPES[1:])
+    refuse(scope not in SCOPES[1:], f"scope {scope!r} gives no counts to layers; {shared} do")
     sizes = [torch.Size(shape).numel() for shape in shapes.values()]
     if scope == "layer":
         live = [size - pruned_count(sparsity, size) for size in sizes]
@@ -128,52 +121,43 @@ def random(shapes: Shapes, sparsity: float, kind: str, generator: torch.Generato
         return {name: torch.stack(list(each.values())) for name, each in rows.items()}
     for score in scores.values():
         outputs, inputs, *sides = score.shape
-        ones = [1] * len(sides)
         if kind == "bounded":
-            score *= torch.arange(1, outputs + 1).view(outputs, 1, *ones)
-        if kind == "uneven":
+            score.mul_(torch.arange(1, outputs + 1).view(-1, *[1] * (score.dim() - 1)))
+        elif kind == "uneven":
             # the largest u^(1/w) are a draw without replacement in proportion to w
             # (Efraimidis & Spirakis 2006)
             own = [4 ** (draw(count) - 0.5) for count in (outputs, inputs)]
-            score.log_().div_(torch.outer(*own).view(outputs, inputs, *ones))
+            score.log_().div_(torch.outer(*own).view(outputs, inputs, *[1] * len(sides)))
     return prune(scores, sparsity, "layer")
 
 
 def _apportioned(claims, sizes, total):
     """The first ``total`` weights in the order of claim / 1, claim / 3, ... of each, as counts."""
-    layers = range(len(sizes))
-    full: set[int] = set()
-    while True:  # the exact shares are level * claim, but for the layers that are full
-        left = total - sum(sizes[i] for i in full)
-        level = Fraction(left, sum(claims[i] for i in layers if i not in full))
-        over = {i for i in layers if i not in full and level * claims[i] > sizes[i]}
-        if not over:
-            break
-        full |= over
-    # rounded shares are the first so many weights in that order; the few that are missing, or too
-    # many, follow it
-    shares = [int(level * claim + Fraction(1, 2)) for claim in claims]
-    live = [min(size, share) for size, share in zip(sizes, shares, strict=True)]
+    whole = sum(claims)
 
-    def rank(i, odd):
-        return Fraction(claims[i], 2 * live[i] + odd), -i
+    def counts(level):
+        """Of the weights down to whole / (2 * level), which are the first in that order."""
+        return [
+            min(size, (2 * level * claim + whole) // (2 * whole))
+            for claim, size in zip(claims, sizes, strict=True)
+        ]
 
-    while sum(live) < total:
-        live[max((i for i in layers if live[i] < sizes[i]), key=lambda i: rank(i, 1))] += 1
-    while sum(live) > total:
-        live[min((i for i in layers if live[i]), key=lambda i: rank(i, -1))] -= 1
+    levels = range(whole * max(sizes) + 1)
+    live = counts(bisect_right(levels, total, key=lambda level: sum(counts(level))) - 1)
+    while sum(live) < total:  # less than one a layer: at the next level there are too many
+        free = [i for i, size in enumerate(sizes) if live[i] < size]
+        live[max(free, key=lambda i: (Fraction(claims[i], 2 * live[i] + 1), -i))] += 1
     return live
 
 
-def _keep(scores, count):
-    """All but the ``count`` lowest; of those equal to the last that goes, the first go."""
-    if not count:
-        return torch.ones(scores.numel(), dtype=torch.bool, device=scores.device)
-    limit = scores.kthvalue(count).values  # a selection is faster than a sort
-    keep = scores > limit
-    equal = (scores == limit).nonzero().squeeze(1)
-    keep[equal[count - int((scores < limit).sum()) :]] = True
-    return keep
+def lowest(values: torch.Tensor, count: int) -> torch.Tensor:
+    """True at the ``count`` lowest of ``values`` [n]; of those equal to the last, at the first."""
+    chosen = torch.zeros(len(values), dtype=torch.bool, device=values.device)
+    if count:
+        limit = values.kthvalue(count).values  # a selection is faster than a sort
+        chosen = values < limit
+        chosen[(values == limit).nonzero().flatten()[: count - int(chosen.sum())]] = True
+    return chosen
 
 
 def empty_layers(mask: Named) -> list[str]:
@@ -191,10 +175,8 @@ def checked(what: str, found: Named, weights: Named) -> Named:
     Traceback (most recent call last):
     ValueError: criterion 'mine' gives for 'a' the shape (3,), not (2,)
     """
-    refuse(
-        not isinstance(found, dict),
-        f"{what} gives a {type(found).__name__}, not a tensor by weight's name",
-    )
+    kind = type(found).__name__
+    refuse(not isinstance(found, dict), f"{what} gives a {kind}, not a tensor by weight's name")
     for name in {**weights, **found}:
         given, wanted = (tuple(of[name].shape) if name in of else "none" for of in (found, weights))
         refuse(given != wanted, f"{what} gives for {name!r} the shape {given}, not {wanted}")

@@ -24,8 +24,8 @@ NEAR_ZERO = 1e-3  # of the largest |eigenvalue|: what is smaller is known with t
 _LINEAR_IN_EACH_WEIGHT = {
     nn.Linear, nn.Conv2d, nn.ReLU, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten,
     nn.Identity, nn.Dropout, nn.BatchNorm1d, nn.BatchNorm2d, nn.Sequential, nn.ModuleList,
-    networks.MLP, networks.LeNet5, networks.Shortcut, networks.BasicBlock, networks.Bottleneck,
-    networks.ResNet, networks.VGG,
+    networks.MLP, networks.LeNet5, networks.Shortcut, networks.Block, networks.ResNet,
+    networks.VGG,
 }  # fmt: skip
 
 

@@ -5,11 +5,13 @@ the shape of an image, the number of classes, and those of the options ``widths`
 ``activation`` and ``pooling`` that it takes.
 """
 
+from functools import reduce
 from itertools import pairwise
 from math import prod
 
 from torch import nn
 
+from lib.checks import refuse
 from lib.registry import network
 
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
@@ -51,23 +53,20 @@ class LeNet5(nn.Sequential):
         activation: str = "relu", pooling: str = "max",
     ):  # fmt: skip
         channels, *sides = _image("lenet-5", shape, 16)
-        if len(widths) != 4:
-            raise ValueError(
-                f"widths is {tuple(widths)}: network 'lenet-5' takes four, of two convolutions and "
-                "two hidden layers"
-            )
+        refuse(
+            len(widths) != 4,
+            f"widths is {tuple(widths)}: network 'lenet-5' takes four, of two convolutions and two "
+            "hidden layers",
+        )
         conv1, conv2, hidden1, hidden2 = widths
         places = prod(((side - 4) // 2 - 4) // 2 for side in sides)
         act, pool = ACTIVATIONS[activation], POOLS[pooling]
         # max-pooling before the activation: the same values and gradients at a quarter of the work
-        reduce = (lambda: (pool(2), act())) if pooling == "max" else (lambda: (act(), pool(2)))
+        smaller = (lambda: (pool(2), act())) if pooling == "max" else (lambda: (act(), pool(2)))
         super().__init__(
-            nn.Conv2d(channels, conv1, 5), *reduce(),
-            nn.Conv2d(conv1, conv2, 5), *reduce(),
-            nn.Flatten(),
-            nn.Linear(conv2 * places, hidden1), act(),
-            nn.Linear(hidden1, hidden2), act(),
-            nn.Linear(hidden2, classes),
+            nn.Conv2d(channels, conv1, 5), *smaller(), nn.Conv2d(conv1, conv2, 5), *smaller(),
+            nn.Flatten(), nn.Linear(conv2 * places, hidden1), act(),
+            nn.Linear(hidden1, hidden2), act(), nn.Linear(hidden2, classes),
         )  # fmt: skip
 
 
@@ -83,93 +82,70 @@ class Shortcut(nn.Sequential):
         super().__init__()
         self.step = stride if channels < 16 else 1
         if stride != 1 or channels != planes:
-            self.append(nn.Conv2d(channels, planes, 1, stride // self.step, bias=False))
+            self.append(_convolution(channels, planes, 1, stride // self.step))
             self.append(nn.BatchNorm2d(planes))
 
     def forward(self, x):
         return super().forward(x[..., :: self.step, :: self.step] if self.step > 1 else x)
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions around a shortcut (He et al. 2016)."""
+class Block(nn.Sequential):
+    """Two 3x3 convolutions with BatchNorm around a shortcut (He et al. 2016).
 
-    expansion = 1
+    A bottleneck (``deep``) has three: 1x1, 3x3 with the stride, 1x1 to four times the planes.
+    """
 
-    def __init__(self, channels: int, planes: int, stride: int):
+    def __init__(self, channels: int, planes: int, stride: int, deep: bool = False):
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, planes, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(planes)
-        self.conv2 = nn.Conv2d(planes, planes, 3, 1, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(planes)
-        self.shortcut = Shortcut(channels, planes, stride)
-        self.relu = nn.ReLU()
+        three = [(planes, 1, 1), (planes, 3, stride), (4 * planes, 1, 1)]
+        layers = three if deep else [(planes, 3, stride), (planes, 3, 1)]
+        inputs = channels
+        for k, (outputs, side, step) in enumerate(layers, 1):
+            self.add_module(f"conv{k}", _convolution(inputs, outputs, side, step))
+            self.add_module(f"bn{k}", nn.BatchNorm2d(outputs))
+            self.add_module(f"relu{k}", nn.ReLU())
+            inputs = outputs
+        self.shortcut = Shortcut(channels, inputs, stride)
 
     def forward(self, x):
-        out = self.relu(self.bn1(self.conv1(x)))
-        return self.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
-
-
-class Bottleneck(nn.Module):
-    """A 1x1, a 3x3 with the stride, and a 1x1 convolution to four times the channels (ibid.)."""
-
-    expansion = 4
-
-    def __init__(self, channels: int, planes: int, stride: int):
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, planes, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(planes)
-        self.conv2 = nn.Conv2d(planes, planes, 3, stride, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(planes)
-        self.conv3 = nn.Conv2d(planes, 4 * planes, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(4 * planes)
-        self.shortcut = Shortcut(channels, 4 * planes, stride)
-        self.relu = nn.ReLU()
-
-    def forward(self, x):
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.relu(self.bn2(self.conv2(out)))
-        return self.relu(self.bn3(self.conv3(out)) + self.shortcut(x))
+        *path, relu, shortcut = self
+        return relu(reduce(lambda out, layer: layer(out), path, x) + shortcut(x))
 
 
 class ResNet(nn.Sequential):
     """Residual network with ``blocks[i]`` blocks of ``planes[i]`` in stage i (He et al. 2016).
 
-    Its stem is a 3x3 convolution, or for ``large`` images (ImageNet) a 7x7 one and a pool, which
+    Its stem is a 3x3 convolution; that of a ``deep`` one, for ImageNet, a 7x7 one and a pool, which
     each halve the sides.
     """
 
-    def __init__(
-        self, channels: int, classes: int, kind: type[BasicBlock | Bottleneck], blocks: Shape,
-        planes: Shape, large: bool,
-    ):  # fmt: skip
-        side, stride = (7, 2) if large else (3, 1)
+    def __init__(self, channels: int, classes: int, blocks: Shape, planes: Shape, deep: bool):
+        side, stride = (7, 2) if deep else (3, 1)
         stem = nn.Sequential(
-            nn.Conv2d(channels, planes[0], side, stride, padding=side // 2, bias=False),
-            nn.BatchNorm2d(planes[0]),
-            nn.ReLU(),
-            *([nn.MaxPool2d(3, 2, padding=1)] if large else []),
-        )
+            _convolution(channels, planes[0], side, stride), nn.BatchNorm2d(planes[0]), nn.ReLU(),
+            *([nn.MaxPool2d(3, 2, padding=1)] if deep else []),
+        )  # fmt: skip
         stages, width = [], planes[0]
         for stage, (plane, count) in enumerate(zip(planes, blocks, strict=True)):
-            first = kind(width, plane, 2 if stage else 1)
-            width = kind.expansion * plane
-            stages.append(nn.Sequential(first, *(kind(width, plane, 1) for _ in range(count - 1))))
+            first = Block(width, plane, 2 if stage else 1, deep)
+            width = 4 * plane if deep else plane
+            rest = (Block(width, plane, 1, deep) for _ in range(1, count))
+            stages.append(nn.Sequential(first, *rest))
         super().__init__(
             stem, *stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes)
         )
 
 
-def _resnet(name, kind, blocks, planes, large=False):
+def _resnet(name, blocks, planes, deep=False):
     @network(name=name)
     def resnet(shape: Shape, classes: int, *, width: float = 1.0) -> ResNet:
-        channels, *_ = _image(name, shape)
-        return ResNet(channels, classes, kind, blocks, _scaled(planes, width), large)
+        return ResNet(_image(name, shape)[0], classes, blocks, _scaled(planes, width), deep)
 
 
-_resnet("resnet-18", BasicBlock, (2, 2, 2, 2), PLANES)
+_resnet("resnet-18", (2, 2, 2, 2), PLANES)
 for blocks in (3, 5, 7, 9):
-    _resnet(f"resnet-{6 * blocks + 2}", BasicBlock, (blocks,) * 3, (16, 32, 64))
-_resnet("resnet-50", Bottleneck, (3, 4, 6, 3), PLANES, large=True)
+    _resnet(f"resnet-{6 * blocks + 2}", (blocks,) * 3, (16, 32, 64))
+_resnet("resnet-50", (3, 4, 6, 3), PLANES, deep=True)
 
 
 class VGG(nn.Sequential):
@@ -181,13 +157,13 @@ class VGG(nn.Sequential):
     def __init__(self, channels: int, classes: int, counts: Shape, planes: Shape, normed: bool):
         layers: list[nn.Module] = []
         for plane, count in zip((*planes, planes[-1]), counts, strict=True):
-            for _ in range(count):
-                layers.append(nn.Conv2d(channels, plane, 3, padding=1, bias=False))
-                layers += [nn.BatchNorm2d(plane), nn.ReLU()] if normed else [nn.ReLU()]
-                channels = plane
+            for inputs in (channels, *[plane] * (count - 1)):
+                norm = [nn.BatchNorm2d(plane)] if normed else []
+                layers += [_convolution(inputs, plane, 3), *norm, nn.ReLU()]
             layers.append(nn.MaxPool2d(2))
-        layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-        super().__init__(*layers, nn.Linear(channels, classes, bias=normed))
+            channels = plane
+        head = nn.Linear(channels, classes, bias=normed)
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
 
 
 @network(name="vgg-11")
@@ -205,12 +181,16 @@ def vgg_16(shape: Shape, classes: int, *, width: float = 1.0) -> VGG:
 
 def _image(name, shape, least=1):
     """``shape``, if it is that of an image with sides of at least ``least`` pixels."""
-    if len(shape) != 3 or min(shape[1:]) < least:
-        raise ValueError(
-            f"network {name!r} needs images [C, H, W] of at least {least}x{least} pixels, and not "
-            f"inputs of shape {tuple(shape)}"
-        )
+    refuse(
+        len(shape) != 3 or min(shape[1:]) < least,
+        f"network {name!r} needs images [C, H, W] of at least {least}x{least} pixels, and not "
+        f"inputs of shape {tuple(shape)}",
+    )
     return shape
+
+
+def _convolution(inputs, outputs, side, stride=1):
+    return nn.Conv2d(inputs, outputs, side, stride, padding=side // 2, bias=False)
 
 
 def _scaled(widths, factor):

@@ -15,12 +15,11 @@ from lib.models import networks
 
 
 def uses(network: nn.Module, shape: tuple[int, ...]) -> dict[str, int]:
-    """At how many places each kernel is used in a forward pass of one example, by parameter name.
+    """At how many places each kernel is used in a forward pass of one example, by name, in order.
 
-    In order of use: 1 for a linear layer on a flat input; the number of output positions for a
-    convolution. Counted on one example that really passes: on the meta device, or with torch's own
-    counter, the first pass imports the compiler, which takes two seconds and 100 MB. ``network``
-    may be on the meta device and is left as it is.
+    1 for a linear layer on a flat input, the number of output positions for a convolution. Counted
+    on one example that really passes: on the meta device, or with torch's own counter, the first
+    pass imports the compiler, which takes two seconds and 100 MB.
     """
     found: dict[str, int] = {}
 
@@ -39,9 +38,7 @@ def uses(network: nn.Module, shape: tuple[int, ...]) -> dict[str, int]:
 def forward(
     network: nn.Module, shape: tuple[int, ...], mask: dict[str, torch.Tensor] | None = None
 ) -> float:
-    """FLOPs of a forward pass of one example of ``shape``.
-
-    With a ``mask`` by parameter name, only live weights count.
+    """FLOPs of a forward pass of one example; with a ``mask`` by name, only live weights count.
 
     >>> forward(networks.build("mlp", (64,), 10, widths=(16,)), (64,))
     2368.0
@@ -52,8 +49,5 @@ def forward(
 
 
 def training(forward_flops: float, examples: float) -> float:
-    """FLOPs of training on ``examples`` examples, three forward passes' worth each.
-
-    That is forward, and backward to inputs and to weights.
-    """
+    """FLOPs of training on so many examples: forward, and backward to inputs and to weights."""
     return 3.0 * forward_flops * examples

@@ -14,50 +14,41 @@ import torch
 from torch import nn
 
 from lib import rng
+from lib.checks import refuse
 from lib.models import networks, own
 from lib.registry import initializer
 
 Named = dict[str, torch.Tensor]
 
-VARIANCES = {  # of a weight in a kernel of ``shape``, by the project's own initialisers
-    "he": lambda shape, fan_in, fan_out: 2 / fan_in,
-    "he-fan-out": lambda shape, fan_in, fan_out: (
-        2 / fan_out if len(shape) > 2 else 0.01**2 * (shape[0] / fan_out)
-    ),
-    "glorot-normal": lambda shape, fan_in, fan_out: 2 / (fan_in + fan_out),
-    "glorot-uniform": lambda shape, fan_in, fan_out: 2 / (fan_in + fan_out),
+VARIANCES = {  # of a weight in a kernel [outputs, ...], by the project's own initialisers
+    "he": lambda shape, into, out: 2 / into,
+    "he-fan-out": lambda shape, into, out: 2 / out if shape[2:] else 0.01**2 * (shape[0] / out),
+    "glorot-normal": lambda shape, into, out: 2 / (into + out),
+    "glorot-uniform": lambda shape, into, out: 2 / (into + out),
 }
 FORMS = ("masked", "layer", "neuron")
 FANS = {
-    "in": lambda fan_in, fan_out: fan_in,
-    "out": lambda fan_in, fan_out: fan_out,
-    "average": lambda fan_in, fan_out: (fan_in + fan_out) / 2,
+    "in": lambda into, out: into,
+    "out": lambda into, out: out,
+    "average": lambda into, out: (into + out) / 2,
 }
-PERTURBATIONS = {  # of a kernel's live weights and their root mean square
-    "signs": lambda weights, size, generator: size * weights.sign(),
-    "noise": lambda weights, size, generator: (
-        weights + size * torch.randn(weights.shape, generator=generator)
-    ),
-    "shuffled": lambda weights, size, generator: weights[
-        torch.randperm(len(weights), generator=generator)
-    ],
+PERTURBATIONS = {  # of a kernel's live weights w, with their root mean square
+    "signs": lambda w, size, stream: size * w.sign(),
+    "noise": lambda w, size, stream: w + size * torch.randn(w.shape, generator=stream),
+    "shuffled": lambda w, size, stream: w[torch.randperm(len(w), generator=stream)],
 }
 
 
-def _own(scheme):
-    """Register the scheme of this name in ``VARIANCES``."""
-
-    @initializer(name=scheme)
-    def drawn(shape, fan_in, fan_out, generator):
-        variance = torch.as_tensor(VARIANCES[scheme](shape, fan_in, fan_out), dtype=torch.float64)
-        if scheme == "glorot-uniform":
-            bound = (3 * variance).sqrt()
-            return torch.rand(shape, generator=generator) * (2 * bound).float() - bound.float()
-        return torch.randn(shape, generator=generator) * variance.sqrt().float()
+def _draw(scheme, shape, fan_in, fan_out, generator):
+    variance = torch.as_tensor(VARIANCES[scheme](shape, fan_in, fan_out), dtype=torch.float64)
+    if scheme == "glorot-uniform":
+        bound = (3 * variance).sqrt()
+        return torch.rand(shape, generator=generator) * (2 * bound).float() - bound.float()
+    return torch.randn(shape, generator=generator) * variance.sqrt().float()
 
 
 for scheme in VARIANCES:
-    _own(scheme)
+    initializer(lambda *of, scheme=scheme: _draw(scheme, *of), name=scheme)
 
 
 def dense(
@@ -76,53 +67,66 @@ def dense(
     ``glorot-normal``   N(0, 2 / (fan_in + fan_out))         (Glorot & Bengio 2010, Eq. 12)
     ``glorot-uniform``  U(+-sqrt(6 / (fan_in + fan_out)))    (ibid., Eq. 16)
 
-    ``fan`` puts another one in the scheme's place: ``"in"`` keeps the variance of activations
-    (forward), ``"out"`` that of gradients (backward), ``"average"`` is half of their sum
-    (gradient-flow study, Eq. 2). The variance is then 2 / fan for He and 1 / fan for Glorot. Raises
-    ``ValueError`` for an unknown scheme or fan, and a fan for ``he-fan-out``, which has its own.
+    ``fan`` puts another one in the scheme's place: ``"in"`` keeps the variance of activations,
+    ``"out"`` that of gradients, ``"average"`` is half of their sum (gradient-flow study, Eq. 2);
+    the variance is then 2 / fan for He and 1 / fan for Glorot. Raises ``ValueError`` for an unknown
+    scheme or fan, and a fan for ``he-fan-out``, which has its own.
 
     >>> network = networks.build("mlp", (50,), 2, widths=(40,))
     >>> bool(abs(dense(network, "he", seed=0)["1.weight"].std() - (2 / 50) ** 0.5) < 0.01)
     True
     """
-    return _drawn(network, {}, scheme, seed, name, "masked", fan)
+    return sparse(network, {}, scheme, seed, name, form="masked", fan=fan)[0]
 
 
 def sparse(
-    network: nn.Module,
-    mask: Named,
-    scheme: str,
-    seed: int,
-    name: str = "init",
-    *,
-    form: str = "neuron",
-    fan: str | None = None,
-) -> tuple[Named, dict[str, list[int]]]:
+    network: nn.Module, mask: Named, scheme: str, seed: int, name: str = "init", *,
+    form: str = "neuron", fan: str | None = None,
+) -> tuple[Named, dict[str, list[int]]]:  # fmt: skip
     """(fresh values for every parameter, neurons without any live input) of ``network``.
 
     ``mask`` maps parameter names to CPU bool tensors; a parameter that it does not name lives
-    wholly. Pruned weights are 0. The draws are those of ``dense`` for the same seed and name,
-    scaled weight by weight: under a mask of ones the values are the same to the bit. ``scheme`` and
-    ``fan`` as in ``dense``; ``form`` says whose connections count:
+    wholly. Pruned weights are 0. The draws are those of ``dense``, scaled weight by weight: under a
+    mask of ones they are the same to the bit. ``form`` says whose connections count:
 
     ``masked``  all: the dense values under the mask (the study's "original")
     ``layer``   the layer's live share of the fans (Liu et al. 2019; gradient-flow study, 3.1)
     ``neuron``  the live ones of each weight's own neurons: fan_in of the neuron that it leads to,
                 fan_out of the one that it comes from, over all places of a convolution's kernel
-                (gradient-flow study, Eqs. 1, 2, 14 and 24)
+                (gradient-flow study, Eqs. 1, 2, 14 and 24); ``he-fan-out`` has no such form
 
     A neuron without a live input has nothing to draw: its output is its bias, 0. Those are returned
-    as parameter name -> their indices, for the layers that have any. Raises ``ValueError`` for an
-    unknown form, scheme or fan, for a mask that does not fit the network, and for the scheme
-    ``he-fan-out`` by neuron: its linear layers have no fan.
+    as parameter name -> their indices, for the layers that have any. Raises ``ValueError`` for what
+    is unknown, and a mask that does not fit the network.
     """
-    values = _drawn(network, mask, scheme, seed, name, form, fan)
+    draw, fans = initializer[scheme], _fans(network, mask, scheme, form, fan)
+    constructed, values = own.constructed(network, rng.derived_seed(seed, name)), {}
+    for parameter, meta in network.named_parameters():
+        owner, _, kind = parameter.rpartition(".")
+        if parameter in fans:
+            counted, share = fans[parameter]
+            stream = rng.generator(seed, name, parameter)
+            value = draw(meta.shape, *(units * share for units in counted), stream).float()
+            refuse(
+                value.shape != meta.shape or not value.isfinite().all(),
+                f"init {scheme!r} gives {parameter!r} of shape {list(meta.shape)} values that are "
+                f"not finite or of shape {list(value.shape)}",
+            )
+        elif constructed and not isinstance(network.get_submodule(owner), networks.KERNELS):
+            value = constructed[parameter]
+        else:
+            refuse(
+                meta.dim() > 1 or kind not in ("weight", "bias"),
+                f"{parameter!r} is no kernel, bias or scale: only its network's constructor knows "
+                "its values; register it, and build it by networks.build",
+            )
+            value = torch.full(meta.shape, float(kind == "weight"))
+        values[parameter] = value * mask[parameter] if parameter in mask else value
     idle = {
         parameter: (~live.flatten(1).any(1)).nonzero().flatten().tolist()
         for parameter, live in mask.items()
         if live.dim() > 1
     }
-    values |= {parameter: values[parameter] * live for parameter, live in mask.items()}
     return values, {parameter: neurons for parameter, neurons in idle.items() if neurons}
 
 
@@ -134,10 +138,10 @@ def variances(
     0 where ``mask`` has no weight. Raises ``ValueError`` for what ``sparse`` refuses, and for a
     scheme of one's own, whose variance nobody has told.
     """
-    fans, found = _fans(network, mask, scheme, form, fan), {}
-    if scheme not in VARIANCES:
-        raise ValueError(f"init {scheme!r} has no known variance: {', '.join(VARIANCES)} have")
-    for parameter, (counted, share) in fans.items():
+    known = ", ".join(VARIANCES)
+    refuse(scheme not in VARIANCES, f"init {scheme!r} has no known variance: {known} have")
+    found = {}
+    for parameter, (counted, share) in _fans(network, mask, scheme, form, fan).items():
         shape = network.get_parameter(parameter).shape
         variance = VARIANCES[scheme](shape, *counted) / share
         live = mask.get(parameter, torch.ones(shape, dtype=torch.bool))
@@ -153,11 +157,8 @@ def perturbed(values: Named, mask: Named, kind: str, seed: int) -> Named:
     ``shuffled``  they change places among themselves
 
     After Zhou et al. 2019 and Frankle et al. 2020c. Each parameter of two or more dimensions draws
-    from its own generator (seed, "perturbed", kind, parameter name). Raises ``ValueError`` for an
-    unknown kind.
+    from its own generator (seed, "perturbed", kind, parameter name).
     """
-    if kind not in PERTURBATIONS:
-        raise ValueError(f"perturbation {kind!r} is unknown; there are {', '.join(PERTURBATIONS)}")
     changed = {name: value.clone() for name, value in values.items()}
     for name, value in changed.items():
         if value.dim() > 1:
@@ -166,65 +167,26 @@ def perturbed(values: Named, mask: Named, kind: str, seed: int) -> Named:
     return changed
 
 
-def _drawn(network, mask, scheme, seed, name, form, fan):
-    """The draws of every parameter, scaled by the fans that count, and not yet masked."""
-    draw, fans = initializer[scheme], _fans(network, mask, scheme, form, fan)
-    constructed, values = own.constructed(network, rng.derived_seed(seed, name)), {}
-    for parameter, meta in network.named_parameters():
-        owner, _, kind = parameter.rpartition(".")
-        if parameter in fans:
-            counted, share = fans[parameter]
-            counted = (units * share for units in counted)
-            value = draw(meta.shape, *counted, rng.generator(seed, name, parameter))
-            if value.shape != meta.shape or not value.isfinite().all():
-                raise ValueError(
-                    f"init {scheme!r} gives {parameter!r} of shape {list(meta.shape)} values that "
-                    f"are not finite or of shape {list(value.shape)}"
-                )
-            values[parameter] = value.float()
-        elif constructed and not isinstance(network.get_submodule(owner), networks.KERNELS):
-            values[parameter] = constructed[parameter]
-        elif meta.dim() < 2 and kind in ("weight", "bias"):
-            values[parameter] = torch.full(meta.shape, float(kind == "weight"))
-        else:
-            raise ValueError(
-                f"{parameter!r} is no kernel, bias or scale: only its network's constructor knows "
-                "its values; register it, and build it by networks.build"
-            )
-    return values
-
-
 def _fans(network, mask, scheme, form, fan):
     """By kernel, (fan_in, fan_out), and the share of them that counts."""
     shapes = {parameter: meta.shape for parameter, meta in network.named_parameters()}
-    strange = [repr(parameter) for parameter in mask if parameter not in shapes]
     misfits = [
-        f"{parameter!r} is {live.dtype} {tuple(live.shape)}; it must be bool {tuple(shape)}"
-        for parameter, shape in shapes.items()
-        if (live := mask.get(parameter)) is not None
-        and (live.shape != shape or live.dtype != torch.bool)
+        f"{parameter!r} is {live.dtype} {tuple(live.shape)}"
+        for parameter, live in mask.items()
+        if live.shape != shapes.get(parameter) or live.dtype != torch.bool
     ]
-    for wrong, says in (
-        (form not in FORMS, f"form {form!r} is unknown; there are {', '.join(FORMS)}"),
-        (fan not in (None, *FANS), f"fan {fan!r} is unknown; there are {', '.join(FANS)}"),
-        (
-            scheme == "he-fan-out" and form == "neuron",
-            "init 'he-fan-out' has no form by neuron: its linear layers have no fan; use 'he' with "
-            "fan 'out'",
-        ),
-        (
-            scheme == "he-fan-out" and fan,
-            f"init 'he-fan-out' has a fan of its own, not {fan!r}; use 'he' with fan 'out'",
-        ),
-        (
-            strange,
-            f"the mask names {', '.join(strange)}, and the network has no such parameter; it has "
-            f"{', '.join(shapes)}",
-        ),
-        (misfits, f"the mask of {', '.join(misfits)}"),
-    ):
-        if wrong:
-            raise ValueError(says)
+    refuse(form not in FORMS, f"form {form!r} is unknown; there are {', '.join(FORMS)}")
+    refuse(fan not in (None, *FANS), f"fan {fan!r} is unknown; there are {', '.join(FANS)}")
+    refuse(
+        scheme == "he-fan-out" and (form == "neuron" or fan),
+        f"init 'he-fan-out' has no form by neuron and a fan of its own, and form is {form!r}, fan "
+        f"{fan!r}; use 'he' with fan 'out'",
+    )
+    refuse(
+        misfits,
+        f"the mask of {', '.join(misfits)}; masks must be bool, and of "
+        f"{', '.join(f'{name} {tuple(shape)}' for name, shape in shapes.items())}",
+    )
     fans = {}
     for kernel in networks.kernels(network):
         shape, live, share = shapes[kernel], mask.get(kernel), 1.0
@@ -233,7 +195,9 @@ def _fans(network, mask, scheme, form, fan):
             share = max(int(live.sum()), 1) / live.numel()
         elif live is not None and form == "neuron":
             # at least 1, so that nothing is divided by zero where no live weight is to be scaled
-            others = ((1, *range(2, live.dim())), (0, *range(2, live.dim())))
-            counted = tuple(live.sum(d, keepdim=True).double().clamp_min(1) for d in others)
+            counted = tuple(
+                live.sum((others, *range(2, live.dim())), keepdim=True).double().clamp_min(1)
+                for others in (1, 0)
+            )
         fans[kernel] = (FANS[fan](*counted),) * 2 if fan else counted, share
     return fans

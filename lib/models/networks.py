@@ -17,35 +17,27 @@ from typing import Any
 import torch
 from torch import nn
 
+from lib.checks import refuse
 from lib.models import own
-from lib.models.architectures import (
-    ACTIVATIONS,
-    MLP,
-    VGG,
-    BasicBlock,
-    Bottleneck,
-    LeNet5,
-    ResNet,
-    Shape,
-    Shortcut,
-)
+from lib.models.architectures import ACTIVATIONS, MLP, VGG, Block, LeNet5, ResNet, Shape, Shortcut
 from lib.registry import network
 
 __all__ = [
-    "ACTIVATIONS", "MLP", "VGG", "BasicBlock", "Bottleneck", "LeNet5", "ResNet", "Shortcut",
+    "ACTIVATIONS", "MLP", "VGG", "Block", "LeNet5", "ResNet", "Shortcut",
     "build", "kernels", "options", "prunable", "small_dense",
 ]  # fmt: skip
 
 KERNELS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
-def options(name: str) -> tuple[str, ...]:
-    """What the network ``name`` can be given beside the shape of an image and the classes.
+def options(name: str) -> dict[str, Any]:
+    """What the network ``name`` can be given beside image shape and classes, and the defaults.
 
     >>> options("lenet-5"), options("vgg-11")
-    (('widths', 'activation', 'pooling'), ())
+    ({'widths': (6, 16, 120, 84), 'activation': 'relu', 'pooling': 'max'}, {})
     """
-    return tuple(_defaults(name))
+    taken = list(inspect.signature(network[name]).parameters.values())[2:]
+    return {p.name: p.default for p in taken if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
 
 
 def build(name: str, shape: Shape, classes: int, **given: Any) -> nn.Module:
@@ -54,8 +46,7 @@ def build(name: str, shape: Shape, classes: int, **given: Any) -> nn.Module:
     ``given`` are options; those that are None are the network's own. ``widths`` are the hidden
     layers of an MLP and the four of LeNet-5; ``width`` multiplies the channels of a ResNet or
     VGG-16 (the price study's ResNet-32 has ``width=4``). Raises ``ValueError`` for an unknown name,
-    an option that the network does not take, images that do not fit, and a network of one's own
-    that is none (``lib.models.own``).
+    an option that it does not take, images that do not fit, and what ``own.build`` refuses.
 
     >>> network = build("mlp", (1, 8, 8), 10, widths=(16,))
     >>> {name: tuple(p.shape) for name, p in network.named_parameters()}
@@ -63,11 +54,8 @@ def build(name: str, shape: Shape, classes: int, **given: Any) -> nn.Module:
     """
     given = {option: value for option, value in given.items() if value is not None}
     taken = options(name)
-    for option, value in given.items():
-        if option not in taken:
-            raise ValueError(
-                f"{option} is {value!r}: network {name!r} takes {', '.join(taken) or 'no options'}"
-            )
+    wrong = ", ".join(f"{o} is {value!r}" for o, value in given.items() if o not in taken)
+    refuse(wrong, f"{wrong}: network {name!r} takes {', '.join(taken) or 'no options'}")
     entry, shape = network[name], tuple(shape)
     if not entry.__module__.startswith("lib."):
         return own.build(name, entry, shape, classes, **given)
@@ -93,8 +81,7 @@ def prunable(network: nn.Module, keep_dense: tuple[str, ...] = ()) -> list[str]:
     """
     names = kernels(network)
     names = names["first" in keep_dense : len(names) - ("last" in keep_dense)]
-    if not names:
-        raise ValueError(f"keep_dense={tuple(keep_dense)} leaves no layer of this network to prune")
+    refuse(not names, f"keep_dense={tuple(keep_dense)} leaves no layer of this network to prune")
     return names
 
 
@@ -104,43 +91,38 @@ def small_dense(
     """(what to give ``build``, its size) for the dense network with about ``live`` parameters.
 
     The *small dense* baseline (gradient-flow study, Table 1): all widths of the network ``name``
-    with the options ``given``, times one factor up to 1, each rounded and at least 1; of the
-    networks that this gives, the one whose size is nearest to ``live``, on ties the smaller.
-    ``live`` counts all that lives in the sparse network, biases and BatchNorm too. Networks of
-    fully connected layers become an ``"mlp"``. Raises ``ValueError`` where no network of the kind
-    is so small or so large, or where it has neither ``widths`` nor ``width``.
+    with the options ``given``, times one factor up to 1, each rounded and at least 1; of these
+    networks the one whose size is nearest to ``live``, on ties the smaller. ``live`` counts all
+    that lives in the sparse network, biases and BatchNorm too. Networks of fully connected layers
+    become an ``"mlp"``. Raises ``ValueError`` where no network of the kind is so small or so large,
+    or where it has neither ``widths`` nor ``width``.
     """
     whole = build(name, shape, classes, **given)
     if type(whole) is MLP:
         name, given = "mlp", {"widths": whole.widths, "activation": whole.activation}
-    of = _defaults(name) | {option: value for option, value in given.items() if value is not None}
-    if "widths" not in of and "width" not in of:
-        raise ValueError(f"network {name!r} has no width that could be changed")
+    of = options(name) | {option: value for option, value in given.items() if value is not None}
+    option = "widths" if "widths" in of else "width"
+    refuse(option not in of, f"network {name!r} has no width that could be changed")
 
     def made(factor):
-        scale: dict[str, Any] = (
-            {"widths": tuple(max(1, round(width * factor)) for width in of["widths"])}
-            if "widths" in of
-            else {"width": of["width"] * factor}
+        scaled = (
+            of[option] * factor
+            if option == "width"
+            else tuple(max(1, round(width * factor)) for width in of[option])
         )
-        network = build(name, shape, classes, **{**given, **scale})
-        return {"name": name, **scale}, sum(p.numel() for p in network.parameters())
+        network = build(name, shape, classes, **{**given, option: scaled})
+        return {"name": name, option: scaled}, sum(p.numel() for p in network.parameters())
 
     # some width changes at each (k + 1/2) / w; a factor between two changes gives each network once
     full = {whole.get_parameter(kernel).shape[0] for kernel in kernels(whole)[:-1]}
     changes = sorted({(k + 0.5) / w for w in full for k in range(1, w)})
     factors = [(a + b) / 2 for a, b in pairwise([0.0, *changes])] + [1.0]
-    place = bisect_left(factors, live, key=lambda factor: made(factor)[1])
     smallest, largest = made(factors[0])[1], made(1.0)[1]
-    if not smallest <= live <= largest:
-        raise ValueError(
-            f"no {name!r} has about {live} parameters: with all widths from 1 to their own it has "
-            f"{smallest} to {largest}"
-        )
+    refuse(
+        not smallest <= live <= largest,
+        f"no {name!r} has about {live} parameters: with all widths from 1 to their own it has "
+        f"{smallest} to {largest}",
+    )
+    place = bisect_left(factors, live, key=lambda factor: made(factor)[1])
     near = [made(factor) for factor in factors[max(place - 1, 0) : place + 1]]
     return min(near, key=lambda found: abs(found[1] - live))
-
-
-def _defaults(name):
-    taken = list(inspect.signature(network[name]).parameters.values())[2:]
-    return {p.name: p.default for p in taken if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}

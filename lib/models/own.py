@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from lib.checks import refuse
+
 NORMS = nn.modules.batchnorm._NormBase
 
 
@@ -34,8 +36,7 @@ def build(
             f"network {name!r} cannot be made for {classes} classes and applied to two images of "
             f"shape {list(shape)}: {type(error).__name__}: {error}"
         ) from error
-    if faults:
-        raise ValueError(f"network {name!r} {'; it '.join(faults)}")
+    refuse(faults, f"network {name!r} {'; it '.join(faults)}")
     network.construct = construct
     return network.to("meta")
 

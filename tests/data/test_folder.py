@@ -159,6 +159,18 @@ def test_examples_are_torchvisions(folder):
     assert len(set(images.y_train[:8].tolist())) > 1  # the first few are of several classes
 
 
+def test_what_is_hidden_is_passed_over(folder):
+    """Files and folders whose names begin with a dot, as Jupyter and others leave them behind."""
+    first = load(folder)
+    for where in (folder / "train", folder / "val", folder / "train" / "bee"):
+        (where / ".ipynb_checkpoints").mkdir()
+        paint(where / ".ipynb_checkpoints" / "copy", 0, 0, (40, 40))
+    (folder / "train" / "ant" / "._train_0.JPEG").write_text("no image")
+    found = load(folder)
+    assert (found.fingerprint, found.x_train.names) == (first.fingerprint, first.x_train.names)
+    assert sets.size("folder", str(folder)) == 24
+
+
 def test_random_crops_are_those_of_a_plain_loop(folder):
     """The same draws in a loop of torchvision's functions: bit for bit.
 
@@ -329,6 +341,9 @@ def spoil(folder, how):
             (folder / "val" / "cat").rename(folder / "val" / "dog")
         case "class without val":
             shutil.rmtree(folder / "val" / "cat")
+        case "only hidden":
+            shutil.rmtree(folder / "train")
+            (folder / "train" / ".ant").mkdir(parents=True)
         case "no image":
             (folder / "train" / "ant" / "train_0.JPEG").write_text("<html>not found</html>")
         case "broken png":
@@ -346,16 +361,17 @@ def spoil(folder, how):
         ("no classes", r"set/train is no folder of .*Couldn't find any class folder"),
         (
             "empty class",
-            r"set/train is no folder of .*the classes bee\..*extensions are: \.jpg",
+            r"set/train is no folder of .*the classes bee\. +\(images end in \.jpg",
         ),
         (
             "strange class",
-            r"set must hold the same classes in train/ and val/; one of them lacks cat, dog",
+            r"set must hold the same classes in train/ and val/: val/ lacks cat$",
         ),
         (
             "class without val",
-            r"set must hold the same classes in train/ and val/; one of them lacks cat",
+            r"set must hold the same classes in train/ and val/: val/ lacks cat$",
         ),
+        ("only hidden", r"set/train is no folder of .*"),
         (
             "no image",
             r"1 of the 24 images in .*set/train cannot be opened: ant/train_0\.JPEG "

@@ -225,7 +225,7 @@ def broken_file(change):
         ),
         (lambda a: a.update(x_train=a["x_train"].astype(np.float32)), "x_train is float32"),
         (lambda a: a.update(x_test=a["x_test"][:-1]), r"x_test is uint8 \(23, 16, 16, 3\)"),
-        (lambda a: a.update(y_test=a["y_test"][:-1]), r"y_test is uint8 \(23,\).*shape \(24,\)"),
+        (lambda a: a.update(y_test=a["y_test"][:-1]), r"y_test is uint8 \(23,\).*labels \(24,\)"),
         (lambda a: a.update(y_train=a["y_train"].astype(float)), "y_train is float64"),
         (
             lambda a: a["y_train"].__setitem__(3, 4),
@@ -465,15 +465,6 @@ def test_label_noise_is_named():
     assert not torch.equal(first, sets.noisy_labels(labels, 0.3, 10, 2)[0])
     assert not torch.equal(first, sets.noisy_labels(labels, 0.3, 10, 1, "flip")[0])
     assert torch.equal(labels, torch.arange(500) % 10)
-
-
-@pytest.mark.parametrize("rate", [-0.1, 1.1, math.nan])
-def test_bad_noise_is_refused(rate):
-    """A rate outside [0, 1] and an unknown kind are named."""
-    with pytest.raises(ValueError, match=rf"noise is {rate}; it must lie in \[0, 1\]"):
-        sets.noisy_labels(torch.zeros(4, dtype=torch.int64), rate, 10, 0)
-    with pytest.raises(ValueError, match="noise_kind is 'salt'; it must be one of symmetric, flip"):
-        sets.noisy_labels(torch.zeros(4, dtype=torch.int64), 0.5, 10, 0, "salt")
 
 
 # -- augmentation ----------------------------------------------------------------------------------

@@ -58,13 +58,13 @@ def lenet_like():
 
 def residual():
     return nn.Sequential(
-        networks.BasicBlock(2, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3)
+        networks.Block(2, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3)
     )
 
 
 def bottleneck():
     return nn.Sequential(
-        networks.Bottleneck(2, 2, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)
+        networks.Block(2, 2, 2, deep=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)
     )
 
 

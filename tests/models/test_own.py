@@ -58,7 +58,7 @@ def test_a_module_is_built_without_numbers(register):
     assert {n: p.shape for n, p in first.named_parameters()} == {
         n: p.shape for n, p in Transformer(SHAPE, CLASSES).named_parameters()
     }
-    assert networks.options("mine") == ("width",)
+    assert networks.options("mine") == {"width": 1.0}
     wide = networks.build("mine", SHAPE, CLASSES, width=2.0)
     assert wide.get_parameter("head.weight").shape == (CLASSES, 16)
 
