@@ -11,12 +11,12 @@ BatchNorm       Σ (Σ_hw δ x̂)² and Σ (Σ_hw δ)², in eval   the same two 
 
 (Goodfellow 2015, arXiv:1510.01799, for linear layers without a mask.) A layer here is made for one
 forward pass and answers two questions, for δ [k, n, ...]: k gradients for the same n examples, so
-that what depends on a alone (M a², the patches) is made once for all k. ``asked`` has
-the kinds of parameters that count, each with its mask (None: all lives) and its direction, masked
-(None: none).
+that what depends on a alone (M a², the patches) is made once for all k. ``asked`` has the kinds of
+parameters that count, each with its mask (None: all lives) and its direction, masked (None: none;
+a direction is for k = 1).
 
 ``squares_and_dots``  of each kind, every example's squared gradient norm [n] summed over k, and the
-                      dot product [n] of the first of k with the direction (0 without one)
+                      dot product [n] with the direction (0 without one)
 ``diagonal``          by kind, the squared gradient of each weight, summed over k and n
 
 To cover another layer, write its class and add it to ``KINDS``.
