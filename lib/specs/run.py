@@ -34,11 +34,9 @@ FORMAT = 2  # raised when the meaning of a specification changes: older runs are
 class Run(Shared):
     """One network, trained once; ``seed`` derives its every draw. ``solution`` is
 
-    ``sol_d``  dense, ``sol_f`` finetuned, ``sol_s`` from scratch (price study), ``sol_p`` pruned on
-    its way (early-pruning study), ``sol_g`` pruned gradually while training, and ``sol_t`` a
-    ticket: its mask on its own start (gradient-flow study).
-
-    Sol-P's epochs are its parent's: it begins at ``continuation.at`` and ends with the recipe.
+    ``sol_d`` dense, ``sol_f`` finetuned, ``sol_s`` from scratch (price study), ``sol_p`` pruned on
+    its way (early-pruning study; its epochs are its parent's, from ``continuation.at`` on),
+    ``sol_g`` pruned gradually while training, ``sol_t`` a ticket: its mask on its own start (flow).
     """
 
     solution: Literal["sol_d", "sol_f", "sol_s", "sol_p", "sol_g", "sol_t"]
@@ -155,11 +153,8 @@ class Run(Shared):
     def specification(self) -> dict:
         """All that can change the result and is not at its default, as plain JSON values."""
         content = self.model_dump(mode="json", exclude_defaults=True, exclude={"parent"})
-        if self.parent:
-            content["parent"] = self.parent.key
-        if self._versions:
-            content["versions"] = self._versions
-        return {**content, "format": FORMAT}
+        more = {"parent": self.parent and self.parent.key, "versions": self._versions}
+        return {**content, **{name: v for name, v in more.items() if v}, "format": FORMAT}
 
     @functools.cached_property
     def key(self) -> str:
@@ -193,13 +188,12 @@ class Run(Shared):
         return isinstance(other, Run) and self.key == other.key
 
 
-def _made(setup: Setup, **given: Any) -> Run:
+def _made(setup: Setup, sparsity: float | None = None, **given: Any) -> Run:
     """A run of ``setup``, which it keeps for those that begin from it."""
     shared = {name: getattr(setup, name) for name in ("data", "network", "flow", "measure_every")}
+    if given["solution"] != "sol_d":
+        shared["pruning"] = {**setup.pruning.model_dump(), "sparsity": sparsity}
     try:
-        if "sparsity" in given:
-            pruned = {**setup.pruning.model_dump(), "sparsity": given.pop("sparsity")}
-            given["pruning"] = Pruning(**pruned)
         run = Run(**{**shared, **given})
     except ValidationError as error:
         raise ParameterError(explain(error)) from None
