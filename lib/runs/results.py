@@ -9,10 +9,8 @@ from lib.specs.run import Run
 
 
 def tabulate(runs: list[Run], store: Store, held: Mapping[str, Finished | None] | None = None):
-    """The table of finished ``runs`` (see ``carry_out``); raises ``KeyError`` for a missing one.
-
-    What is ``held`` by its key is not read again.
-    """
+    """The table of finished ``runs`` (see ``carry_out``), of which some are ``held`` by their keys;
+    raises ``KeyError`` for a missing one."""
     return _table(runs, store, lambda found: found.history, held)
 
 
@@ -34,10 +32,8 @@ def flows(runs: list[Run], store: Store):
 
 
 def mask_updates(runs: list[Run], store: Store):
-    """Gradient flow just ``before`` and ``after`` each change of masks, a row per run and change.
-
-    Raises ``KeyError`` for a run that the store lacks.
-    """
+    """Gradient flow just ``before`` and ``after`` each change of masks, a row per run and change;
+    raises ``KeyError`` for a run that the store lacks."""
     return _table(
         runs, store,
         lambda found: [
@@ -78,11 +74,8 @@ def columns_of(run: Run, info: dict) -> dict:
 
 
 def with_settings(table, runs: list[Run], *names: str):
-    """The table of ``runs`` with settings of theirs as columns, None where a run has none.
-
-    They are fields of recipe or pruning, or ``rate_floor``; a figure that lays variants side by
-    side tells them apart by these.
-    """
+    """The table of ``runs`` with settings of theirs as columns, None where a run has none: of its
+    recipe or pruning, or ``rate_floor``, by which a figure tells variants apart."""
     found = {
         run.key: {
             **run.recipe.model_dump(),
@@ -100,11 +93,8 @@ def with_settings(table, runs: list[Run], *names: str):
 
 
 def final(table):
-    """One row per run: its last measured epoch, with its best test epoch beside it.
-
-    That is chosen on the test set: it stands beside the final number and never instead of it, as
-    ``best_epoch`` and the measures there (``best_*``).
-    """
+    """One row per run: its last measured epoch, and beside it, chosen on the test set and never
+    instead of the final one, its best test epoch: ``best_epoch`` and the measures there."""
     measured = table.columns.union(["train_accuracy", "test_accuracy"], sort=False)
     ordered = table.reindex(columns=measured).sort_values(["key", "epoch"], kind="stable")
     last = ordered.groupby("key", sort=False).tail(1).set_index("key")

@@ -41,10 +41,9 @@ class Data(Spec):
         return {
             f"folder is {folder!r}: {why}": folder is not None and name != "folder",
             f"image_size is {size!r}: {why}": size is not None and name != "folder",
-            "augment is True: crops and flips are for images, and 'bits12' has none": (
-                self.augment and name == "bits12"
-            ),
-        }
+            "augment is True: crops and flips are for images, and 'bits12' has none":
+                self.augment and name == "bits12",
+        }  # fmt: skip
 
 
 class Network(Spec):
@@ -121,17 +120,14 @@ class Recipe(Spec):
     def contradictions(self):
         many, epochs = list(self.milestones), self.epochs
         return {
-            f"milestones is {many}: they must rise": (
-                self.schedule == "step" and many != sorted(set(many))
-            ),
-            f"milestones is {many}: none may lie beyond epochs, which is {epochs}": (
-                max(many, default=0) > epochs
-            ),
+            f"milestones is {many}: they must rise":
+                self.schedule == "step" and many != sorted(set(many)),
+            f"milestones is {many}: none may lie beyond epochs, which is {epochs}":
+                max(many, default=0) > epochs,
             "nesterov is True: it needs a momentum above 0": self.nesterov and not self.momentum,
-            f"lr_floor is {self.lr_floor}: it may not lie above the rate, lr, {self.lr}": (
-                self.lr_floor > self.lr
-            ),
-        }
+            f"lr_floor is {self.lr_floor}: it may not lie above the rate, lr, {self.lr}":
+                self.lr_floor > self.lr,
+        }  # fmt: skip
 
 
 class Continuation(Spec):

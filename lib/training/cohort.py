@@ -185,10 +185,7 @@ def sgd_(cohort: Cohort, rate, momentum: float, nesterov: bool, decay) -> None:
 
 
 def column(values: torch.Tensor, device) -> Callable[[int], float | torch.Tensor]:
-    """``step -> `` the column [c, 1] of ``values`` [c, steps], or one number where all agree.
-
-    A number is faster.
-    """
+    """``step -> `` the column [c, 1] of ``values`` [c, n], or, faster, one number if all agree."""
     if (values == values[0]).all():
         return values[0].tolist().__getitem__
     values = values.to(device)
@@ -196,10 +193,7 @@ def column(values: torch.Tensor, device) -> Callable[[int], float | torch.Tensor
 
 
 def decays(recipes: list, layout: Layout, device) -> float | torch.Tensor:
-    """The ``decay`` of ``sgd_`` for members with these recipes.
-
-    A number or [c, 1]; or [c, P] where some spare what is no kernel.
-    """
+    """The ``decay`` of ``sgd_``: a number or [c, 1]; [c, P] where some spare all but kernels."""
     shares = torch.tensor([[recipe.weight_decay] for recipe in recipes])
     if all(recipe.decay == "all" for recipe in recipes):
         return column(shares, device)(0)

@@ -31,11 +31,8 @@ class Dense:
 
 
 class BatchedMLP(Dense):
-    """All members of a group in explicit batched matrix products, without autograd.
-
-    The passes of c small networks cost about the calls of one: that is where a cohort of small
-    networks gains.
-    """
+    """All members of a group in explicit batched matrix products, without autograd: the passes of
+    c small networks cost about the calls of one."""
 
     def __init__(self, group: Cohort, network: MLP, smoothing: float = 0.0):
         self.smoothing = smoothing
@@ -153,10 +150,8 @@ def engine(
     group: Cohort, network: nn.Module, recipe: Recipe = PLAIN,
     live_inputs: tuple[int, ...] | None = None,
 ) -> Engine:  # fmt: skip
-    """The passes of a group under a recipe, in turn where nothing faster is known.
-
-    At the cost of the live weights where the shape of the inputs is given for that.
-    """
+    """The passes of a group under a recipe, in turn where nothing faster is known; at the cost of
+    the live weights where the shape of the inputs, ``live_inputs``, is given for that."""
     if live_inputs is not None:
         return live.LiveOnly(group, network, live_inputs)
     if batched(network, recipe):

@@ -34,10 +34,8 @@ class Group:
 
 
 def sparsely(rows: Cohort, network: nn.Module, images: sets.ImageSet) -> list[bool]:
-    """For each member, whether its steps are taken at the cost of its live weights.
-
-    It follows from its own mask and specification alone, whoever else is in the cohort.
-    """
+    """For each member, whether its steps are taken at the cost of its live weights: by its own mask
+    and specification alone, whoever else is in the cohort."""
     recipe = rows.members[0].run.recipe
     plain = recipe.precision == "float32" and not (recipe.label_smoothing or recipe.micro_batch)
     if rows.weights.device.type != "cpu" or not plain:
@@ -49,10 +47,8 @@ def sparsely(rows: Cohort, network: nn.Module, images: sets.ImageSet) -> list[bo
 def arranged(
     cohort: Cohort, network: nn.Module, images: sets.ImageSet, cores: int
 ) -> tuple[Cohort, list[Group], threads.Workers]:
-    """The cohort with those whose live weights are few behind the others, its groups, the workers.
-
-    Groups and workers follow from the size of the work; on a GPU all are one group.
-    """
+    """The cohort with those whose live weights are few behind the others, its groups, the workers:
+    they follow from the size of the work; on a GPU all are one group."""
     if not cohort.members:
         return cohort, [], threads.Workers(1, 1)
     kinds = sparsely(cohort, network, images)

@@ -36,10 +36,7 @@ def rates(
 
 
 def _continued(recipe, epoch, steps, c):
-    """max(floor, LR(at)) as the highest rate of what is left, in the three readings.
-
-    See the early-pruning study, section 3.
-    """
+    """max(floor, LR(at)) as the highest rate of what is left; early-pruning study, section 3."""
     usual = rates(recipe, epoch, steps)
     if c.reading == "each-step":
         return usual.clamp_min(c.floor)
@@ -48,10 +45,9 @@ def _continued(recipe, epoch, steps, c):
     highest = max(c.floor, reached)
     if c.reading == "restart":
         left = {
-            "epochs": recipe.epochs - c.at,
-            "lr": highest,
+            "epochs": recipe.epochs - c.at, "lr": highest,
             "milestones": tuple(m - c.at for m in recipe.milestones if m > c.at),
             "warmup_epochs": max(recipe.warmup_epochs - c.at, 0.0),
-        }
+        }  # fmt: skip
         return rates(recipe.model_copy(update=left), epoch - c.at, steps)
     return usual * (highest / reached) if highest > reached > 0 else usual
