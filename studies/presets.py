@@ -17,7 +17,6 @@ from pydantic import Field, ValidationError, create_model
 
 from lib import registry
 from lib.data import sets
-from lib.masks import masks
 from lib.models import initializers, networks
 from lib.specs import fields
 from lib.specs.fields import Listed, Number, Once, ParameterError, Spec, among, explain
@@ -32,6 +31,7 @@ from lib.specs.parts import (
     Setup,
 )  # fmt: skip
 from lib.specs.run import Run
+from studies.flow import untrained
 
 PRESETS = ("quick", "desktop", "paper")
 FURTHER = ("imagenet_resnet50", "imagenet_vgg16")  # where a figure has them
@@ -141,7 +141,9 @@ class Settings(_Specified):
         Annotated[tuple[Annotated[int, Number, Field(ge=1, le=4096)], ...], Listed] | None
     ) = None
     mask_kinds: (
-        Annotated[tuple[Annotated[str, among(masks.KINDS)], ...], Listed, Field(min_length=1), Once]
+        Annotated[
+            tuple[Annotated[str, among(untrained.KINDS)], ...], Listed, Field(min_length=1), Once
+        ]
         | None
     ) = None
     longer: Annotated[int, Number, Field(ge=2, le=1000)] | None = None

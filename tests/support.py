@@ -1,5 +1,6 @@
 """Small experiments and processes that several test files share."""
 
+import ast
 import hashlib
 import math
 import multiprocessing
@@ -9,6 +10,7 @@ import random
 import signal
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pandas as pd
 import torch
@@ -342,3 +344,20 @@ def carried_out(runs, root, path, ready=None) -> None:
     table = carry_out(runs, Store(root))
     table.attrs["epochs"] = epochs
     table.to_pickle(path)
+
+
+def of_notebook(name, function, **known):
+    """A function that a notebook defines in a cell, with the cell's imports and constants."""
+    path = Path(ledger.__file__).parent.parent / "notebooks" / f"{name}.ipynb"
+    code = [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+    (cell,) = [source for source in code if f"def {function}(" in source]
+    alone = ast.parse(cell)
+    alone.body = [
+        node
+        for node in alone.body
+        if isinstance(node, ast.FunctionDef | ast.Import | ast.ImportFrom)
+        or (isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).isupper())
+    ]
+    namespace = {"np": np, "pd": pd, **known}
+    exec(compile(alone, f"{name}.ipynb", "exec"), namespace)
+    return namespace[function]

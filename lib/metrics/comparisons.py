@@ -5,8 +5,6 @@ networks is [m, n, C]. Divergences are in nats and computed in float64. ``Measur
 cannot be compared.
 """
 
-from itertools import combinations
-
 import torch
 
 from lib.metrics.contract import check_labels, require
@@ -93,44 +91,6 @@ def js_all(logits: torch.Tensor) -> float:
     entropy, every = torch.special.entr, (log_p.exp() for log_p in _log_p(logits))
     total = sum((entropy(p.mean(0)).sum() - entropy(p).sum() / len(p)).item() for p in every)
     return max(total / logits.shape[1], 0.0)
-
-
-def within(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
-    """How good and how alike m >= 2 networks [m, n, C] are, means over pairs.
-
-    accuracy (mean of the members), ensemble (its accuracy), disagreement, kl (both directions), js,
-    and js_all of all at once (gradient-flow study, Tables 2 and 6).
-
-    >>> within(torch.eye(2).unsqueeze(1), torch.tensor([0]))["disagreement"]
-    1.0
-    """
-    m = len(logits)
-    require(m >= 2, f"{m} networks: how alike networks are takes at least two")
-    apart = [disagreement(*pair) for pair in combinations(logits.argmax(-1), 2)]
-    return {
-        "accuracy": accuracy(logits, labels).mean().item(),
-        "ensemble": accuracy(ensemble(logits), labels).item(),
-        "disagreement": sum(apart) / len(apart),
-        "kl": (kl_matrix(logits).sum() / (m * (m - 1))).item(),
-        "js": (js_matrix(logits).sum() / (m * (m - 1))).item(),
-        "js_all": js_all(logits),
-    }
-
-
-def against(logits: torch.Tensor, reference: torch.Tensor) -> dict[str, float]:
-    """How far networks [m, n, C] are from one other, ``reference`` [n, C], means over them.
-
-    disagreement, kl (both directions), js.
-
-    >>> against(torch.eye(2).unsqueeze(1), torch.tensor([[1.0, 0.0]]))["disagreement"]
-    0.5
-    """
-    m, pairs = len(logits), [torch.stack([member, reference]) for member in logits]
-    return {
-        "disagreement": sum(disagreement(*pair) for pair in pairs) / m,
-        "kl": sum(kl_matrix(pair).sum().item() / 2 for pair in pairs) / m,
-        "js": sum(js_matrix(pair)[0, 1].item() for pair in pairs) / m,
-    }
 
 
 def _log_p(logits):

@@ -1,4 +1,4 @@
-"""Networks as points: lines between them, distances, and a map in two dimensions.
+"""Networks as points: lines between them, and distances.
 
 A line goes straight from the parameters of network a (alpha 0) to those of network b (alpha 1).
 BatchNorm's running statistics lie on no line: they are re-estimated at each point from given
@@ -142,35 +142,6 @@ def distances(
         for i, j in combinations(range(len(rows)), 2):
             squares[i, j] += (rows[j] - rows[i]).square().sum().cpu()
     return (squares + squares.T).sqrt()
-
-
-def embed(distances, seed: int = 0) -> np.ndarray:
-    """Places [m, 2] in the plane whose distances come near ``distances`` [m, m].
-
-    Metric MDS of scikit-learn, centred; the axes have no meaning of their own. The best of eight
-    starts that ``seed`` draws.
-
-    >>> places = embed([[0.0, 2.0], [2.0, 0.0]])
-    >>> round(float(np.linalg.norm(places[0] - places[1])), 3)
-    2.0
-    """
-    from sklearn.manifold import MDS
-
-    matrix = np.asarray(distances, dtype=float)
-    require(
-        matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1] >= 2,
-        f"distances of shape {matrix.shape}: a square of at least two networks is needed",
-    )
-    require(
-        np.isfinite(matrix).all() and np.allclose(matrix, matrix.T),
-        "distances must be finite and symmetric",
-    )
-    scale = matrix.max() or 1.0  # scikit-learn's stopping rule is no relative one in every version
-    places = scale * MDS(
-        2, metric="precomputed", init="random", n_init=8, max_iter=1000, eps=1e-9,
-        random_state=seed, normalized_stress=False,
-    ).fit_transform(matrix / scale)  # fmt: skip
-    return places - places.mean(0)
 
 
 def _states(networks):

@@ -6,7 +6,6 @@ All rest on the operator ``Curvature``, and take its arguments as ``options`` (`
 """
 
 import copy
-import time
 
 import numpy as np
 import torch
@@ -212,8 +211,7 @@ def extreme_eigenvalues(
 def exact(network: nn.Module, x: Tensor, labels: Tensor | None, **options) -> Tensor:
     """The whole matrix over the live weights, [live, live], symmetric, in the network's dtype.
 
-    Raises ``MeasureError`` above ``DENSE_LIMIT`` live weights. ``exact_seconds`` says beforehand
-    about how long it takes.
+    Raises ``MeasureError`` above ``DENSE_LIMIT`` live weights.
 
     >>> network = nn.Linear(1, 2, bias=False).eval()
     >>> _ = nn.init.zeros_(network.weight)
@@ -221,28 +219,13 @@ def exact(network: nn.Module, x: Tensor, labels: Tensor | None, **options) -> Te
     tensor([[ 1., -1.],
             [-1.,  1.]])
     """
-    matrix, step = _whole(network, x, labels, **options)
-    starts = range(0, matrix.size, step)
-    whole = torch.cat([matrix.rows(start, min(start + step, matrix.size)) for start in starts])
-    return (whole + whole.t()) / 2
-
-
-def exact_seconds(network: nn.Module, x: Tensor, labels: Tensor | None, **options) -> float:
-    """About how long ``exact`` would take here, in seconds: its second batch of rows, timed."""
-    matrix, step = _whole(network, x, labels, **options)
-    matrix.rows(0, step)  # the first one builds the graphs
-    begin = time.perf_counter()
-    matrix.rows(0, step).sum().item()  # a number from a GPU waits for it
-    return (time.perf_counter() - begin) * matrix.size / step
-
-
-def _whole(network, x, labels, **options):
-    """The operator, and how many rows of it to take at a time."""
     matrix = Curvature(network, x, labels, **options)
     require(
         matrix.size <= DENSE_LIMIT,
         f"{matrix.size} weights are live; the whole matrix is made for at most {DENSE_LIMIT}: use "
         "spectrum",
     )
-    fits = GRAPH_BYTES // (matrix.chunk * matrix.bytes_each)
-    return matrix, min(matrix.size, max(1, min(16, fits)))
+    step = max(1, min(16, GRAPH_BYTES // (matrix.chunk * matrix.bytes_each)))
+    starts = range(0, matrix.size, step)
+    whole = torch.cat([matrix.rows(start, start + step) for start in starts])
+    return (whole + whole.t()) / 2

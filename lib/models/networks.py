@@ -10,8 +10,6 @@ module of one's own that takes images and returns logits is checked by ``lib.mod
 """
 
 import inspect
-from bisect import bisect_left
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -24,7 +22,7 @@ from lib.registry import network
 
 __all__ = [
     "ACTIVATIONS", "MLP", "VGG", "Block", "LeNet5", "ResNet", "Shortcut",
-    "build", "kernels", "options", "prunable", "small_dense",
+    "build", "kernels", "options", "prunable",
 ]  # fmt: skip
 
 KERNELS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -83,46 +81,3 @@ def prunable(network: nn.Module, keep_dense: tuple[str, ...] = ()) -> list[str]:
     names = names["first" in keep_dense : len(names) - ("last" in keep_dense)]
     refuse(not names, f"keep_dense={tuple(keep_dense)} leaves no layer of this network to prune")
     return names
-
-
-def small_dense(
-    name: str, shape: Shape, classes: int, live: int, **given: Any
-) -> tuple[dict[str, Any], int]:
-    """(what to give ``build``, its size) for the dense network with about ``live`` parameters.
-
-    The *small dense* baseline (gradient-flow study, Table 1): all widths of the network ``name``
-    with the options ``given``, times one factor up to 1, each rounded and at least 1; of these
-    networks the one whose size is nearest to ``live``, on ties the smaller. ``live`` counts all
-    that lives in the sparse network, biases and BatchNorm too. Networks of fully connected layers
-    become an ``"mlp"``. Raises ``ValueError`` where no network of the kind is so small or so large,
-    or where it has neither ``widths`` nor ``width``.
-    """
-    whole = build(name, shape, classes, **given)
-    if type(whole) is MLP:
-        name, given = "mlp", {"widths": whole.widths, "activation": whole.activation}
-    of = options(name) | {option: value for option, value in given.items() if value is not None}
-    option = "widths" if "widths" in of else "width"
-    refuse(option not in of, f"network {name!r} has no width that could be changed")
-
-    def made(factor):
-        scaled = (
-            of[option] * factor
-            if option == "width"
-            else tuple(max(1, round(width * factor)) for width in of[option])
-        )
-        network = build(name, shape, classes, **{**given, option: scaled})
-        return {"name": name, option: scaled}, sum(p.numel() for p in network.parameters())
-
-    # some width changes at each (k + 1/2) / w; a factor between two changes gives each network once
-    full = {whole.get_parameter(kernel).shape[0] for kernel in kernels(whole)[:-1]}
-    changes = sorted({(k + 0.5) / w for w in full for k in range(1, w)})
-    factors = [(a + b) / 2 for a, b in pairwise([0.0, *changes])] + [1.0]
-    smallest, largest = made(factors[0])[1], made(1.0)[1]
-    refuse(
-        not smallest <= live <= largest,
-        f"no {name!r} has about {live} parameters: with all widths from 1 to their own it has "
-        f"{smallest} to {largest}",
-    )
-    place = bisect_left(factors, live, key=lambda factor: made(factor)[1])
-    near = [made(factor) for factor in factors[max(place - 1, 0) : place + 1]]
-    return min(near, key=lambda found: abs(found[1] - live))

@@ -122,7 +122,6 @@ def test_a_network_agrees_with_itself(logits):
         ),
         (lambda: comparisons.disagreement(torch.zeros(3, 4), torch.zeros(2, 4)), "same examples"),
         (lambda: comparisons.disagreement(torch.zeros(0, 4), torch.zeros(0, 4)), "and some"),
-        (lambda: comparisons.within(torch.zeros(1, 3, 4), torch.zeros(3).long()), "at least two"),
         (lambda: comparisons.accuracy(torch.zeros(2, 4), torch.tensor([0, 4])), "labels hold 4"),
         (lambda: comparisons.accuracy(torch.zeros(2, 4), torch.tensor([0])), "for 2 examples"),
         (
@@ -146,36 +145,3 @@ def test_the_divergence_of_all_at_once(logits):
     )
     assert comparisons.js_all(torch.stack([logits[2]] * 3)) < 1e-12
     assert comparisons.js_all(1000.0 * torch.eye(5).unsqueeze(1)) == pytest.approx(math.log(5))
-
-
-def test_how_alike_networks_are_among_themselves_and_to_another(logits, labels):
-    """Means over pairs, counted out."""
-    found = comparisons.within(logits[:3], labels)
-    p = probabilities(logits)
-    pairs = [(i, j) for i in range(3) for j in range(3) if i != j]
-    chosen = logits.argmax(-1)
-    assert found["accuracy"] == pytest.approx((chosen[:3] == labels).double().mean().item())
-    assert found["ensemble"] == np.mean(p[:3].mean(0).argmax(-1) == labels.numpy())
-    assert found["disagreement"] == pytest.approx(
-        np.mean([(chosen[i] != chosen[j]).double().mean() for i, j in pairs])
-    )
-    assert found["kl"] == pytest.approx(
-        np.mean([stats.entropy(p[i], p[j], axis=-1).mean() for i, j in pairs]), rel=1e-9
-    )
-    assert found["js"] == pytest.approx(
-        np.mean([jensenshannon(p[i], p[j], axis=-1) ** 2 for i, j in pairs]), rel=1e-9
-    )
-    assert found["js_all"] == comparisons.js_all(logits[:3])
-    other = comparisons.against(logits[:3], logits[3])
-    both = [(i, 3) for i in range(3)] + [(3, i) for i in range(3)]
-    assert other["disagreement"] == pytest.approx(
-        np.mean([(chosen[i] != chosen[3]).double().mean() for i in range(3)])
-    )
-    assert other["kl"] == pytest.approx(
-        np.mean([stats.entropy(p[i], p[j], axis=-1).mean() for i, j in both]), rel=1e-9
-    )
-    assert other["js"] == pytest.approx(
-        np.mean([jensenshannon(p[i], p[3], axis=-1) ** 2 for i in range(3)]), rel=1e-9
-    )
-    with pytest.raises(MeasureError, match="at least two"):
-        comparisons.within(logits[:1], labels)

@@ -10,7 +10,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scipy.spatial.distance import pdist, squareform
-from sklearn.manifold import MDS
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
@@ -227,36 +226,6 @@ def test_pruned_weights_do_not_count_in_a_distance():
     assert geometry.distance(a, b, {"0.weight": live}) ** 2 == pytest.approx(full - gone)
 
 
-def test_the_map_recovers_distances_of_the_plane_and_is_scikit_learns():
-    places = np.random.default_rng(0).normal(size=(7, 2))
-    distances = squareform(pdist(places))
-    found = geometry.embed(torch.from_numpy(distances))
-    np.testing.assert_allclose(squareform(pdist(found)), distances, atol=1e-3)
-    np.testing.assert_allclose(found.mean(0), 0, atol=1e-12)
-    np.testing.assert_array_equal(found, geometry.embed(distances))
-    scaled = geometry.embed(1000 * distances)
-    np.testing.assert_allclose(squareform(pdist(scaled)), 1000 * distances, atol=1.0)
-
-
-def test_the_map_has_the_stress_of_scikit_learns_own():
-    points = np.random.default_rng(1).normal(size=(9, 5))  # five dimensions do not fit into two
-    distances = squareform(pdist(points))
-    mds = MDS(
-        2,
-        metric="precomputed",
-        init="random",
-        n_init=8,
-        max_iter=1000,
-        eps=1e-9,
-        random_state=3,
-        normalized_stress=False,
-    )
-    theirs = mds.fit_transform(distances / distances.max()) * distances.max()
-    np.testing.assert_allclose(
-        squareform(pdist(geometry.embed(distances, seed=3))), squareform(pdist(theirs)), rtol=1e-9
-    )
-
-
 def broken(value):
     network = plain(1)
     network[2].bias.data[1] = value
@@ -312,8 +281,6 @@ def broken(value):
             r"the mask of '0.weight' is torch.float32 \(1,\); it must be torch.bool \(8, 6\)",
         ),
         (lambda x, y: geometry.distance(plain(1), plain(2), which="biases"), "which is 'biases'"),
-        (lambda x, y: geometry.embed(np.zeros((2, 3))), "a square"),
-        (lambda x, y: geometry.embed(np.array([[0.0, 1.0], [2.0, 0.0]])), "symmetric"),
     ],
 )
 def test_what_cannot_be_measured_is_named(call, message, vectors, labels):

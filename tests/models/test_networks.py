@@ -92,51 +92,6 @@ def test_an_option_that_a_network_does_not_take_is_refused(name, options, says):
     networks.build(name, (3, 32, 32), 10, **dict.fromkeys(networks.options(name)))
 
 
-@pytest.mark.parametrize(
-    ("name", "shape", "options", "full"),
-    [
-        ("lenet-5", (1, 16, 16), {}, (6, 16, 120, 84)),
-        ("lenet-5", (1, 16, 16), {"widths": (4, 3, 9, 5)}, (4, 3, 9, 5)),
-        ("mlp", (30,), {"widths": (12, 7, 20)}, (12, 7, 20)),
-        ("resnet-20", (3, 8, 8), {}, None),
-    ],
-)
-def test_small_dense_is_the_nearest(name, shape, options, full):
-    """Among the networks of a fine grid of factors none is nearer to the size asked for.
-
-    The answer builds what it says.
-    """
-    grid = [(k + 0.5) / 2000 for k in range(2000)]
-    if full is None:
-        grid = grid[:: len(grid) // 100]
-        sizes = [size(networks.build(name, shape, 10, width=factor)) for factor in grid]
-    else:
-        widths = dict.fromkeys(tuple(max(1, round(w * factor)) for w in full) for factor in grid)
-        sizes = [size(networks.build(name, shape, 10, widths=w)) for w in widths]
-    largest = size(networks.build(name, shape, 10, **options))
-    for live in (*torch.linspace(min(sizes), largest, 25).int().tolist(), sizes[len(sizes) // 3]):
-        given, found = networks.small_dense(name, shape, 10, live, **options)
-        assert size(networks.build(shape=shape, classes=10, **given)) == found
-        assert abs(found - live) <= min(abs(s - live) for s in (*sizes, largest))
-    assert networks.small_dense(name, shape, 10, largest, **options)[1] == largest
-
-
-def test_small_dense_of_other_kinds():
-    """LeNet-300-100's is an MLP; sizes out of reach and networks without a width are refused."""
-    assert networks.small_dense("lenet-300-100", (1, 28, 28), 10, 266_610) == (
-        {"name": "mlp", "widths": (300, 100)},
-        266_610,
-    )
-    with pytest.raises(
-        ValueError, match=r"no 'mlp' has about 500000 parameters: .* it has 807 to 266610"
-    ):
-        networks.small_dense("mlp", (1, 28, 28), 10, 500_000, widths=(300, 100))
-    with pytest.raises(ValueError, match="no 'lenet-5' has about 20 parameters"):
-        networks.small_dense("lenet-5", (1, 28, 28), 10, 20)
-    with pytest.raises(ValueError, match="'vgg-11' has no width that could be changed"):
-        networks.small_dense("vgg-11", (3, 32, 32), 10, 1000)
-
-
 def filled(network, seed=0):
     """``network`` off the meta device, with random numbers everywhere, BatchNorm's statistics
     included.
@@ -227,19 +182,6 @@ def test_vgg16_is_torchvisions_features_with_one_linear_layer():
     with torch.no_grad():
         torch.testing.assert_close(
             ours(x), theirs(x).mean((2, 3)) @ ours[-1].weight.T, rtol=1e-4, atol=1e-5
-        )
-
-
-@pytest.mark.parametrize("name", ["resnet-50", "vgg-16"])
-def test_small_dense_of_imagenets_networks(name):
-    """A fifth of the parameters: the nearest of all widths, and a network that builds."""
-    shape, classes = (3, 32, 32), 20
-    live = size(networks.build(name, shape, classes)) // 5
-    given, found = networks.small_dense(name, shape, classes, live)
-    assert size(networks.build(shape=shape, classes=classes, **given)) == found
-    for factor in torch.linspace(0.4, 0.5, 21).tolist():
-        assert abs(found - live) <= abs(
-            size(networks.build(name, shape, classes, width=factor)) - live
         )
 
 

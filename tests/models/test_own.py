@@ -128,23 +128,6 @@ def test_its_layers_cost_flops(register):
     assert flops.forward(made, SHAPE) == 2 * (16 * 6 * 3 * 4 + 6 * 16 * 7 + 42 * CLASSES)
 
 
-def test_small_dense_of_ones_own(register):
-    """It works from the options that are declared; a network without any cannot be made smaller."""
-
-    def slim(shape, classes, *, width=1.0):
-        hidden = max(1, round(40 * width))
-        layers = nn.Flatten(), nn.Linear(math.prod(shape), hidden), nn.Linear(hidden, classes)
-        return nn.Sequential(*layers)
-
-    register(slim)
-    given, size = networks.small_dense("mine", SHAPE, CLASSES, 2000)
-    assert size == 10 * (192 + 1 + CLASSES) + CLASSES  # 1,985; with 11 units 2,183
-    assert round(40 * given["width"]) == 10
-    register(lambda shape, classes: nn.Sequential(nn.Flatten(), nn.Linear(192, classes)))
-    with pytest.raises(ValueError, match="'mine' has no width that could be changed"):
-        networks.small_dense("mine", SHAPE, CLASSES, 100)
-
-
 def test_an_edited_network_is_built_anew(register):
     """What was built under the same name before is not taken, nor when what it uses has changed."""
     sizes = [3]

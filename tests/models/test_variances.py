@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from lib import rng
-from lib.masks import masks
 from lib.models import initializers, networks
+from studies.flow.untrained import random_mask
 
 LENET = networks.build("lenet-5", (3, 16, 16), 10)
 
@@ -21,7 +21,7 @@ def test_variances_are_those_of_the_draws(scheme, form):
     """Mean square of each neuron's weights over many draws against the closed form: within five
     standard errors."""
     network = networks.build("mlp", (20,), 8, widths=())
-    mask = masks.random(kernels(network), 0.5, "uneven", rng.generator(1, "mask"))
+    mask = random_mask(kernels(network), 0.5, "uneven", rng.generator(1, "mask"))
     found = initializers.variances(network, mask, scheme, form=form)["1.weight"]
     draw = torch.stack(
         [
@@ -38,7 +38,7 @@ def test_variances_are_those_of_the_draws(scheme, form):
 @pytest.mark.parametrize("fan", initializers.FANS)
 def test_variances_counted_with_numpy(fan):
     """Eq. 2 of the study for a convolution, from the mask alone."""
-    mask = masks.random(kernels(LENET), 0.8, "bounded", rng.generator(2, "mask"))
+    mask = random_mask(kernels(LENET), 0.8, "bounded", rng.generator(2, "mask"))
     found = initializers.variances(LENET, mask, "he", fan=fan)
     for name, live in mask.items():
         alive = live.numpy().reshape(*live.shape[:2], -1)

@@ -1,39 +1,23 @@
 """The primitives of drawings on small tables; longer drawings, and notebooks', on made-up ones."""
 
-import ast
-from pathlib import Path
 from types import SimpleNamespace
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+import support
 from PIL import Image
 from scipy import stats
 
 from studies import figures
 from studies.early import drawings as early
 from studies.flow import drawings as flow
-from studies.price import drawings as price
 
 
 def of_notebook(name, function, **known):
-    """A function that a notebook defines in a cell, with the cell's imports and constants."""
-    path = Path(figures.__file__).parent.parent / "notebooks" / f"{name}.ipynb"
-    code = [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
-    (cell,) = [source for source in code if f"def {function}(" in source]
-    alone = ast.parse(cell)
-    alone.body = [
-        node
-        for node in alone.body
-        if isinstance(node, ast.FunctionDef | ast.Import | ast.ImportFrom)
-        or (isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).isupper())
-    ]
-    namespace = {"np": np, "pd": pd, "figures": figures, **known}
-    exec(compile(alone, f"{name}.ipynb", "exec"), namespace)
-    return namespace[function]
+    return support.of_notebook(name, function, figures=figures, **known)
 
 
 def titles(figure):
@@ -186,7 +170,7 @@ def test_regimes_are_shaded_on_both_sides():
 
 
 def test_the_procedure_has_six_boxes():
-    assert len(price.procedure().axes[0].patches) == 6
+    assert len(of_notebook("fig1_regimes", "procedure")().axes[0].patches) == 6
 
 
 @pytest.mark.parametrize("classes", [10, 100])
@@ -376,7 +360,9 @@ def test_lottery():
             "y": 0,
         }
     )
-    figure = flow.lottery(table, places, title="made up", printed={"lottery": 3.0})
+    figure = of_notebook("flow_fig5_lottery", "draw", drawings=flow)(
+        table, places, title="made up", printed={"lottery": 3.0}
+    )
     _, distances, own, others = figure.axes[:4]
     names = [text.get_text() for text in distances.get_yticklabels()]
     assert names == ["lottery ticket", "ticket, signs alone", "scratch"]

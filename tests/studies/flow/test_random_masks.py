@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from lib import rng
-from lib.masks import masks
 from lib.models import networks
+from studies.flow.untrained import random_mask
 
 DEEP = networks.build("mlp", (60,), 60, widths=(60,) * 4)
 
@@ -21,7 +21,7 @@ def kernels(network):
 @pytest.mark.parametrize("kind", ["uniform", "bounded", "uneven"])
 @pytest.mark.parametrize("sparsity", [0.0, 0.37, 0.8, 0.98])
 def test_random_masks_are_exact_in_each_layer(kind, sparsity):
-    mask = masks.random(kernels(LENET), sparsity, kind, rng.generator(0, "mask"))
+    mask = random_mask(kernels(LENET), sparsity, kind, rng.generator(0, "mask"))
     assert list(mask) == list(kernels(LENET))
     for name, live in mask.items():
         assert live.shape == kernels(LENET)[name]
@@ -29,31 +29,28 @@ def test_random_masks_are_exact_in_each_layer(kind, sparsity):
 
 
 def test_even_masks_give_every_neuron_as_many_inputs():
-    for live in masks.random(kernels(LENET), 0.9, "even", rng.generator(0, "mask")).values():
+    for live in random_mask(kernels(LENET), 0.9, "even", rng.generator(0, "mask")).values():
         inputs = live[0].numel()
         assert set(live.flatten(1).sum(1).tolist()) == {inputs - round(0.9 * inputs)}
 
 
 def test_masks_follow_their_generator():
     first, again, other = (
-        masks.random(kernels(DEEP), 0.9, "uneven", rng.generator(seed, "mask"))
-        for seed in (0, 0, 1)
+        random_mask(kernels(DEEP), 0.9, "uneven", rng.generator(seed, "mask")) for seed in (0, 0, 1)
     )
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not any(torch.equal(first[name], other[name]) for name in first)
     with pytest.raises(
         ValueError, match="'odd' is unknown; there are uniform, bounded, uneven, even"
     ):
-        masks.random(kernels(DEEP), 0.9, "odd", rng.generator(0, "mask"))
+        random_mask(kernels(DEEP), 0.9, "odd", rng.generator(0, "mask"))
 
 
 def test_bounded_masks_are_those_of_the_study():
     """Zeros in proportion to min(1, t / k) for output neuron k, with t such that their mean is
     the sparsity; as its code draws them."""
     outputs, inputs, sparsity = 20, 5000, 0.9
-    live = masks.random({"w": (outputs, inputs)}, sparsity, "bounded", rng.generator(0, "mask"))[
-        "w"
-    ]
+    live = random_mask({"w": (outputs, inputs)}, sparsity, "bounded", rng.generator(0, "mask"))["w"]
     levels = np.linspace(0, outputs, 200_001)
     shares = np.minimum(1, levels[:, None] / np.arange(1, outputs + 1))
     expected = shares[np.searchsorted(shares.mean(1), sparsity)]
@@ -68,9 +65,9 @@ def test_bounded_masks_are_those_of_the_study():
 
 
 def test_uneven_masks_have_unequal_neurons_without_idle_ones():
-    live = masks.random({"w": (200, 200)}, 0.9, "uneven", rng.generator(0, "mask"))["w"]
+    live = random_mask({"w": (200, 200)}, 0.9, "uneven", rng.generator(0, "mask"))["w"]
     for fans in (live.sum(1), live.sum(0)):
         assert fans.min() > 0
         assert fans.max() > 3 * fans.min()
-    uniform = masks.random({"w": (200, 200)}, 0.9, "uniform", rng.generator(0, "mask"))["w"]
+    uniform = random_mask({"w": (200, 200)}, 0.9, "uniform", rng.generator(0, "mask"))["w"]
     assert live.sum(1).double().std() > 1.5 * uniform.sum(1).double().std()

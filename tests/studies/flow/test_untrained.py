@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from lib import rng
-from lib.masks import masks
-from lib.metrics import geometry, gradients, propagation
+from lib.metrics import geometry, gradients
 from lib.metrics.curvature import Curvature
 from lib.metrics.estimate import MeasureError
 from lib.models import initializers, networks
+from studies.flow import untrained
 
 DEEP = networks.build("mlp", (60,), 60, widths=(60,) * 4)
 LENET = networks.build("lenet-5", (3, 16, 16), 10)
@@ -42,7 +42,7 @@ def by_hand(weights, x, cotangent):
 
 def deep(seed, kind="uneven", form="neuron", fan="in", sparsity=0.8):
     """(network, its weights with numpy, the variances of its draws)."""
-    mask = masks.random(kernels(DEEP), sparsity, kind, rng.generator(seed, "mask"))
+    mask = untrained.random_mask(kernels(DEEP), sparsity, kind, rng.generator(seed, "mask"))
     values, _ = initializers.sparse(DEEP, mask, "he", seed, form=form, fan=fan)
     weights = [value.double().numpy() for value in values.values() if value.dim() > 1]
     return made(DEEP, values), weights, initializers.variances(DEEP, mask, "he", form=form, fan=fan)
@@ -55,8 +55,8 @@ def test_mean_squares_against_numpy():
     )
     z, delta = by_hand(weights, x.double().numpy(), cotangent.double().numpy())
     for found, expected in (
-        (propagation.forward(network, x), z),
-        (propagation.backward(network, x, cotangent), delta),
+        (untrained.forward(network, x), z),
+        (untrained.backward(network, x, cotangent), delta),
     ):
         assert list(found) == list(kernels(DEEP))
         for values, wanted in zip(found.values(), expected, strict=True):
@@ -70,8 +70,8 @@ def test_mean_squares_of_convolutions():
         torch.randn(3, 3, 16, 16, generator=rng.generator(0, "x")),
     )
     found, back = (
-        propagation.forward(network, x),
-        propagation.backward(network, x, torch.ones(3, 10)),
+        untrained.forward(network, x),
+        untrained.backward(network, x, torch.ones(3, 10)),
     )
     layers = list(network)
     z = torch.nn.Sequential(*layers[:4])(x).requires_grad_()
@@ -81,7 +81,7 @@ def test_mean_squares_of_convolutions():
             values["3.weight"].numpy(), wanted.square().mean((0, 2, 3)).numpy(), rtol=1e-4
         )
     with pytest.raises(MeasureError, match="the cotangent has shape"):
-        propagation.backward(network, x, torch.ones(3, 9))
+        untrained.backward(network, x, torch.ones(3, 9))
 
 
 @pytest.mark.parametrize("form", initializers.FORMS)
@@ -92,11 +92,11 @@ def test_the_closed_form_is_the_mean_over_draws(kind, form):
     By numpy, within four standard errors. For gradients 3% more, as their closed form takes weights
     and derivatives as independent.
     """
-    mask = masks.random(kernels(DEEP), 0.8, kind, rng.generator(5, "mask"))
+    mask = untrained.random_mask(kernels(DEEP), 0.8, kind, rng.generator(5, "mask"))
     stream = np.random.default_rng(0)
     for fan, expected in (
-        ("in", propagation.expected_forward),
-        ("out", propagation.expected_backward),
+        ("in", untrained.expected_forward),
+        ("out", untrained.expected_backward),
     ):
         rows = []
         for seed in range(300):
@@ -127,12 +127,12 @@ def test_the_closed_form_by_neuron_is_a_constant():
     """Fan-in keeps 2 in every neuron that has inputs, whatever the mask, if none is idle; fan-out
     keeps 1 for gradients.
     """
-    mask = masks.random(kernels(DEEP), 0.8, "uneven", rng.generator(0, "mask"))
-    for layer in propagation.expected_forward(
+    mask = untrained.random_mask(kernels(DEEP), 0.8, "uneven", rng.generator(0, "mask"))
+    for layer in untrained.expected_forward(
         initializers.variances(DEEP, mask, "he", fan="in")
     ).values():
         torch.testing.assert_close(layer, torch.full_like(layer, 2.0))
-    for layer in propagation.expected_backward(
+    for layer in untrained.expected_backward(
         initializers.variances(DEEP, mask, "he", fan="out")
     ).values():
         torch.testing.assert_close(layer, torch.ones_like(layer))
@@ -143,15 +143,15 @@ def test_idle_neurons_pass_nothing_in_either_direction():
         "a": torch.tensor([[1.0, 1.0], [0.0, 0.0]]).double(),
         "b": torch.tensor([[1.0, 1.0]]).double(),
     }
-    assert {name: v.tolist() for name, v in propagation.expected_forward(variances).items()} == {
+    assert {name: v.tolist() for name, v in untrained.expected_forward(variances).items()} == {
         "a": [2.0, 0.0],
         "b": [1.0],
     }
     assert {
-        name: v.tolist() for name, v in propagation.expected_backward(variances, 4.0).items()
+        name: v.tolist() for name, v in untrained.expected_backward(variances, 4.0).items()
     } == {"a": [2.0, 0.0], "b": [4.0]}
     with pytest.raises(MeasureError, match="linear layers"):
-        propagation.expected_forward({"c": torch.zeros(2, 3, 5, 5)})
+        untrained.expected_forward({"c": torch.zeros(2, 3, 5, 5)})
 
 
 # -- steps -----------------------------------------------------------------------------------------

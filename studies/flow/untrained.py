@@ -1,4 +1,4 @@
-"""How a signal runs through a network as it was drawn, by neuron, and what to expect.
+"""Random masks, and how a signal runs through a network as it was drawn, by neuron: Figure 1.
 
 Mean squares of activations and of gradients: measured over examples, of the network as it is;
 expected over draws of its weights, in closed form. With weights and inputs of mean zero a mean
@@ -8,8 +8,54 @@ square is a variance (Glorot & Bengio 2010; He et al. 2015; gradient-flow study,
 import torch
 from torch import nn
 
-from lib.metrics.contract import Named, check, require
+from lib.checks import refuse
+from lib.masks.masks import Named, Shapes, prune
+from lib.metrics.contract import check, require
 from lib.metrics.gradients import Pass
+
+KINDS = ("uniform", "bounded", "uneven", "even")
+
+
+def random_mask(shapes: Shapes, sparsity: float, kind: str, generator: torch.Generator) -> Named:
+    """A random mask of layers [outputs, inputs, *kernel], with round(s * n) zeros in each of them.
+
+    ``uniform``  every weight is as likely to live
+    ``bounded``  those with the lowest draws from U(0, k) go, k = 1, 2, ... along the outputs: the
+                 first have few inputs or none, the last have many (what the gradient-flow study's
+                 released code does for its Figure 1c)
+    ``uneven``   each neuron has a share of its own, from about 1/2 to 2 times the mean, for its
+                 inputs and another for its outputs
+    ``even``     every output has as many live inputs: round(s * inputs) of them are zero, which
+                 may differ from round(s * n)
+
+    Raises ``ValueError`` for an unknown kind, a sparsity outside [0, 1), or one that leaves a layer
+    without any weight.
+
+    >>> random_mask({"a": (3, 8)}, 0.5, "even", torch.Generator())["a"].sum(1).tolist()
+    [4, 4, 4]
+    """
+    refuse(kind not in KINDS, f"kind of mask {kind!r} is unknown; there are {', '.join(KINDS)}")
+
+    def draw(*shape):
+        return torch.rand(shape, generator=generator, dtype=torch.float64)
+
+    scores = {name: draw(*shape) for name, shape in shapes.items()}
+    if kind == "even":
+        rows = {
+            name: prune({str(o): row for o, row in enumerate(score)}, sparsity, "layer")
+            for name, score in scores.items()
+        }
+        return {name: torch.stack(list(each.values())) for name, each in rows.items()}
+    for score in scores.values():
+        outputs, inputs, *sides = score.shape
+        if kind == "bounded":
+            score.mul_(torch.arange(1, outputs + 1).view(-1, *[1] * (score.dim() - 1)))
+        elif kind == "uneven":
+            # the largest u^(1/w) are a draw without replacement in proportion to w
+            # (Efraimidis & Spirakis 2006)
+            own = [4 ** (draw(count) - 0.5) for count in (outputs, inputs)]
+            score.log_().div_(torch.outer(*own).view(outputs, inputs, *[1] * len(sides)))
+    return prune(scores, sparsity, "layer")
 
 
 def forward(network: nn.Module, x: torch.Tensor) -> Named:
