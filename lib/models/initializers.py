@@ -15,7 +15,7 @@ from torch import nn
 
 from lib import rng
 from lib.checks import refuse
-from lib.models import networks, own
+from lib.models import networks
 from lib.registry import initializer
 
 Named = dict[str, torch.Tensor]
@@ -100,7 +100,7 @@ def sparse(
     is unknown, and a mask that does not fit the network.
     """
     draw, fans = initializer[scheme], _fans(network, mask, scheme, form, fan)
-    constructed, values = own.constructed(network, rng.derived_seed(seed, name)), {}
+    constructed, values = networks.constructed(network, rng.derived_seed(seed, name)), {}
     for parameter, meta in network.named_parameters():
         owner, _, kind = parameter.rpartition(".")
         if parameter in fans:
