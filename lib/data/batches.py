@@ -57,5 +57,5 @@ class Streaming:
 
 def feed(images: ImageSet, *, augment: bool, flat: bool) -> InMemory | Streaming:
     """What gives the batches of ``images``; ``flat``: the network takes its inputs flat."""
-    held = isinstance(images.x_train, torch.Tensor)
-    return InMemory(images, augment, flat) if held else Streaming(images, augment)
+    whole = isinstance(images.x_train, torch.Tensor)
+    return InMemory(images, augment, flat) if whole else Streaming(images, augment)

@@ -1,26 +1,38 @@
-"""A folder of images as a data set that is never held whole: found, checked and fingerprinted.
+"""A folder of images as a data set that is never held whole: found, fingerprinted, decoded.
 
-It is laid out like ImageNet: ``train/<class>/<image>`` and ``val/<class>/<image>``. Its images are
-decoded as they are asked for, see ``lib.data.decoding``.
+It is laid out like ImageNet: ``train/<class>/<image>`` and ``val/<class>/<image>``. Images are
+decoded by threads as they are asked for, in that order: Pillow lets other threads run while it
+decodes and scales, and no result depends on how many there are. Pixels travel as bytes and become
+numbers on the device.
 """
 
 import functools
 import hashlib
+import itertools as it
+import math
+import os
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torchvision.datasets import folder as layout
+from torchvision.transforms import functional
 
 from lib import files
-from lib.data.decoding import LIMIT, Streamed, threads
 from lib.data.images import CONSTANTS, DataError, ImageSet, require, require_count
 
 PARTS = {"train": "train", "test": "val"}  # our name of a part -> its folder
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp")
 SIZE = 224  # sides of the images of ImageNet's networks, in pixels
 SAMPLE = 256  # images of each part that are read whole, and whose bytes the fingerprint knows
+AHEAD = 2  # batches that are decoded while one is at work
+LIMIT = 4 << 30  # bytes of images that may be asked for as one tensor
+AREA, RATIO, TRIES = (0.08, 1.0), (3 / 4, 4 / 3), 10  # of a random crop
 
 
 def place(folder: str | None) -> Path:
@@ -133,3 +145,137 @@ def _headers(x):
 
 def _some(names):
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+# -- decoding ----------------------------------------------------------------------------------
+
+
+def threads() -> int:
+    """How many threads decode: ``$SPARSITY_DECODERS``, or one a core that this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    given = os.environ.get("SPARSITY_DECODERS") or str(cores)
+    require(
+        given.isdecimal() and int(given) > 0,
+        f"SPARSITY_DECODERS is {given!r}: it is a number of threads, at least 1",
+    )
+    return int(given)
+
+
+def cropped(image, size: int, seed: int):
+    """A random part of a PIL ``image`` as ``size`` x ``size`` pixels, flipped in half of all cases.
+
+    The part has 8% to 100% of the area, and sides in a proportion of 3:4 to 4:3 (Szegedy et al.
+    2015, section 6). After ten draws that do not fit it is the largest central part of such a
+    proportion. ``seed`` is this example's own.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    flip, *numbers = torch.rand(1 + 4 * TRIES, generator=rng, dtype=torch.float64).tolist()
+    (full_width, full_height), logs = image.size, [math.log(r) for r in RATIO]
+    for a, r, across, down in zip(*(numbers[k::4] for k in range(4)), strict=True):
+        area = full_width * full_height * (AREA[0] + a * (AREA[1] - AREA[0]))
+        ratio = math.exp(logs[0] + r * (logs[1] - logs[0]))
+        width, height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < width <= full_width and 0 < height <= full_height:
+            left = int(across * (full_width - width + 1))
+            top = int(down * (full_height - height + 1))
+            break
+    else:
+        ratio = min(max(full_width / full_height, RATIO[0]), RATIO[1])
+        width = min(full_width, round(full_height * ratio))
+        height = min(full_height, round(full_width / ratio))
+        left, top = (full_width - width) // 2, (full_height - height) // 2
+    part = image.crop((left, top, left + width, top + height))
+    part = part.resize((size, size), Image.Resampling.BILINEAR)
+    return part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip < 0.5 else part
+
+
+class Streamed:
+    """The images of one part, float32 [N, 3, S, S] on a device: as much of a tensor as is needed.
+
+    ``x[:n]`` are examples as one tensor, the last four of which are kept as bytes, so that a probe
+    decodes its examples once; ``x.split(n)`` goes through all of them in batches. Both are central
+    crops. Of ``batches``, in any order and with random crops, ``AHEAD + 1`` at most are in memory.
+    Raises ``DataError`` with the name of an image that cannot be decoded.
+    """
+
+    def __init__(
+        self, where: Path, names: Sequence[str], size: int, normalise: str = "none", device="cpu"
+    ):
+        self.where, self.names, self.size, self.device = where, names, size, torch.device(device)
+        self.shape = torch.Size((len(names), 3, size, size))
+        self.bytes = 3 * size * size * 4  # of an example
+        self.mean, self.std = (
+            torch.tensor(c, device=device).view(1, 3, 1, 1) for c in CONSTANTS[normalise]
+        )
+        self._kept = functools.lru_cache(maxsize=4)(self._decoded)
+        self._lock = threading.Lock()
+
+    def __len__(self):
+        return len(self.names)
+
+    def __getitem__(self, part: slice | torch.Tensor) -> torch.Tensor:
+        """These examples as one tensor. Raises ``DataError`` for more than 4 GiB of them."""
+        numbers = torch.arange(len(self))[part].tolist()
+        require(
+            len(numbers) * self.bytes <= LIMIT,
+            f"{len(numbers)} images of {self.size}x{self.size} pixels were asked for at once, "
+            f"{len(numbers) * self.bytes / 2**30:.1f} GiB; ask for at most {LIMIT // self.bytes} "
+            "(setting watch_examples, score_examples, held, flow_examples or examples)",
+        )
+        with self._lock:  # so that no two threads decode the same
+            return self._ready(self._kept(tuple(numbers)))
+
+    def split(self, size: int) -> Iterator[torch.Tensor]:
+        """All examples in order, ``size`` at a time, as central crops."""
+        return self.batches((index, None) for index in torch.arange(len(self)).split(size))
+
+    def batches(
+        self, wanted: Iterable[tuple[torch.Tensor, torch.Tensor | None]]
+    ) -> Iterator[torch.Tensor]:
+        """A tensor [B, 3, S, S] for each of ``wanted``.
+
+        Those are indices int64 [B], and for random crops a seed for each, int64 [B].
+        """
+        waiting: deque = deque()
+        with ThreadPoolExecutor(threads(), thread_name_prefix="decode") as pool:
+            tasks = (
+                pool.map(self.decode, index.tolist(), it.repeat(None) if s is None else s.tolist())
+                for index, s in wanted
+            )
+            for task in it.chain(tasks, [None] * AHEAD):
+                waiting.append(task)
+                if len(waiting) > AHEAD:
+                    yield self._ready(self._pixels(waiting.popleft()))
+
+    def _decoded(self, numbers):
+        with ThreadPoolExecutor(threads(), thread_name_prefix="decode") as pool:
+            return self._pixels(pool.map(self.decode, numbers))
+
+    def _pixels(self, images):
+        """Bytes [B, S, S, 3]."""
+        return torch.from_numpy(np.array([*images], np.uint8).reshape(-1, self.size, self.size, 3))
+
+    def decode(self, number: int, seed: int | None = None) -> np.ndarray:
+        """The example ``number``, bytes [S, S, 3]: a random crop by ``seed``, or the central one.
+
+        For that the shorter side is scaled to 8/7 of S: 256 pixels for 224.
+        """
+        path = self.where / self.names[number]
+        try:
+            with Image.open(path) as file:
+                image = file.convert("RGB")
+            if seed is None:
+                whole = functional.resize(image, round(self.size * 8 / 7))
+                return np.asarray(functional.center_crop(whole, self.size))
+            return np.asarray(cropped(image, self.size, seed))
+        except Exception as error:  # by the damage OSError, SyntaxError, ValueError, struct.error
+            raise DataError(
+                f"the image {path} cannot be decoded ({type(error).__name__}: {error}). Put a "
+                "sound copy in its place and run again: finished runs are kept, and an interrupted "
+                "one goes on from its last epoch"
+            ) from error
+
+    def _ready(self, pixels):
+        # channels-last in memory, as it was read
+        x = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
+        return x.sub_(self.mean).div_(self.std)

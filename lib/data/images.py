@@ -41,7 +41,7 @@ class ImageSet:
     """Tensors on a device. ``x_*`` float32 [N, C, H, W] or [N, D], ``y_*`` int64 [N].
 
     ``fingerprint`` is a hash of exactly these examples; ``black`` [C] is the value of a zero pixel.
-    Of a folder, ``x_*`` are ``decoding.Streamed``: sliced, they give tensors.
+    Of a folder, ``x_*`` are ``folder.Streamed``: sliced, they give tensors.
     """
 
     name: str

@@ -71,8 +71,10 @@ def allocation(shapes: Shapes, sparsity: float, scope: str) -> dict[str, int]:
     >>> allocation({"a": (8, 8), "b": (2, 8)}, 0.75, "erk")
     {'a': 12, 'b': 8}
     """
-    shared = ", ".join(SCOPES[1:])
-    refuse(scope not in SCOPES[1:], f"scope {scope!r} gives no counts to layers; {shared} do")
+    refuse(
+        scope not in SCOPES[1:],
+        f"scope {scope!r} gives no counts to layers; {', '.join(SCOPES[1:])} do",
+    )
     sizes = [torch.Size(shape).numel() for shape in shapes.values()]
     if scope == "layer":
         live = [size - pruned_count(sparsity, size) for size in sizes]
@@ -132,8 +134,10 @@ def checked(what: str, found: Named, weights: Named) -> Named:
     Traceback (most recent call last):
     ValueError: criterion 'mine' gives for 'a' the shape (3,), not (2,)
     """
-    kind = type(found).__name__
-    refuse(not isinstance(found, dict), f"{what} gives a {kind}, not a tensor by weight's name")
+    refuse(
+        not isinstance(found, dict),
+        f"{what} gives a {type(found).__name__}, not a tensor by weight's name",
+    )
     for name in {**weights, **found}:
         given, wanted = (tuple(of[name].shape) if name in of else "none" for of in (found, weights))
         refuse(given != wanted, f"{what} gives for {name!r} the shape {given}, not {wanted}")

@@ -1,4 +1,4 @@
-"""How single examples' gradients align with a direction: their cosines, and who is at the top."""
+"""How single examples' gradients align with a direction: their cosines."""
 
 from collections.abc import Sequence
 
@@ -7,9 +7,6 @@ from torch import Tensor, nn
 
 from lib.metrics.contract import Named, check, check_labels, require
 from lib.metrics.gradients import asked, norms_and_dots, passes
-
-LEVELS = 200  # quantiles kept: 0, 1/200, ..., 1
-TOP = 0.05  # the examples above the 95% quantile
 
 
 def cosines(
@@ -58,36 +55,3 @@ def _log_odds_gradient(logits, labels):
     labels = labels.unsqueeze(1)
     others = torch.softmax(logits.detach().scatter(1, labels, -torch.inf), -1)
     return others.scatter(1, labels, -1.0)
-
-
-def distribution(cosines: Tensor, labels: Tensor, classes: int) -> dict:
-    """The ``cosines`` [n] of examples with ``labels`` int64 [n] as numbers to keep.
-
-    ``mean``, ``std``, ``above_zero`` (a share), ``quantiles`` (201, evenly spaced levels), and of
-    the 5% with the highest cosines (round(0.05 n), ties by index) the number in each class,
-    ``top``, beside that of all examples, ``all`` (price study, Figures 8b, 8c, 9 and 10). An
-    example without a cosine (NaN) counts in ``undefined`` alone. Raises ``MeasureError`` where
-    fewer than 20 examples have one.
-
-    >>> found = distribution(torch.linspace(-1, 1, 40), torch.arange(40) // 20, 2)
-    >>> found["above_zero"], found["top"], found["all"]
-    (0.5, [0, 2], [20, 20])
-    """
-    check_labels(labels, len(cosines), classes)
-    defined = ~cosines.isnan()
-    values, kept = cosines[defined].double().cpu(), labels[defined].cpu()
-    require(
-        len(values) >= round(1 / TOP),
-        f"{len(values)} of {len(cosines)} examples have a gradient: too few for a distribution",
-    )
-    highest = torch.argsort(values, descending=True, stable=True)[: round(TOP * len(values))]
-    levels = torch.linspace(0, 1, LEVELS + 1, dtype=torch.float64)
-    return {
-        "mean": values.mean().item(),
-        "std": values.std().item(),
-        "above_zero": (values > 0).double().mean().item(),
-        "undefined": len(cosines) - len(values),
-        "quantiles": torch.quantile(values, levels).tolist(),
-        "top": torch.bincount(kept[highest], minlength=classes).tolist(),
-        "all": torch.bincount(kept, minlength=classes).tolist(),
-    }

@@ -120,8 +120,7 @@ def parameters(network: nn.Module, which: str = "all", mask: Named | None = None
 
 def leaves(network: nn.Module, which: str, mask: Named | None) -> Named:
     """``parameters`` anew, on the same memory: the network's own keep their ``requires_grad``."""
-    counted = parameters(network, which, mask)
-    return {name: p.detach().requires_grad_() for name, p in counted.items()}
+    return {n: p.detach().requires_grad_() for n, p in parameters(network, which, mask).items()}
 
 
 def masked(values: Named, mask: Named | None) -> Named:

@@ -226,6 +226,5 @@ def exact(network: nn.Module, x: Tensor, labels: Tensor | None, **options) -> Te
         "spectrum",
     )
     step = max(1, min(16, GRAPH_BYTES // (matrix.chunk * matrix.bytes_each)))
-    starts = range(0, matrix.size, step)
-    whole = torch.cat([matrix.rows(start, start + step) for start in starts])
+    whole = torch.cat([matrix.rows(i, i + step) for i in range(0, matrix.size, step)])
     return (whole + whole.t()) / 2

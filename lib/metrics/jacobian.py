@@ -32,8 +32,9 @@ def exact(network: nn.Module, x: Tensor, *, chunk: int | None = None) -> Tensor:
     check(network, x, chunk=chunk)
     patterns = patterns_of(network, x, None, min(len(x), chunk or 128))
     if patterns is not None:
-        parts = (LivePass(network, part, patterns) for part in x.split(chunk or 128))
-        return torch.cat([taken.jacobian_squares() for taken in parts])
+        return torch.cat(
+            [LivePass(network, part, patterns).jacobian_squares() for part in x.split(chunk or 128)]
+        )
     found = []
     first = network[1] if isinstance(network, MLP) else None
     if isinstance(first, nn.Linear) and first.in_features > first.out_features:

@@ -74,17 +74,6 @@ class Spectrum:
         sizes = weights * np.abs(values)
         return float(sizes[values < 0].sum() / sizes.sum()) if sizes.sum() > 0 else 0.0
 
-    def distance(self, other: "Spectrum") -> float:
-        """The Wasserstein-1 distance of the two densities, in the unit of an eigenvalue.
-
-        Between all eigenvalues of two matrices of one size it is the mean difference of the k-th
-        smallest of both.
-        """
-        from scipy.stats import wasserstein_distance
-
-        (values, weights), (others, their_weights) = self._points(), other._points()
-        return float(wasserstein_distance(values, others, weights, their_weights))
-
     @property
     def trace(self) -> float:
         """The dimension times the mean of the density: Tr(H) as these probes see it."""

@@ -138,8 +138,10 @@ def variances(
     0 where ``mask`` has no weight. Raises ``ValueError`` for what ``sparse`` refuses, and for a
     scheme of one's own, whose variance nobody has told.
     """
-    known = ", ".join(VARIANCES)
-    refuse(scheme not in VARIANCES, f"init {scheme!r} has no known variance: {known} have")
+    refuse(
+        scheme not in VARIANCES,
+        f"init {scheme!r} has no known variance: {', '.join(VARIANCES)} have",
+    )
     found = {}
     for parameter, (counted, share) in _fans(network, mask, scheme, form, fan).items():
         shape = network.get_parameter(parameter).shape

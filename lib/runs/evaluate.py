@@ -90,8 +90,10 @@ def measure(
     for run in bar:
         found = store.finished(run.key)
         for epoch in at:
-            moment = run.recipe.epochs if epoch is None else epoch
-            rows.append({**results.columns_of(run, found.info), "epoch": moment})
+            rows.append(
+                results.columns_of(run, found.info)
+                | {"epoch": run.recipe.epochs if epoch is None else epoch}
+            )
             if found.info["diverged"] is not None:
                 continue
             what = {**asked, "run": run.key, "at": epoch}

@@ -127,8 +127,7 @@ class _Layer:
         torch.sum(each, (0, 2), out=self.bias_gradient)
         if self.first:
             return None
-        entries = pattern.transposed.entries
-        torch.index_select(self.weight, 0, entries, out=self.transposed.values())
+        torch.index_select(self.weight, 0, pattern.transposed.entries, out=self.transposed.values())
         return self.transposed @ delta
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from lib.data import batches, sets
 from lib.models.networks import MLP
 from lib.specs.run import Run
-from lib.training import mask_updates, plan, recorder, schedules
+from lib.training import mask_updates, monitors, plan, schedules
 from lib.training.cohort import STATE, TRAINED, Cohort, Layout, Member, Named, column, decays, sgd_
 from lib.training.cohort import network_of as network_of
 from lib.training.initial_states import labels_of, mask_facts
@@ -39,8 +39,9 @@ class Training:
         self.recipe = runs[0].recipe  # what members share of it: batch size, momentum, precision
         self.cores = cores or torch.get_num_threads()  # OMP_NUM_THREADS bounds it
         self.epoch = 0  # that the cohort has trained; who began later is further on its own clock
-        flat = isinstance(network, MLP)
-        self.feed = batches.feed(images, augment=runs[0].data.augment, flat=flat)
+        self.feed = batches.feed(
+            images, augment=runs[0].data.augment, flat=isinstance(network, MLP)
+        )
         rows = {
             name: torch.stack([start[name] for start, _ in starts]).to(self.device)
             for name in TRAINED
@@ -119,7 +120,7 @@ class Training:
 
     def observe(self) -> None:
         """Measure and keep weights after an epoch (or before the first), where it is due."""
-        self.workers.each(lambda group: recorder.observe(group, self.epoch), self.groups)
+        self.workers.each(lambda group: monitors.observe(group, self.epoch), self.groups)
 
     # -- leaving, interrupting, resuming -----------------------------------------------------------
 

@@ -56,8 +56,7 @@ def check(run: Run, examples: int) -> None:
 
 def watched(group: Group) -> bool:
     """Whether there is anything to do for a group after its steps."""
-    runs = [member.run for member in group.members]
-    return any(run.mask_update or run.flow or run.snapshots for run in runs)
+    return any(m.run.mask_update or m.run.flow or m.run.snapshots for m in group.members)
 
 
 def after(group: Group, steps: int, batches: int, batch: Batch | None = None) -> None:

@@ -1,16 +1,21 @@
-"""What is watched while a dense network trains, to tell when it may be pruned.
+"""What is written down of members while they train: measures, what they watch, their weights.
 
 A monitor takes the network in eval mode, examples and a generator, after every epoch of the dense
 run, and returns its columns. To add one, write the function and decorate it; every figure can then
 watch it (setting ``watch``). Tr(F) and KL(uniform || p) are the early-pruning study's proposals.
 """
 
+import math
+import time
+
 import torch
 from torch import nn
 
+from lib import rng
 from lib.metrics import fisher as fishers
-from lib.metrics import predictions
+from lib.metrics import geometry, predictions
 from lib.registry import monitor
+from lib.training.plan import Group
 
 CHUNK = 500  # examples at a time in a forward pass
 
@@ -28,3 +33,67 @@ def kl_uniform(network: nn.Module, x: torch.Tensor, generator: torch.Generator) 
     with torch.no_grad():
         values = torch.cat([predictions.kl_uniform(network(part)) for part in x.split(CHUNK)])
     return {"kl_uniform": values.double().mean().item()}
+
+
+# -- what is written down --------------------------------------------------------------------------
+
+
+def observe(group: Group, epoch: int) -> None:
+    """Write what is due after ``epoch`` epochs of the cohort to the members of a group.
+
+    Whose training loss is not finite has diverged: its accuracy is an accident, as NaN predicts
+    class 0.
+    """
+    due = [
+        (member.run.begin + epoch) % member.run.measure_every == 0 or member.done(epoch)
+        for member in group.members
+    ]
+    found = _measures(group) if any(due) else []
+    for k, member in enumerate(group.members):
+        run, clock = member.run, member.run.begin + epoch
+        row = {**(found[k] if due[k] else {}), **_watched(group, k, clock)}
+        moments = [f"@{clock}"] if clock in run.keep else []
+        if row:
+            member.history.append({"epoch": clock, **row})
+        if not math.isfinite(row.get("train_loss", 0.0)):
+            member.diverged = clock
+        elif run.keep_best and row.get("test_accuracy", -1.0) > member.best:
+            member.best = row["test_accuracy"]
+            moments.append("@best")
+        for moment in moments:
+            group.rows.keep(k, moment, "weights", "buffers", *["velocity"] * run.keep_velocity)
+
+
+def _measures(group):
+    """A dict for each member: its measures on the training and the test set."""
+    images, run = group.images, group.members[0].run
+    given = torch.stack([member.given for member in group.members])
+    flips = (images.y_train, torch.stack([member.flipped for member in group.members]))
+    train = predictions.Part(images.x_train, given, *(flips if run.data.noise else ()))
+    test = predictions.Part(images.x_test, images.y_test)
+    most = 256 if group.rows.weights.device.type == "cpu" else 2000
+    chunk = min(most, run.recipe.micro_batch or most)
+    columns = predictions.measure(group.engine.logits, train, "train", chunk)
+    columns |= predictions.measure(group.engine.logits, test, "test", chunk)
+    return [{name: c[k].item() for name, c in columns.items()} for k in range(len(group.members))]
+
+
+def _watched(group, k, clock):
+    """What member ``k`` watches, at its epoch; the seconds it took go to its facts.
+
+    Before training BatchNorm's running statistics are those of no data: they are taken first.
+    """
+    member = group.members[k]
+    if not member.run.watch or member.diverged is not None:
+        return {}
+    network, x = group.module(k), group.images.x_train[: member.run.watch_examples]
+    if clock == 0:
+        geometry.reestimate(network, x)
+    row: dict[str, float] = {}
+    spent = member.facts.setdefault("monitor_seconds", {})
+    for name in member.run.watch:
+        stream = rng.generator(member.run.seed, "signal", name, clock)
+        begin = time.perf_counter()
+        row |= monitor[name](network, x, stream)
+        spent[name] = spent.get(name, 0.0) + time.perf_counter() - begin
+    return row

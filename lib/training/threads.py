@@ -41,9 +41,8 @@ class Workers:
     def __init__(self, count: int, threads: int):
         self.count, self.threads = count, threads
         self.cancelled = threading.Event()  # set when one fails
-        self.pool = None
-        if count > 1:
-            self.pool = ThreadPoolExecutor(count, "", torch.set_num_threads, (threads,))
+        pool = ThreadPoolExecutor(count, "", torch.set_num_threads, (threads,))
+        self.pool = pool if count > 1 else None  # it has no threads before it has work
 
     def each(self, work: Callable[[Any], None], items: Iterable) -> None:
         """``work(item)`` for every one of the ``items``; where one fails the others stop soon."""

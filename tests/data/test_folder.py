@@ -13,8 +13,8 @@ from support import carry_out, same_results, same_table
 from torchvision.transforms import functional
 
 from lib import rng
-from lib.data import decoding, sets
 from lib.data import folder as folders
+from lib.data import sets
 from lib.runs import results, sweep
 from lib.runs.store import Store
 from lib.specs.parts import MaskUpdate
@@ -227,7 +227,7 @@ def test_random_crops_lie_inside_and_vary():
     found = []
     for seed in range(3000):
         image = Recorder(400, 300)
-        decoding.cropped(image, 32, seed)
+        folders.cropped(image, 32, seed)
         left, top, right, bottom = image.box
         assert 0 <= left < right <= 400
         assert 0 <= top < bottom <= 300
@@ -245,7 +245,7 @@ def test_random_crops_lie_inside_and_vary():
     assert shares.min() < 0.09
     assert shares.max() > 0.9
     thread = Recorder(1000, 10)
-    decoding.cropped(thread, 32, 0)
+    folders.cropped(thread, 32, 0)
     assert thread.box == (493, 0, 506, 10)
 
 
@@ -255,9 +255,9 @@ def test_no_more_is_held_than_the_batches_ahead(folder, monkeypatch):
     All at once are refused where they are too many.
     """
     x = load(folder).x_train
-    decoded, real = [], decoding.Streamed.decode
+    decoded, real = [], folders.Streamed.decode
     monkeypatch.setattr(
-        decoding.Streamed,
+        folders.Streamed,
         "decode",
         lambda self, number, seed=None: decoded.append(number) or real(self, number, seed),
     )
@@ -266,13 +266,13 @@ def test_no_more_is_held_than_the_batches_ahead(folder, monkeypatch):
     for number in range(1, 7):
         next(batches)
         assert (
-            set(order[: 4 * number]) <= set(decoded) <= set(order[: 4 * (number + decoding.AHEAD)])
+            set(order[: 4 * number]) <= set(decoded) <= set(order[: 4 * (number + folders.AHEAD)])
         )
     assert sorted(decoded) == list(range(24))
     decoded.clear()
     assert torch.equal(x[:5], x[:5])
     assert sorted(decoded) == [0, 1, 2, 3, 4]  # once
-    monkeypatch.setattr(decoding, "LIMIT", 20 * x.bytes)
+    monkeypatch.setattr(folders, "LIMIT", 20 * x.bytes)
     assert sum(len(part) for part in x.split(6)) == 24
     with pytest.raises(
         sets.DataError,
@@ -513,14 +513,14 @@ def test_an_image_that_breaks_while_training(folder, store, tmp_path, monkeypatc
 
 def test_each_epoch_and_member_has_its_own_crops(folder, store, monkeypatch):
     """The draws are those of the named generator, by seed, epoch and place in the member's own."""
-    seen, real = [], decoding.Streamed.decode
+    seen, real = [], folders.Streamed.decode
 
     def watched(self, number, seed=None):
         if seed is not None:
             seen.append((number, seed))
         return real(self, number, seed)
 
-    monkeypatch.setattr(decoding.Streamed, "decode", watched)
+    monkeypatch.setattr(folders.Streamed, "decode", watched)
     setup = setup_of(folder)
     carry_out([Run.dense(setup, seed=seed) for seed in (0, 1)], store)
     expected = []
