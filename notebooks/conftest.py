@@ -10,9 +10,16 @@ from studies import presets
 SHARED = ("dataset", "network", "widths", "epochs", "lr", "weight_decay", "noise")
 
 
+def networks(figure):
+    """What the networks of a figure's preset quick have in common; its name if it has no preset."""
+    quick = presets.catalogue().get(figure, {}).get("quick")
+    return tuple(str(quick.get(name)) for name in SHARED) if quick else figure
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items):
-    """Mark each cell with the group of its notebook, for ``--dist loadgroup``."""
+    """Mark each cell with the first notebook of its kind, for ``--dist loadgroup``."""
+    first = {}
     for item in items:
-        quick = presets.catalogue().get(item.path.stem, {}).get("quick")
-        group = [quick.get(name) for name in SHARED] if quick else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(str(group)))
+        group = first.setdefault(networks(item.path.stem), item.path.stem)
+        item.add_marker(pytest.mark.xdist_group(group))
