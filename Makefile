@@ -36,7 +36,7 @@ check:
 	$(PY) -m mypy
 	$(PY) -m pytest -n auto --doctest-modules lib studies tests
 	@echo "every notebook, from an empty run store"
-	@$(FRESH) $(PY) -m pytest -n auto --dist loadgroup --nbval-lax --nbval-current-env --nbval-cell-timeout=300 notebooks
+	@$(FRESH) $(PY) -m pytest -n auto --nbval-lax --nbval-current-env --nbval-cell-timeout=300 notebooks
 
 lab: install  ## JupyterLab, opened at the notebooks (ARGS="--no-browser --port 8890" passes options on)
 	$(PY) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks $(ARGS)
