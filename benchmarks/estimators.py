@@ -35,7 +35,7 @@ class Subject:
         self.task, self.network = task, usual.network(task).eval()
         self.x, self.y = task.images.x_train.contiguous(), task.images.y_train
         self.mask = {
-            name: live.bool() for name, live in task.layout.views(task.start(0).mask).items()
+            name: live.bool() for name, live in task.layout.views(task.start(0)[0]["mask"]).items()
         }
         self.weights = {name: p.detach() for name, p in self.network.named_parameters()}
         self.draw = generator(0, "benchmark")

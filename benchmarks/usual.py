@@ -12,10 +12,10 @@ from benchmarks.timing import Contender
 def network(task: Task) -> torch.nn.Module:
     """The task's architecture as an ordinary module with ordinary parameters, on the CPU."""
     module = task.network().to_empty(device="cpu")
-    start = task.start(0)
+    start, _ = task.start(0)
     for rows, named, buffers in (
-        (start.weights, module.named_parameters(), False),
-        (start.buffers, module.named_buffers(), True),
+        (start["weights"], module.named_parameters(), False),
+        (start["buffers"], module.named_buffers(), True),
     ):
         views = task.layout.views(rows, buffers=buffers)
         with torch.no_grad():
@@ -68,7 +68,7 @@ def _equipment(task):
     benchmark's sparsity."""
     module = network(task)
     optimizer = torch.optim.SGD(module.parameters(), lr=task.lr, momentum=task.momentum)
-    masks = task.layout.views(task.start(0).mask.float())
+    masks = task.layout.views(task.start(0)[0]["mask"].float())
     return (
         module,
         optimizer,
