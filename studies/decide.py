@@ -138,50 +138,45 @@ def decide(effect: Effect, among: int = 1) -> dict:
     """The row of the verdict table, of ``among`` that its claim has; ``slack`` as in ``slacks``."""
     values = np.atleast_1d(np.asarray(effect.values, dtype=float))
     found = values[np.isfinite(values)]
-    n, notes, lacking = len(found), [effect.note], len(values) - len(found)
-    if lacking:
-        notes.append(f"{lacking} seeds without a value")
+    n, fact, notes = len(found), effect.kind == "fact", [effect.note]
+    if n < len(values):
+        notes.append(f"{len(values) - n} seeds without a value")
     random = effect.kind in ("difference", "trend") and not effect.resolution
     if random and n > 1 and np.ptp(found) <= 1e-12 * abs(found).max():
-        return decide(_counted(effect, found, notes), among)
-    if effect.kind == "count":
-        exact = clopper_pearson(found, *levels(among))
-    elif effect.kind == "fact":
+        # identical values of a random quantity are a count of seeds, not a variance of nil
+        within, size = effect.claim == "equal", effect.margin
+        side = f"{'within' if within else 'above'} {size:g}"
+        notes.append(f"{found[0]:.3g} in every seed: counted, {side}")
+        found = (abs(found) <= size if within else found > size).astype(float)
+        effect = Effect(effect.what, found, "share of seeds", kind="count")
+    count = effect.kind == "count"
+    if fact:
         exact = [(found.min(initial=np.inf), found.max(initial=-np.inf))] * 4
     else:
-        exact = sign_flip(found, *levels(among))
-    border = effect.chance if effect.kind == "count" else 0.0
-    widened = [(a - effect.resolution - border, b + effect.resolution - border) for a, b in exact]
-    slack = slacks(effect.claim, effect.margin, *widened)
-    verdict = str(judge(slack)) if n >= MIN_SEEDS or effect.kind == "fact" else UNDECIDED
-    if effect.kind == "fact":
-        n, verdict = 0, SUPPORTED if verdict == SUPPORTED else REFUTED
+        exact = (clopper_pearson if count else sign_flip)(found, *levels(among))
+    border, wide = effect.chance if count else 0.0, effect.resolution
+    from_border = [(low - wide - border, high + wide - border) for low, high in exact]
+    slack = slacks(effect.claim, effect.margin, *from_border)
+    verdict = str(judge(slack)) if n >= MIN_SEEDS or fact else UNDECIDED
+    if fact:
+        verdict = verdict if verdict == SUPPORTED else REFUTED
     elif verdict == UNDECIDED and n:
         notes += _doubts(effect, found - border, among)
-    spread = found.std(ddof=1) if n > 1 and effect.kind != "count" else np.nan
-    mean = found.mean() if len(found) else np.nan
-    low, high = (np.nan, np.nan) if effect.kind == "fact" else widened[0]
+    mean = found.mean() if n else np.nan
+    spread = found.std(ddof=1) if n > 1 and not (count or fact) else np.nan
     half = stats.t.ppf(0.975, max(n - 1, 1)) * spread / np.sqrt(max(n, 1))
     return {
-        "what": effect.what, "effect": mean, "low": low + border, "high": high + border,
+        "what": effect.what, "effect": mean, "low": exact[0][0] - wide, "high": exact[0][1] + wide,
         "t_low": mean - half, "t_high": mean + half, "unit": effect.unit,
-        "in_sd": mean / spread if spread > 0 else np.nan, "seeds": n, "kind": effect.kind,
-        "verdict": verdict, "slack": float(slack.get(verdict, slack[SUPPORTED])),
+        "in_sd": mean / spread if spread > 0 else np.nan, "seeds": 0 if fact else n,
+        "kind": effect.kind, "verdict": verdict,
+        "slack": float(slack.get(verdict, slack[SUPPORTED])),
         "note": "; ".join(filter(None, notes)),
     }  # fmt: skip
 
 
-def _counted(effect, found, notes):
-    """Identical values of a random quantity: a count of seeds, not a variance of nil."""
-    within, border = effect.claim == "equal", f"{effect.margin:g} {effect.unit}".strip()
-    holds = abs(found) <= effect.margin if within else found > effect.margin
-    said = f"{found[0]:.3g} in every seed: counted, {'within' if within else 'above'} {border}"
-    note = "; ".join(filter(None, [*notes, said]))
-    return Effect(effect.what, holds, "share of seeds", note=note, kind="count")
-
-
 def _doubts(effect, off, among):
-    """Why a row is undecided: how its seeds stand (``off`` the border), how many would decide it."""
+    """Why a row is undecided: how its seeds stand, ``off`` the border; how many would decide it."""
     n, m, (outer, inner, strict_outer, strict_inner) = len(off), effect.margin, levels(among)
     equal, size = effect.claim == "equal", abs(off.mean())
     side, holds = ("within", abs(off) <= m) if equal else ("above", off > 0)

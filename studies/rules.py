@@ -9,10 +9,14 @@ rule
     ``rows(rule, table)`` is the list of its effects. ``more(what, numbers, ...)``: their mean lies
     above 0. ``equal(what, numbers, ..., margin=...)``: it lies within the margin. ``above`` and
     ``chain`` are the differences of one measure between solutions, ``ratio`` the logarithm of a
-    quotient. ``each(column, rule, places)`` repeats a rule along a grid, or ``where`` something
-    holds on it; ``given(condition, rule)`` shows it only what the condition gives, which may say
-    why the claim cannot be tested here; ``if_any(condition, rule)`` leaves it out instead. A rule
-    that fits none of this is a function ``(table) -> rules``.
+    quotient, against the size that the claim names (``times``). Other kinds of evidence have words
+    of their own: ``counted`` (in how many seeds something holds), ``discordant`` (in which of two
+    arms), ``rises`` (a trend over a grid), ``at_place`` (a place on a grid), ``fact`` (a number and
+    its tolerance). ``margin=matters(printed)`` is what a difference of accuracies must exceed.
+    ``each(column, rule, places)`` repeats a rule along a grid, or ``where`` something holds on it;
+    ``given(condition, rule)`` shows it only what the condition gives, which may say why the claim
+    cannot be tested here; ``if_any(condition, rule)`` leaves it out instead. A rule that fits none
+    of this is a function ``(table) -> rules``.
 
 condition
     A function from a table to the part of it that counts, which raises ``NotHere`` where the table
@@ -37,9 +41,22 @@ import numpy as np
 import pandas as pd
 
 from studies.decide import Effect, NotHere
-from studies.quantities import Numbers, held, ln, of, part, pick, sparsities
+from studies.quantities import (
+    Numbers,
+    dense,
+    final_rows,
+    held,
+    lift,
+    ln,
+    of,
+    part,
+    pick,
+    sparsities,
+    trend,
+)  # fmt: skip
 
 MATCH = 0.5  # points: differences of accuracy below it are smaller than the spread that papers plot
+LEAST = 0.1  # points: smaller ones matter to nobody
 
 Rule = Effect | Callable[[pd.DataFrame], "Rule"] | Iterable["Rule"]
 Condition = Callable[[pd.DataFrame], pd.DataFrame]
@@ -68,12 +85,13 @@ def says(template: str, *parts) -> Callable[[pd.DataFrame], str]:
 def more(what: Words, numbers: Numbers, unit: str = "", claim="positive", **how) -> Rule:
     """The claim that the numbers' mean lies above 0.
 
-    ``margin``, ``resolution`` and ``note`` are those of ``Effect``; each, and ``what``, may be a
-    function of the table.
+    ``margin``, ``resolution``, ``note``, ``kind`` and ``chance`` are those of ``Effect``; each, and
+    ``what``, may be a function of the table. With a resolution it is a place.
     """
+    how.setdefault("kind", "place" if "resolution" in how else "difference")
 
     def rule(table):
-        values = np.asarray(numbers(table), dtype=float)
+        values = np.ravel(np.asarray(of(numbers, table), dtype=float))
         said = {key: of(value, table) for key, value in how.items()}
         return Effect(of(what, table), values, unit, claim, **said)
 
@@ -88,6 +106,67 @@ def beyond(what: Words, one: Numbers, other, unit: str = "", note: str = "", **h
 def equal(what: Words, numbers: Numbers, unit: str = "", *, margin, **how) -> Rule:
     """The claim that the numbers' mean lies within ``margin`` of 0."""
     return more(what, numbers, unit, "equal", margin=margin, **how)
+
+
+def counted(what: Words, holds: Numbers, chance: float = 0.5, **how) -> Rule:
+    """The claim that something holds in a larger share of the seeds than ``chance``.
+
+    ``holds`` is one yes or no a seed, a comparison of ``Numbers``: ``accuracy < 50``; of a value
+    that is missing, a no. (k of n layers of one network are one number, not n.)
+    """
+    note = how.pop("note", says("{:.0f} of {} seeds", lift(sum)(holds), lift(len)(holds)))
+    return more(what, holds, "share of seeds", kind="count", chance=chance, note=note, **how)
+
+
+def discordant(what: Words, one: Numbers, other: Numbers) -> Rule:
+    """The claim that something holds in the arm ``one`` and not in ``other`` more than the reverse.
+
+    Of paired seeds those alone count in which the arms differ, against 1/2: the exact McNemar test.
+    """
+    apart = lift(lambda a, b: a[a.astype(bool) != b.astype(bool)].astype(bool))(one, other)
+    note = says("the arms differ in {} of {} seeds", lift(len)(apart), lift(len)(one))
+    return counted(what, apart, note=note)
+
+
+def rises(what: Words, course: Numbers, least_rho=None, least=5, **how) -> Rule:
+    """The claim that a course rises over its grid of ``least`` places or more (``-course``: falls).
+
+    Spearman's rho with the places, one a seed, is above 0; with ``least_rho`` ("grows
+    steadily": 0.9) more than half of the seeds have at least that rho.
+    """
+    rho = trend(course, least, f"a trend needs {least} places or more")
+    if least_rho is None:
+        return more(what, rho, "rho", kind="trend", **how)
+    return counted(f"{what}: rho of {least_rho:g} or more", rho >= least_rho, **how)
+
+
+def at_place(what: Words, numbers: Numbers, unit: str, resolution, **how) -> Rule:
+    """The claim that a place on a grid lies above 0, told to ``resolution``: half a grid step."""
+    return more(what, numbers, unit, resolution=resolution, **how)
+
+
+def fact(what: Words, value, tolerance: float | None = None, unit: str = "", **how) -> Rule:
+    """A number without chance in it (a count of parameters, an identity, a schedule's shape).
+
+    ``value``, which may be ``Numbers``, is 0 within the tolerance; without one it is above 0.
+    """
+    claim, margin = ("positive", 0.0) if tolerance is None else ("equal", tolerance + 1e-12)
+    return more(what, value, unit, claim, kind="fact", margin=margin, **how)
+
+
+def matters(printed: float | None = None) -> Callable[[pd.DataFrame], float]:
+    """The size, in points, below which a difference of accuracies would not matter to a reader.
+
+    That is the smallest of half a point, a tenth of the dense networks' test error and a third of
+    the ``printed`` effect, and at least a tenth of a point.
+    """
+
+    def margin(table):
+        ends = dense(final_rows(table)).get("test_accuracy", pd.Series(dtype=float))
+        least = [MATCH, 10 * (1 - ends.mean()), abs(printed) / 3 if printed else np.nan]
+        return max(LEAST, np.nanmin(least))
+
+    return margin
 
 
 def name(solution: str) -> str:
@@ -106,10 +185,10 @@ def gap(measure: str, more_of: str, less_of: str, how: str = "final") -> Numbers
     return scale * (pick(measure, how, solution=more_of) - pick(measure, how, solution=less_of))
 
 
-def above(measure: str, more_of: str, less_of: str, how: str = "final", label: str = "") -> Rule:
-    """The claim that one solution is above another in ``measure``."""
+def above(measure: str, more_of: str, less_of: str, how="final", label="", printed=None) -> Rule:
+    """The claim that one solution is above another in ``measure``, the paper by ``printed``."""
     what = label or f"{measure}: {name(more_of)} - {name(less_of)}"
-    unit, margin = ("nats", 0.0) if in_nats(measure) else ("points", MATCH)
+    unit, margin = ("nats", 0.0) if in_nats(measure) else ("points", matters(printed))
     return more(what, gap(measure, more_of, less_of, how), unit, margin=margin)
 
 
@@ -120,9 +199,10 @@ def chain(measure: str, *solutions: str, how: str = "final", label: str = "") ->
     return [above(measure, a, b, how, f"{label}: {name(a)} - {name(b)}") for a, b in pairs]
 
 
-def ratio(what: str, numerator: Numbers, denominator: Numbers, **how) -> Rule:
-    """The claim that one is above the other, on the logarithm of their quotient."""
-    return more(f"ln({what})", ln(numerator / denominator), "ln", **how)
+def ratio(what: str, numerator: Numbers, denominator: Numbers, times: float = 1.0, **how) -> Rule:
+    """The claim that one is over ``times`` the other, on the logarithm of their quotient."""
+    size = "" if times == 1 else f" - ln {times:g}"
+    return more(f"ln({what}){size}", ln(numerator / denominator) - np.log(times), "ln", **how)
 
 
 def each(column: str, rule: Rule, places=sparsities, label=" at {:g}") -> Rule:
