@@ -1,11 +1,13 @@
 """What a table can be evidence of: its kind, whether its networks trained, and what diverged.
 
-``about`` of a claim's entry in the ledger says of which ``data`` and ``network`` it is, and which
-``preset`` is the paper's own setting, where these are not those of its figure's preset paper;
+``about`` of a claim's entry in the ledger says of which ``data`` and ``network`` it is, and by data
+set which ``preset`` is the study's own setting, where these are not those of its figure's ``paper``;
 ``about: any`` is a claim about every network (an identity). ``names: true`` marks a claim that
 names an architecture or a data set: evidence of kind own or near alone decides it. ``floor`` and
 ``untrained: true`` change or lift what ``trained`` asks of the networks.
 """
+
+import functools
 
 import numpy as np
 import pandas as pd
@@ -39,7 +41,7 @@ FLOORS = {
 }  # fmt: skip
 ABOVE_CHANCE = 2.0  # times chance: a sparse network below that has learned nothing to compare
 MOST = 0.6  # and of two classes this share, where twice chance is all there is
-PARTS, WHERE = {"train_accuracy": "training", "test_accuracy": "test"}, ("dataset", "network")
+PARTS, WHERE = ("train_accuracy", "test_accuracy"), ("dataset", "network")
 CELL = (  # the first four are compared, the others are variants, of which the best counts
     "sparsity", "dataset", "solution", "network", "row", "form", "criterion", "scope", "schedule",
     "weight_decay", "rate_floor", "prune_epoch", "setting", "value", "noise",
@@ -51,6 +53,11 @@ def family(network: str) -> str:
     return "mlp" if network == "lenet-300-100" else network.split("-")[0]
 
 
+@functools.cache
+def _setting(figure, preset):
+    return presets.settings(figure, preset).model_dump(mode="json")
+
+
 def kind(entry: dict, made: dict) -> tuple[str, str]:
     """The kind of evidence that a setting (a notebook's parameters) is for a claim, and how so.
 
@@ -59,19 +66,20 @@ def kind(entry: dict, made: dict) -> tuple[str, str]:
     said = entry.get("about", {})
     if said == "any":
         return "own", ""
-    figure, preset = entry["figure"], said.get("preset", "paper")
-    theirs = presets.settings(figure, preset).model_dump(mode="json")
+    theirs = _setting(entry["figure"], said.get("preset", {}).get(made["dataset"], "paper"))
     networks = said.get("network", theirs["networks"] or [theirs["network"]])
     here = made.get("networks") or [made["network"]]
-    apart = [] if set(here) <= set(networks) else [" and ".join(here)]
-    for name in SETTING:
-        if made.get(name, theirs[name]) != theirs[name]:
-            apart.append(f"{name.replace('_', ' ')} {made[name]} for {theirs[name]}")
-    family_too = {family(network) for network in here} & {family(network) for network in networks}
-    if made["dataset"] in said.get("data", [theirs["dataset"]]) and family_too:
-        return ("near" if apart else "own"), ", ".join(apart)
-    toy = made["dataset"] == "digits" or made["preset"] == "quick"
-    return ("toy" if toy else "analogue"), f"{' and '.join(here)} on {made['dataset']}"
+    named = " and ".join(here)
+    alike = set(map(family, here)) & set(map(family, networks))
+    if made["dataset"] not in said.get("data", [theirs["dataset"]]) or not alike:
+        toy = made["dataset"] == "digits" or made["preset"] == "quick"
+        return ("toy" if toy else "analogue"), f"{named} on {made['dataset']}"
+    apart = ([] if set(here) <= set(networks) else [named]) + [
+        f"{name.replace('_', ' ')} {made[name]} for {'all' if wanted is None else wanted}"
+        for name, wanted in ((name, theirs[name]) for name in SETTING)
+        if made.get(name, wanted) != wanted and (wanted is not None or name == "train_examples")
+    ]
+    return ("near" if apart else "own"), ", ".join(apart)
 
 
 def at_chance(table: pd.DataFrame) -> pd.DataFrame:
@@ -84,36 +92,35 @@ def at_chance(table: pd.DataFrame) -> pd.DataFrame:
     return found
 
 
-def trained(table: pd.DataFrame, entry: dict, made: dict) -> tuple[pd.DataFrame, dict[str, str]]:
-    """The rows of networks that trained; and, by its words, which sparsity is left out, and why.
+def trained(table: pd.DataFrame, entry: dict, made: dict) -> tuple[pd.DataFrame, list[str]]:
+    """The rows of networks that trained; and which sparsities are left out, and why.
 
     Raises ``NotHere`` where the dense networks did not train, or nothing sparse is left. Where
     several dense settings are compared the best of them counts; with noisy labels none is asked.
     """
     if entry.get("untrained") or not {"test_accuracy", "train_accuracy", "noise"} <= set(table):
-        return table, {}
+        return table, []
     cells = [column for column in CELL if column in table]
     best = final_rows(table).groupby(["key", *cells], dropna=False)[[*PARTS]].max()
     means = best.groupby(cells, dropna=False).mean().reset_index()
     for (dataset, network), found in _best(dense(means[means["noise"] == 0]), *WHERE):
         train, test, few = FLOORS.get((dataset, family(network)), (0.0, 0.0, 0.0))
         part = (made.get("train_examples") or np.inf) < sets.size(dataset) / 2
-        floors = entry.get("floor", (train, few if part else test))
-        for (column, words), floor in zip(PARTS.items(), floors, strict=True):
-            if found[column] < floor:
-                end = f"{network} end at {found[column]:.1%} of the {words} set of {dataset}"
-                raise NotHere(f"the dense networks {end}, below {floor:.0%}: they did not learn it")
+        floors = entry.get("floor", [train, few if part else test])
+        if (found < floors).any():
+            ends = "{:.1%} of the training and {:.1%} of the test set".format(*found)
+            least = "{:.1%} and {:.1%}".format(*floors)
+            raise NotHere(f"the dense networks ({network}) end at {ends}, below {least}: untrained")
     left_out = {}
     for (sparsity, dataset, *who), found in _best(means[means["sparsity"] > 0], *cells[:4]):
         chance = 1 / CLASSES.get(dataset, np.inf)
         if found["test_accuracy"] < min(ABOVE_CHANCE * chance, MOST):
             end = f"{' '.join(who)} ends at {found['test_accuracy']:.1%}, chance is {chance:.1%}"
-            left_out[sparsity] = end
+            left_out[sparsity] = f"at {sparsity:g} {end}"
     kept = table[~table["sparsity"].isin(left_out)]
-    words = {f"at {sparsity:g}": why for sparsity, why in left_out.items()}
-    if words and not (kept["sparsity"] > 0).any():
-        raise NotHere("; ".join(f"{place}: {why}" for place, why in words.items()))
-    return kept, words
+    if left_out and not (kept["sparsity"] > 0).any():
+        raise NotHere("; ".join(left_out.values()))
+    return kept, list(left_out.values())
 
 
 def _best(means, *columns):

@@ -9,6 +9,8 @@ date and commit of its last change (``python -m tests.locks`` writes it, and a t
 """
 
 import functools
+import hashlib
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -29,8 +31,8 @@ HOMES = (
 RULES = {claim: rule for home in HOMES for claim, rule in home.RULES.items()}
 
 COLUMNS = [
-    "claim", "says", "verdict", "evidence", "rows", "what", "effect", "low", "high", "t_low", "t_high",
-    "unit", "in_sd", "seeds", "kind", "note", "preset", "setting", "apart",
+    "claim", "says", "verdict", "evidence", "rows", "what", "effect", "low", "high", "t_low",
+    "t_high", "unit", "in_sd", "seeds", "kind", "note", "preset", "setting", "apart",
 ]  # fmt: skip
 
 
@@ -41,6 +43,24 @@ def ledger() -> dict:
     for path in sorted(Path(__file__).parent.glob("*/claims.yaml")):
         claims |= yaml.safe_load(path.read_text(encoding="utf-8"))
     return claims
+
+
+@functools.cache
+def held(name: str) -> dict:
+    """What a file of the studies holds.
+
+    ``amendments.yaml``: date -> what was changed in many rules at once, why, and whose;
+    ``rules.lock``: claim -> its rule's hash, and the date and commit of its last change.
+    """
+    return yaml.safe_load((Path(__file__).parent / name).read_text(encoding="utf-8"))
+
+
+def notebook_hash(figure: str) -> str:
+    """A hash of the code of a figure's notebook; empty where it is out of reach."""
+    path = Path(__file__).parent.parent / "notebooks" / f"{figure}.ipynb"
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"] if path.exists() else []
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    return hashlib.blake2b("\n".join(code).encode(), digest_size=8).hexdigest() if code else ""
 
 
 def of_figure(figure: str) -> dict:
@@ -92,12 +112,10 @@ def _judged(name, entry, table, made):
         if not effects:
             raise NotHere("the table has nothing that speaks of it")
     except NotHere as reason:
-        return [{"what": "", "verdict": NOT_TESTED, "note": str(reason)}]
+        effects, left_out = [], [str(reason)]
     among = max(1, sum(effect.kind != "fact" for effect in effects))
-    said = {"verdict": NOT_TESTED}
-    return [decide(effect, among) for effect in effects] + [
-        {"what": place, "note": why, **said} for place, why in left_out.items()
-    ]
+    untested = [{"what": "", "verdict": NOT_TESTED, "note": why} for why in left_out]
+    return [decide(effect, among) for effect in effects] + untested
 
 
 def verdicts(figure: str, table: pd.DataFrame, *, made) -> pd.DataFrame:
@@ -130,7 +148,7 @@ def account(verdicts: pd.DataFrame) -> str:
     )
     tested = verdicts[~facts & (verdicts["verdict"] != NOT_TESTED)]
     return (
-        f"{said}. By chance at most {0.05 * len(tested):.1f} of the {len(tested)} claims tested would "
-        f"be refuted wrongly (each of a claim's k rows at 5%/k: {tested['rows'].sum():.0f} rows), and "
-        f"{0.025 * len(tested):.1f} supported (each needs all its rows)."
+        f"{said}. By chance, at most {0.05 * len(tested):.1f} of the {len(tested)} claims tested "
+        f"are refuted wrongly (each of a claim's k rows at 5%/k, {tested['rows'].sum():.0f} in all) "
+        f"and {0.025 * len(tested):.1f} supported wrongly (each needs all its rows)."
     )

@@ -1,9 +1,11 @@
 """What every notebook does around its experiment: parameters, where it runs, a manifest."""
 
 import ast
+import datetime
 import io
 import json
 import platform
+import subprocess
 import sys
 import tempfile
 import types
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+import lib
 from lib.files import whole_folder
 from lib.runs import results
 from lib.runs.sweep import choose_device
@@ -207,8 +210,9 @@ def manifest(
         "diverged": int(table.groupby("key")["diverged"].first().sum()),
         "keys": sorted(table["key"].unique()),
         "verdicts": dict(zip(verdicts["claim"], verdicts["verdict"], strict=True)),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
+        "rules": {claim: ledger.held("rules.lock")[claim]["hash"] for claim in verdicts["claim"]},
+        "notebook": ledger.notebook_hash(ledger.ledger()[verdicts["claim"].iloc[0]]["figure"]),
+        **_provenance(),
         "device": str(choose_device(settings.device)),
         "notebook_seconds": round(seconds, 1),
     }
@@ -225,6 +229,25 @@ def manifest(
     keys = content["keys"]
     print(f"{len(keys)} runs, keys {keys[0][:8]} to {keys[-1][:8]}; every cell ran")
     return content
+
+
+def _provenance() -> dict:
+    """Commit (None outside a checkout), whether the tree was clean, date, versions, processor."""
+
+    def said(*command, otherwise=None):
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+        return otherwise if done.returncode else done.stdout.strip()
+
+    model = said("grep", "-m1", "model name", "/proc/cpuinfo", otherwise=platform.processor())
+    return {
+        "commit": said("git", "rev-parse", "HEAD"),
+        "clean": said("git", "status", "--porcelain") == "",
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "version": lib.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "processor": model.rpartition(": ")[2],
+    }
 
 
 def _save(place: Path, contents: dict) -> None:

@@ -249,10 +249,7 @@ def only(chosen: Callable[[pd.DataFrame], pd.Series], otherwise: Words) -> Condi
     """The condition that some rows are ``chosen``; they are what the rule sees."""
 
     def condition(table):
-        found = table[chosen(table)]
-        if found.empty:
-            raise NotHere(of(otherwise, table))
-        return found
+        return needs(len, otherwise)(table[chosen(table)])
 
     return condition
 

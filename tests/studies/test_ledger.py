@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from support import QUICK
 
 from studies import ledger
 from studies.decide import NOT_TESTED
@@ -51,7 +52,7 @@ def test_what_a_figure_decides_in_words():
 
 
 def test_a_row_says_where_it_comes_from():
-    found = ledger.verdicts("fig1_regimes", table(), preset="quick")
+    found = ledger.verdicts("fig1_regimes", table(), made=QUICK)
     assert list(found.columns) == ledger.COLUMNS
     assert set(found["setting"]) == {"digits mlp"}
     assert set(found["preset"]) == {"quick"}
@@ -65,7 +66,7 @@ def test_the_verdict_hangs_on_the_weakest_row():
     close = table(0.002).assign(sparsity=0.95, key=lambda rows: rows["key"] + "b")
     close.loc[close["solution"] == "sol_s", "test_accuracy"] += 1e-3 * np.cos(close["seed"])
     both = pd.concat([table(0.02), close[close["solution"] != "sol_d"]])
-    found = ledger.verdicts("fig1_regimes", both, preset="quick").set_index("claim")
+    found = ledger.verdicts("fig1_regimes", both, made=QUICK).set_index("claim")
     row = found.loc["price-gap-test-acc"]
     assert row["rows"] == 2
     assert row["what"].endswith("at 0.95")
@@ -75,7 +76,7 @@ def test_scoreboard_is_generated_from_the_tables(tmp_path):
     for setting, gap in (("quick-digits", 0.02), ("desktop-digits", -0.02)):
         folder = tmp_path / "fig1_regimes" / setting
         folder.mkdir(parents=True)
-        found = ledger.verdicts("fig1_regimes", table(gap), preset="quick")
+        found = ledger.verdicts("fig1_regimes", table(gap), made=QUICK)
         found.to_csv(folder / "verdicts.csv", index=False)
         made = {"parameters": {"preset": "quick", "network": "mlp", "seeds": list(range(6))}}
         (folder / "manifest.json").write_text(json.dumps(made))
@@ -91,7 +92,7 @@ def test_scoreboard_is_generated_from_the_tables(tmp_path):
 
 
 def test_verdicts_of_nothing_but_diverged_runs_are_not_supported():
-    found = ledger.evidence("fig1_regimes", table().assign(diverged=True), preset="quick")
+    found = ledger.evidence("fig1_regimes", table().assign(diverged=True), made=QUICK)
     assert "supported" not in set(found["verdict"])
 
 

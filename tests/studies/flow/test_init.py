@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from support import QUICK
 
 from studies import ledger, rules
 from studies.decide import NOT_TESTED, REFUTED, SUPPORTED, UNDECIDED, decide
@@ -112,7 +113,7 @@ def moves(second=0.1, order=1.0):
 
 def verdicts(*parts):
     table = pd.DataFrame([each for part in parts for each in part])
-    return ledger.verdicts("flow_fig1_init", table, preset="quick").set_index("claim")["verdict"]
+    return ledger.verdicts("flow_fig1_init", table, made=QUICK).set_index("claim")["verdict"]
 
 
 GOOD = (lenets(), layers("forward"), layers("backward"), full(), fans(), moves())

@@ -2,7 +2,7 @@
 
 import pandas as pd
 import pytest
-from support import judged
+from support import QUICK, judged
 
 from studies import ledger, rules
 from studies.decide import NOT_TESTED, REFUTED, SUPPORTED, UNDECIDED, NotHere, decide
@@ -43,7 +43,7 @@ def made_up(where, changes=None):
 def test_the_tables_hold_against_themselves():
     """Every claim that a network's printed numbers speak of holds there, or is said not to."""
     found = {
-        where: ledger.verdicts("flow_table1_methods", made_up(where), preset="quick")
+        where: ledger.verdicts("flow_table1_methods", made_up(where), made=QUICK)
         .set_index("claim")["verdict"]
         .to_dict()
         for where in WHERE

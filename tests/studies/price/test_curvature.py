@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from support import QUICK
 
 from studies import ledger
 from studies.decide import NOT_TESTED, REFUTED, SUPPORTED
@@ -12,7 +13,7 @@ SOLUTIONS = (("sol_d", 0.0), ("sol_f", 0.6), ("sol_s", 0.6), ("sol_f", 0.95), ("
 
 
 def verdicts(figure, rows):
-    return ledger.verdicts(figure, pd.DataFrame(rows), preset="quick").set_index("claim")["verdict"]
+    return ledger.verdicts(figure, pd.DataFrame(rows), made=QUICK).set_index("claim")["verdict"]
 
 
 def base(solution, sparsity, seed, **more):

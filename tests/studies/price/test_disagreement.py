@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from support import QUICK
 
 from studies import ledger
 from studies.decide import NOT_TESTED, REFUTED, SUPPORTED, UNDECIDED
@@ -26,7 +27,7 @@ def run_columns(solution, seed, dataset="digits", network="mlp", sparsity=0.9):
 
 
 def verdict(figure, table, claim):
-    return ledger.verdicts(figure, table, preset="quick").set_index("claim").loc[claim]
+    return ledger.verdicts(figure, table, made=QUICK).set_index("claim").loc[claim]
 
 
 def networks(skew=True, informative=True, spread=0.3, dataset="digits", classes=10, each=60):
@@ -128,7 +129,7 @@ def test_verdicts_where_the_truth_is_known(how, claim, expected):
 def test_human_classes_are_tested_on_cifar100_alone():
     def evidence(dataset, classes):
         pairs = disagreement.pairs(*networks(dataset=dataset, classes=classes, each=20))
-        rows = ledger.evidence("fig5_disagreement", pairs, preset="quick")
+        rows = ledger.evidence("fig5_disagreement", pairs, made=QUICK)
         return rows[rows["claim"] == "price-disagreement-train-skew"]
 
     assert "cifar100 alone" in evidence("digits", 10)["note"].iloc[0]
@@ -151,7 +152,7 @@ def test_what_the_table_cannot_say_is_not_tested(skewed):
 
 def test_classes_that_lead_come_from_the_other_seeds(skewed):
     """All disagreements are in class 3, a tenth of the examples: ten times its share."""
-    rows = ledger.evidence("fig5_disagreement", skewed, preset="quick").set_index("claim")
+    rows = ledger.evidence("fig5_disagreement", skewed, made=QUICK).set_index("claim")
     row = rows.loc["price-disagreement-train-skew"]
     assert row["effect"] == pytest.approx(10 - 2)
     assert row["what"].startswith("share of the leading 1 of 10 classes")

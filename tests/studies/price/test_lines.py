@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from support import QUICK
 
 from studies import ledger
 from studies.decide import NOT_TESTED, REFUTED, SUPPORTED
@@ -45,7 +46,7 @@ def lines(rise=0.0, lead=0.5, alphas=ALPHAS, **where):
 
 
 def verdict(figure, table, claim):
-    return ledger.verdicts(figure, table, preset="quick").set_index("claim").loc[claim]
+    return ledger.verdicts(figure, table, made=QUICK).set_index("claim").loc[claim]
 
 
 @pytest.mark.parametrize(
@@ -87,7 +88,7 @@ def test_the_papers_own_ends_are_tested_on_its_own_data_alone():
     )
     assert own["what"].str.contains("- 4, at 0.9").sum() == 1
     assert (
-        not ledger.evidence("fig8_interpolation", lines(), preset="quick")["what"]
+        not ledger.evidence("fig8_interpolation", lines(), made=QUICK)["what"]
         .str.contains("- 4, at")
         .any()
     )
@@ -104,7 +105,7 @@ def test_a_diverged_run_has_no_lines():
 
 
 def verdicts(figure, rows):
-    return ledger.verdicts(figure, pd.DataFrame(rows), preset="quick").set_index("claim")["verdict"]
+    return ledger.verdicts(figure, pd.DataFrame(rows), made=QUICK).set_index("claim")["verdict"]
 
 
 def base(solution, sparsity, seed, **more):

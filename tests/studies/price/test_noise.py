@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from support import QUICK
 
 from studies import ledger
 from studies.decide import NOT_TESTED, REFUTED, SUPPORTED
@@ -12,7 +13,7 @@ SEEDS = range(5)
 
 
 def verdicts(figure, rows):
-    return ledger.verdicts(figure, pd.DataFrame(rows), preset="quick").set_index("claim")["verdict"]
+    return ledger.verdicts(figure, pd.DataFrame(rows), made=QUICK).set_index("claim")["verdict"]
 
 
 def base(solution, sparsity, seed, **more):
@@ -172,7 +173,7 @@ def test_memorising_late_is_of_solutions_that_memorise():
     assert verdicts("fig6_noise", few)[claim] == NOT_TESTED
     some = runs.copy()
     some.loc[some["solution"] == "sol_s", "flipped_memorised"] = 0.1
-    rows = ledger.evidence("fig6_noise", some, preset="quick").set_index("claim").loc[claim, "what"]
+    rows = ledger.evidence("fig6_noise", some, made=QUICK).set_index("claim").loc[claim, "what"]
     assert list(rows) == [f"{s}: half memorised - half clean" for s in ("Sol-D", "Sol-F")]
     early = runs.assign(clean_accuracy=runs["epoch"] / 20)
     assert verdicts("fig6_noise", early)[claim] == REFUTED

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from support import PAPER, QUICK
 
 from studies import ledger
 from studies.decide import NOT_TESTED, REFUTED, SUPPORTED, NotHere
@@ -62,7 +63,7 @@ def table(
 
 
 def verdicts(table, figure="fig1_regimes"):
-    return ledger.verdicts(figure, table, preset="quick").set_index("claim")["verdict"]
+    return ledger.verdicts(figure, table, made=QUICK).set_index("claim")["verdict"]
 
 
 def test_known_gaps_are_found():
@@ -106,7 +107,7 @@ def test_diverged_runs_do_not_vote():
     bad.loc[bad["seed"] == 0, "diverged"] = True
     bad.loc[bad["seed"] == 0, "test_accuracy"] = 0.0
     row = (
-        ledger.verdicts("fig1_regimes", bad, preset="quick")
+        ledger.verdicts("fig1_regimes", bad, made=QUICK)
         .set_index("claim")
         .loc["price-gap-test-acc"]
     )
@@ -129,7 +130,7 @@ def test_the_gap_that_widens_then_closes():
 
 
 def test_a_rank_correlation_for_each_solution():
-    found = ledger.evidence("fig1_regimes", table(spread=0.0), preset="quick").set_index("claim")
+    found = ledger.evidence("fig1_regimes", table(spread=0.0), made=QUICK).set_index("claim")
     assert found.loc["price-acc-falls-with-sparsity", "effect"].tolist() == [1.0, 1.0]
 
 
@@ -137,7 +138,7 @@ def test_entropies_on_both_sides_of_the_border():
     """Flat up to the border, then more than three times as much; a steady rise refutes it."""
     level = {0.8: 0.01, 0.9: 0.011, 0.95: 0.012, 0.98: 0.1}
     turning = table().assign(train_entropy=lambda rows: rows["sparsity"].map(level).fillna(0.01))
-    found = ledger.evidence("fig1_regimes", turning, preset="quick").set_index("claim")
+    found = ledger.evidence("fig1_regimes", turning, made=QUICK).set_index("claim")
     rows = found.loc["price-entropy-transition"]
     assert list(rows["verdict"]) == [SUPPORTED] * 4
     assert rows["what"].iloc[0] == "Sol-F: ln 2 - ln(entropy at 0.95 / at 0.8)"
@@ -148,7 +149,7 @@ def test_entropies_on_both_sides_of_the_border():
 
 def test_the_papers_own_numbers_need_its_own_setting():
     own = table().assign(dataset="cifar100", network="resnet-32")
-    found = ledger.evidence("fig1_regimes", own, preset="paper").set_index("claim")
+    found = ledger.evidence("fig1_regimes", own, made=PAPER).set_index("claim")
     assert len(found.loc["price-regime-boundary"]) == 3
     assert len(found.loc["price-dense-reference"]) == 2
     assert verdicts(own)["price-dense-reference"] == REFUTED  # 97% is not 78%
