@@ -1,7 +1,7 @@
 """What a table can be evidence of: its kind, whether its networks trained, and what diverged.
 
-``about`` of a claim's entry in the ledger says of which ``data`` and ``network`` it is, and by data
-set which ``preset`` is the study's own setting, where these are not those of its figure's ``paper``;
+``about`` of a claim's entry in the ledger says of which ``data`` and ``network`` it is, and by set
+which ``preset`` is the study's own setting, where these are not those of its figure's ``paper``;
 ``about: any`` is a claim about every network (an identity). ``names: true`` marks a claim that
 names an architecture or a data set: evidence of kind own or near alone decides it. ``floor`` and
 ``untrained: true`` change or lift what ``trained`` asks of the networks.

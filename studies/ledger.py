@@ -146,9 +146,9 @@ def account(verdicts: pd.DataFrame) -> str:
         for head, part in parts
         if len(part)
     )
-    tested = verdicts[~facts & (verdicts["verdict"] != NOT_TESTED)]
+    tested = verdicts["rows"][~facts & (verdicts["verdict"] != NOT_TESTED)]
     return (
-        f"{said}. By chance, at most {0.05 * len(tested):.1f} of the {len(tested)} claims tested "
-        f"are refuted wrongly (each of a claim's k rows at 5%/k, {tested['rows'].sum():.0f} in all) "
-        f"and {0.025 * len(tested):.1f} supported wrongly (each needs all its rows)."
+        f"{said}. By chance, at most {0.05 * len(tested):.1f} of the {len(tested)} claims tested are "
+        f"refuted wrongly ({tested.sum():.0f} rows, the k of a claim at 5%/k each), and "
+        f"{0.025 * len(tested):.1f} supported wrongly (all rows must be)."
     )

@@ -27,7 +27,7 @@ def runs(
     dense=0.96,
     drop=0.002,
     end=0.2,
-    seeds=6,
+    seeds=12,
     spread=0.0,
     slope=0.001,
     **variant,

@@ -10,7 +10,7 @@ from studies.decide import NOT_TESTED, REFUTED, SUPPORTED, UNDECIDED, decide
 from studies.flow import init
 
 SPARSITIES = (0.8, 0.89, 0.98)
-SEEDS = range(6)
+SEEDS = range(12)
 
 
 def row(part, seed, **more):

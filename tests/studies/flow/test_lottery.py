@@ -9,7 +9,7 @@ from studies import ledger
 from studies.decide import NOT_TESTED, REFUTED, SUPPORTED, UNDECIDED
 from studies.flow import lottery
 
-SEEDS, REPLICAS = range(6), range(3)
+SEEDS, REPLICAS = range(12), range(3)
 ALPHAS = [0.0, 0.2, 0.5, 0.8, 1.0]
 
 

@@ -8,7 +8,7 @@ from support import QUICK
 from studies import ledger
 from studies.decide import NOT_TESTED, REFUTED, SUPPORTED
 
-SEEDS = range(5)
+SEEDS = range(12)
 SOLUTIONS = (("sol_d", 0.0), ("sol_f", 0.6), ("sol_s", 0.6), ("sol_f", 0.95), ("sol_s", 0.95))
 
 

@@ -10,7 +10,7 @@ from studies import ledger
 from studies.decide import NOT_TESTED, REFUTED, SUPPORTED, UNDECIDED
 from studies.price import disagreement
 
-SEEDS = range(6)
+SEEDS = range(12)
 
 
 def run_columns(solution, seed, dataset="digits", network="mlp", sparsity=0.9):

@@ -10,7 +10,7 @@ from studies.decide import NOT_TESTED, REFUTED, SUPPORTED
 from studies.price import lines as lines_of
 
 ALPHAS = [0.0, 0.2, 0.4, 0.5, 0.6, 0.8, 1.0]
-SEEDS = range(6)
+SEEDS = range(12)
 
 
 def run_columns(solution, seed, dataset="digits", network="mlp", sparsity=0.9):

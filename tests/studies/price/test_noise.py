@@ -9,7 +9,7 @@ from studies import ledger
 from studies.decide import NOT_TESTED, REFUTED, SUPPORTED
 from studies.price import noise
 
-SEEDS = range(5)
+SEEDS = range(12)
 
 
 def verdicts(figure, rows):

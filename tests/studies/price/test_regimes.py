@@ -9,7 +9,7 @@ from studies import ledger
 from studies.decide import NOT_TESTED, REFUTED, SUPPORTED, NotHere
 from studies.price import regimes
 
-SEEDS = range(6)
+SEEDS = range(12)
 
 
 def table(
