@@ -165,8 +165,9 @@ def decide(effect: Effect, among: int = 1) -> dict:
     mean = found.mean() if n else np.nan
     spread = found.std(ddof=1) if n > 1 and not (count or fact) else np.nan
     half = stats.t.ppf(0.975, max(n - 1, 1)) * spread / np.sqrt(max(n, 1))
+    low, high = (np.nan, np.nan) if fact else exact[0]
     return {
-        "what": effect.what, "effect": mean, "low": exact[0][0] - wide, "high": exact[0][1] + wide,
+        "what": effect.what, "effect": mean, "low": low - wide, "high": high + wide,
         "t_low": mean - half, "t_high": mean + half, "unit": effect.unit,
         "in_sd": mean / spread if spread > 0 else np.nan, "seeds": 0 if fact else n,
         "kind": effect.kind, "verdict": verdict,

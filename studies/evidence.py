@@ -111,16 +111,16 @@ def trained(table: pd.DataFrame, entry: dict, made: dict) -> tuple[pd.DataFrame,
             ends = "{:.1%} of the training and {:.1%} of the test set".format(*found)
             least = "{:.1%} and {:.1%}".format(*floors)
             raise NotHere(f"the dense networks ({network}) end at {ends}, below {least}: untrained")
-    left_out = {}
+    left_out = []
     for (sparsity, dataset, *who), found in _best(means[means["sparsity"] > 0], *cells[:4]):
         chance = 1 / CLASSES.get(dataset, np.inf)
         if found["test_accuracy"] < min(ABOVE_CHANCE * chance, MOST):
             end = f"{' '.join(who)} ends at {found['test_accuracy']:.1%}, chance is {chance:.1%}"
-            left_out[sparsity] = f"at {sparsity:g} {end}"
-    kept = table[~table["sparsity"].isin(left_out)]
-    if left_out and not (kept["sparsity"] > 0).any():
-        raise NotHere("; ".join(left_out.values()))
-    return kept, list(left_out.values())
+            left_out.append((sparsity, f"at {sparsity:g} {end}"))
+    kept, said = table[~table["sparsity"].isin(dict(left_out))], [end for _, end in left_out]
+    if said and not (kept["sparsity"] > 0).any():
+        raise NotHere("; ".join(said))
+    return kept, said
 
 
 def _best(means, *columns):

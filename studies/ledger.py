@@ -13,6 +13,7 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import yaml
 
@@ -102,7 +103,8 @@ def evidence(figure: str, table: pd.DataFrame, *, made) -> pd.DataFrame:
         facts = set(found.get("kind", [])) == {"fact"}
         of, apart = ("fact", "") if facts else kind(entry, made)
         rows.append(found.assign(claim=name, evidence=of, apart=apart))
-    return pd.concat(rows).assign(preset=made["preset"], setting=where)
+    table = pd.concat(rows).assign(preset=made["preset"], setting=where)
+    return table.reindex(columns=[*COLUMNS, "slack"])
 
 
 def _judged(name, entry, table, made):
@@ -128,7 +130,7 @@ def verdicts(figure: str, table: pd.DataFrame, *, made) -> pd.DataFrame:
     for name, group in evidence(figure, table, made=made).groupby("claim", sort=False):
         verdict = combine(list(group["verdict"]))
         telling = group[[combine([one]) == verdict for one in group["verdict"]]]
-        slack = telling.get("slack", telling["verdict"].map(len)).fillna(-1e9)
+        slack = telling["slack"].fillna(-np.inf)
         weakest = telling.iloc[(slack if verdict == REFUTED else -slack).argmax()]
         whole = {"claim": name, "verdict": verdict, "rows": len(group)}
         if weakest["verdict"] != verdict:
@@ -148,7 +150,7 @@ def account(verdicts: pd.DataFrame) -> str:
     )
     tested = verdicts["rows"][~facts & (verdicts["verdict"] != NOT_TESTED)]
     return (
-        f"{said}. By chance, at most {0.05 * len(tested):.1f} of the {len(tested)} claims tested are "
-        f"refuted wrongly ({tested.sum():.0f} rows, the k of a claim at 5%/k each), and "
+        f"{said}. By chance, at most {0.05 * len(tested):.1f} of the {len(tested)} claims tested "
+        f"are refuted wrongly ({tested.sum():.0f} rows, the k of a claim at 5%/k each), and "
         f"{0.025 * len(tested):.1f} supported wrongly (all rows must be)."
     )

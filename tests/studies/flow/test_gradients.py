@@ -10,7 +10,7 @@ from studies.decide import NotHere, decide
 from studies.flow import gradients
 from studies.quantities import Numbers
 
-STEPS, EVERY, UPDATE, SEEDS = 12_000, 200, 500, 6
+STEPS, EVERY, UPDATE, SEEDS = 12_000, 200, 500, 10
 CELLS = [*gradients.CELLS, ("lottery", ""), ("small dense", "")]
 # flow over the first half, over the second half, start of learning, accuracy: the study's story
 STORY = {

@@ -9,7 +9,7 @@ from studies import ledger, rules
 from studies.decide import NotHere, decide
 
 FIGURE = "flow_fig10_hessian"
-STEPS, UPDATES, SEEDS = (100, 500, 1300), (500, 1000), 6
+STEPS, UPDATES, SEEDS = (100, 500, 1300), (500, 1000), 10
 # the study's story along training: largest eigenvalue, size of the largest negative one, negative
 # share
 ALONG = {

@@ -102,8 +102,12 @@ def test_runs_that_fail_are_counted():
     """Of runs of which none fails there is nothing to support; the note counts them."""
     rule = ledger.RULES["flow-t1-original-fails-sometimes"]
     effects = rules.rows(rule, made_up("table 1", {("rigl", "masked"): 30.0}))
-    assert [effect.note for effect in effects] == ["0 of 6", "0 of 6", "6 of 6"]
-    assert [decide(effect)["verdict"] for effect in effects] == [REFUTED, REFUTED, SUPPORTED]
+    assert [effect.note for effect in effects] == [
+        "0 of 12 seeds",
+        "0 of 12 seeds",
+        "12 of 12 seeds",
+    ]
+    assert [decide(effect)["verdict"] for effect in effects] == [UNDECIDED, UNDECIDED, SUPPORTED]
 
 
 def test_two_seeds_decide_no_equality():

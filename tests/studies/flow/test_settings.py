@@ -10,7 +10,7 @@ from studies.decide import NotHere
 from studies.flow import settings
 
 FIGURE = "flow_appendix_settings"
-STEPS, SEEDS = 12_000, 6
+STEPS, SEEDS = 12_000, 10
 # the study's story: (setting, value, row, form[, drop fraction]) -> final accuracy in percent
 STORY = {
     **{("weight decay", 2e-4, *cell): 98.0 for cell in settings.DECAYED},

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from support import QUICK
+from support import PAPER, QUICK
 
 from studies import ledger
 from studies.decide import NOT_TESTED, REFUTED, SUPPORTED
@@ -55,7 +55,7 @@ def verdict(figure, table, claim):
 def test_almost_monotone_has_a_tolerance(rise, expected):
     row = verdict("fig8_interpolation", lines(rise), "price-interp-monotone")
     assert row["verdict"] == expected
-    assert f"strictly monotone in {6 if rise == 0 else 0} of 6" in row["note"]
+    assert f"strictly monotone in {12 if rise == 0 else 0} of 12" in row["note"]
 
 
 def test_bumps_rise_above_the_lowest_so_far():
@@ -84,7 +84,7 @@ def test_too_few_alphas_are_not_tested():
 
 def test_the_papers_own_ends_are_tested_on_its_own_data_alone():
     own = ledger.evidence(
-        "fig8_interpolation", lines(dataset="cifar100", network="resnet-32"), preset="paper"
+        "fig8_interpolation", lines(dataset="cifar100", network="resnet-32"), made=PAPER
     )
     assert own["what"].str.contains("- 4, at 0.9").sum() == 1
     assert (
