@@ -19,9 +19,8 @@ rule
     of this is a function ``(table) -> rules``.
 
 condition
-    A function from a table to the part of it that counts, which raises ``NotHere`` where the table
-    cannot speak of the claim: ``needs(check, otherwise)``, ``only(chosen, otherwise)``,
-    ``own(dataset, network)``.
+    A function from a table to the part of it that counts; raises ``NotHere`` where that cannot
+    speak of the claim. ``needs(check, otherwise)``, ``only(chosen, ...)``, ``own(dataset, network)``.
 
 Words may be made from the table too: ``says("{:.2f} and {:.2f}", a, b)`` puts the means over seeds
 of ``a`` and ``b`` into a text. A study's table of rules is ``RULES``: claim -> rule.
@@ -85,8 +84,8 @@ def says(template: str, *parts) -> Callable[[pd.DataFrame], str]:
 def more(what: Words, numbers: Numbers, unit: str = "", claim="positive", **how) -> Rule:
     """The claim that the numbers' mean lies above 0.
 
-    ``margin``, ``resolution``, ``note``, ``kind`` and ``chance`` are those of ``Effect``; each, and
-    ``what``, may be a function of the table. With a resolution it is a place.
+    ``how`` are the fields of ``Effect``, each a value or a function of the table, as ``what`` is.
+    With a ``resolution`` it is a place.
     """
     how.setdefault("kind", "place" if "resolution" in how else "difference")
 
@@ -121,7 +120,7 @@ def counted(what: Words, holds: Numbers, chance: float = 0.5, **how) -> Rule:
 def discordant(what: Words, one: Numbers, other: Numbers) -> Rule:
     """The claim that something holds in the arm ``one`` and not in ``other`` more than the reverse.
 
-    Of paired seeds those alone count in which the arms differ, against 1/2: the exact McNemar test.
+    Of paired seeds those count in which the arms differ, against 1/2: the exact McNemar test.
     """
     apart = lift(lambda a, b: a[a.astype(bool) != b.astype(bool)].astype(bool))(one, other)
     note = says("the arms differ in {} of {} seeds", lift(len)(apart), lift(len)(one))
@@ -155,11 +154,9 @@ def fact(what: Words, value, tolerance: float | None = None, unit: str = "", **h
 
 
 def matters(printed: float | None = None) -> Callable[[pd.DataFrame], float]:
-    """The size, in points, below which a difference of accuracies would not matter to a reader.
-
-    That is the smallest of half a point, a tenth of the dense networks' test error and a third of
-    the ``printed`` effect, and at least a tenth of a point.
-    """
+    """The size, in points, below which a difference of accuracies would not matter to a reader:
+    the smallest of half a point, a tenth of the dense networks' test error and a third of the
+    ``printed`` effect, and at least a tenth of a point."""
 
     def margin(table):
         ends = dense(final_rows(table)).get("test_accuracy", pd.Series(dtype=float))
@@ -209,8 +206,7 @@ def each(column: str, rule: Rule, places=sparsities, label=" at {:g}") -> Rule:
     """The rule on the part of the table at each place along ``column``.
 
     ``places`` is a list, or gives one of the table (and may raise ``NotHere``). The label, a format
-    or a function of the place, stands in each row's words where they hold ``{column}``, else behind
-    them.
+    or a function of the place, stands where each row's words hold ``{column}``, else behind them.
     """
 
     def along(table):
@@ -249,16 +245,14 @@ def only(chosen: Callable[[pd.DataFrame], pd.Series], otherwise: Words) -> Condi
     """The condition that some rows are ``chosen``; they are what the rule sees."""
 
     def condition(table):
-        return needs(len, otherwise)(table[chosen(table)])
+        return needs(lambda rows: chosen(rows).any(), otherwise)(table)[chosen]
 
     return condition
 
 
 def where(check: Callable, otherwise: str, column: str = "sparsity", among=sparsities):
-    """The places along ``column`` at which ``check`` holds for the part of the table.
-
-    A function of the table, for ``each``; it raises ``NotHere`` where there is none.
-    """
+    """The places along ``column`` at which ``check`` holds for the part of the table: a function of
+    the table, for ``each``; it raises ``NotHere`` where there is none."""
 
     def places(table):
         found = [p for p in of(among, table) if check(part(table, **{column: p}))]
