@@ -85,11 +85,11 @@ def kind(entry: dict, made: dict) -> tuple[str, str]:
 def at_chance(table: pd.DataFrame) -> pd.DataFrame:
     """The table with diverged runs as what they are, failures: accuracies at chance, 1 / classes,
     losses at ln(classes). What was estimated on them stays as it is: without a value."""
-    classes, found = table["dataset"].map(CLASSES), table.copy()
-    for column in table.filter(regex="_(accuracy|loss)$"):
-        level = 1 / classes if column.endswith("accuracy") else np.log(classes)
-        found[column] = table[column].mask(table["diverged"], level)
-    return found
+    classes = table["dataset"].map(CLASSES)
+    levels = {"accuracy": 1 / classes, "loss": np.log(classes)}
+    columns = table.filter(regex=f"_({'|'.join(levels)})$")
+    counted = {c: table[c].mask(table["diverged"], levels[c.rpartition("_")[2]]) for c in columns}
+    return table.assign(**counted)
 
 
 def trained(table: pd.DataFrame, entry: dict, made: dict) -> tuple[pd.DataFrame, list[str]]:

@@ -31,6 +31,7 @@ HOMES = (
 )  # fmt: skip
 RULES = {claim: rule for home in HOMES for claim, rule in home.RULES.items()}
 
+STUDIES = ("early", "flow", "price")
 COLUMNS = [
     "claim", "says", "verdict", "evidence", "rows", "what", "effect", "low", "high", "t_low",
     "t_high", "unit", "in_sd", "seeds", "kind", "note", "preset", "setting", "apart",
@@ -40,10 +41,9 @@ COLUMNS = [
 @functools.cache
 def ledger() -> dict:
     """Claim -> entry, over all studies."""
-    claims: dict[str, dict] = {}
-    for path in sorted(Path(__file__).parent.glob("*/claims.yaml")):
-        claims |= yaml.safe_load(path.read_text(encoding="utf-8"))
-    return claims
+    return {
+        claim: entry for study in STUDIES for claim, entry in held(f"{study}/claims.yaml").items()
+    }
 
 
 @functools.cache
@@ -71,19 +71,16 @@ def of_figure(figure: str) -> dict:
 
 def paper_curves(figure: str) -> dict:
     """The curves that the paper prints for ``figure``, as read off its plots; empty if none."""
-    merged: dict[str, list | dict] = {}
-    for entry in of_figure(figure).values():
-        merged |= entry.get("curves", {})
-    return merged
+    drawn = [entry.get("curves", {}) for entry in of_figure(figure).values()]
+    return {name: curve for curves in drawn for name, curve in curves.items()}
 
 
 def rules(figure: str) -> pd.DataFrame:
     """Claim and decision rule in words, with what was amended: to be read before the data."""
-    rows = []
-    for name, entry in of_figure(figure).items():
-        amended = f" (Amended: {entry['amended']})" if "amended" in entry else ""
-        rows.append({"claim": name, "says": entry["says"], "rule": entry["rule"] + amended})
-    return pd.DataFrame(rows)
+    entries = pd.DataFrame(of_figure(figure).values(), index=of_figure(figure))
+    amended = entries.reindex(columns=["amended"])["amended"].map(" (Amended: {})".format, "ignore")
+    words = entries.assign(rule=entries["rule"] + amended.fillna(""))
+    return words.rename_axis("claim").reset_index()[["claim", "says", "rule"]]
 
 
 def evidence(figure: str, table: pd.DataFrame, *, made) -> pd.DataFrame:

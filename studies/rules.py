@@ -20,7 +20,7 @@ rule
 
 condition
     A function from a table to the part of it that counts; raises ``NotHere`` where that cannot
-    speak of the claim. ``needs(check, otherwise)``, ``only(chosen, ...)``, ``own(dataset, network)``.
+    speak of the claim: ``needs(check, otherwise)``, ``only(chosen, ...)``, ``own(data, network)``.
 
 Words may be made from the table too: ``says("{:.2f} and {:.2f}", a, b)`` puts the means over seeds
 of ``a`` and ``b`` into a text. A study's table of rules is ``RULES``: claim -> rule.
@@ -32,6 +32,7 @@ of ``a`` and ``b`` into a text. A study's table of rules is ``RULES``: claim -> 
 array([25.])
 """
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import pairwise
@@ -222,12 +223,7 @@ def each(column: str, rule: Rule, places=sparsities, label=" at {:g}") -> Rule:
 
 def along(course: Numbers, rule: Callable[[float, Numbers], Rule]) -> Rule:
     """A rule for each place of a course: ``rule(place, numbers there)``."""
-
-    def at_each(table):
-        for place, found in course(table).items():
-            yield rule(place, held(found))
-
-    return at_each
+    return lambda table: [rule(place, held(found)) for place, found in course(table).items()]
 
 
 def needs(check: Callable[[pd.DataFrame], bool], otherwise: Words) -> Condition:
@@ -243,11 +239,8 @@ def needs(check: Callable[[pd.DataFrame], bool], otherwise: Words) -> Condition:
 
 def only(chosen: Callable[[pd.DataFrame], pd.Series], otherwise: Words) -> Condition:
     """The condition that some rows are ``chosen``; they are what the rule sees."""
-
-    def condition(table):
-        return needs(lambda rows: chosen(rows).any(), otherwise)(table)[chosen]
-
-    return condition
+    some = needs(lambda table: chosen(table).any(), otherwise)
+    return lambda table: some(table)[chosen]
 
 
 def where(check: Callable, otherwise: str, column: str = "sparsity", among=sparsities):
@@ -280,13 +273,10 @@ def given(*steps) -> Rule:
     The first that raises ``NotHere`` says why the claim is not tested.
     """
     *conditions, rule = steps
-
-    def seen(table):
-        for condition in conditions:
-            table = condition(table)
-        return rows(rule, table)
-
-    return seen
+    left = functools.partial(
+        functools.reduce, lambda table, condition: condition(table), conditions
+    )
+    return lambda table: rows(rule, left(table))
 
 
 def if_any(condition: Condition, rule: Rule) -> Rule:

@@ -116,7 +116,7 @@ def test_fewer_examples_have_a_floor_of_their_own():
     ends = table((1.0, 0.65), dataset="cifar10", network="resnet-20")
     few = {**DIGITS, "train_examples": 4000}
     assert len(evidence.trained(ends, {}, few)[0]) == len(ends)
-    with pytest.raises(NotHere, match="below 99.0% and 90.0%: untrained"):
+    with pytest.raises(NotHere, match=r"below 99\.0% and 90\.0%: untrained"):
         evidence.trained(ends, {}, DIGITS)
 
 
