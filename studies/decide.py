@@ -59,7 +59,7 @@ class Effect:
 def _subsets(n: int) -> np.ndarray:
     """Non-empty subsets of n seeds, as the weights of their means: [subsets, n]."""
     if n <= ALL_SUBSETS:
-        member = np.arange(1, 2**n)[:, None] >> np.arange(n) & 1
+        member = (np.arange(1, 2**n)[:, None] >> np.arange(n) & 1).astype(bool)
     else:
         rng = np.random.default_rng(derived_seed(0, "sign flips", n))
         member = rng.random((DRAWS, n)) < 0.5

@@ -137,7 +137,7 @@ def rises(what: Words, course: Numbers, least_rho=None, least=5, **how) -> Rule:
     rho = trend(course, least, f"a trend needs {least} places or more")
     if least_rho is None:
         return more(what, rho, "rho", kind="trend", **how)
-    return counted(f"{what}: rho of {least_rho:g} or more", rho >= least_rho, **how)
+    return counted(f"{what}: rho of {least_rho:g} or more", rho >= least_rho - 1e-9, **how)
 
 
 def at_place(what: Words, numbers: Numbers, unit: str, resolution, **how) -> Rule:

@@ -31,7 +31,7 @@ BUMP = (0.05, 0.20)  # the paper's window for the bump, in shares of training: e
 def higher(measure: str, more_of: str = "sol_s", less_of: str = "sol_f") -> Rule:
     """One solution has more of a measure than another, on the logarithm of the ratio."""
     found = [at_least(pick(measure, solution=solution), 1e-12) for solution in (more_of, less_of)]
-    return ratio(f"{NAMES[measure]} of {name(more_of)} / {name(less_of)}", *found)
+    return ratio(f"{NAMES[measure]} of {name(more_of)} / {name(less_of)}", found[0], found[1])
 
 
 def grows(measure: str, solution: str) -> Rule:

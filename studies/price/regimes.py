@@ -53,8 +53,9 @@ TEST_GAPS, ENTROPY_GAPS = gaps("test_accuracy"), gaps("train_entropy", -1.0)
 # By seed: the sparsity from which on Sol-F fits the training set better, by over half a point.
 boundary = since(gaps("train_accuracy") > MATCH)
 # where no seed's grid shows one: a step beyond the grid
-STEP = Numbers(lambda table: np.diff(sparsities(table)).max())
-BORDER = lift(lambda places, end, step: places.fillna(end + step))(boundary, furthest, STEP)
+BORDER = lift(lambda places, end, step: places.fillna(end + step))(
+    boundary, furthest, Numbers(lambda table: np.diff(sparsities(table)).max())
+)
 
 both_fit = where(
     lift(lambda ends: ends.drop(columns="sol_d", errors="ignore").mean().min() >= FITTED)(
@@ -63,6 +64,14 @@ both_fit = where(
     "no sparsity here at which both solutions fit the training set",
 )
 scratch_fails = where(average(pick("train_accuracy", solution="sol_s")) < FITTED, HIGHER)
+
+
+@Numbers
+def _half_step(table):
+    """Half the grid's step below a border, mean over seeds: what a border cannot tell."""
+    grid = np.array(sparsities(table))
+    below = np.searchsorted(grid, BORDER(table) - 1e-9) - 1
+    return float(np.diff(grid)[below.clip(0, len(grid) - 2)].mean() / 2)
 
 
 @lift
@@ -153,9 +162,9 @@ RULES = {
         for on in ("train", "test")
     ],
     "price-regime-boundary": given(several(3, "three"), [
-        at_place("boundary - lowest sparsity", BORDER - lowest, "sparsity", STEP / 2,
+        at_place("boundary - lowest sparsity", BORDER - lowest, "sparsity", _half_step,
                  note=_seen(boundary)),
-        at_place("highest sparsity - boundary", furthest - BORDER, "sparsity", STEP / 2),
+        at_place("highest sparsity - boundary", furthest - BORDER, "sparsity", _half_step),
         if_any(OWN, equal("boundary - 0.93", BORDER - 0.93, "sparsity", margin=0.03)),
     ]),
     "price-loss-test-gap": each("sparsity", above("test_loss", "sol_s", "sol_f")),

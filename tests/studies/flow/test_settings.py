@@ -181,7 +181,7 @@ def test_averages_over_methods_are_those_of_a_plain_loop():
             )
             gains.append(100 * (with_decay - without))
         assert found[seed] == pytest.approx(sum(gains) / 4)
-    assert effect.note.startswith("baseline +1.5")
+    assert effect.note.startswith("baseline +1.49")
 
 
 def test_the_pairs_of_the_grid():
