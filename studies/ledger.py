@@ -100,7 +100,7 @@ def evidence(figure: str, table: pd.DataFrame, *, made) -> pd.DataFrame:
         facts = set(found.get("kind", [])) == {"fact"}
         of, apart = ("fact", "") if facts else kind(entry, made)
         rows.append(found.assign(claim=name, evidence=of, apart=apart))
-    table = pd.concat(rows).assign(preset=made["preset"], setting=where)
+    table = pd.concat(rows, ignore_index=True).assign(preset=made["preset"], setting=where)
     return table.reindex(columns=[*COLUMNS, "slack"])
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from support import QUICK
 
-from studies import ledger
+from studies import ledger, notebook
 from studies.decide import NOT_TESTED
 from studies.scoreboard import _line, scoreboard
 
@@ -148,3 +148,10 @@ def test_a_rule_of_an_unfitting_table_says_so_or_fails_loudly(claim):
     except (ledger.NotHere, KeyError, ValueError, IndexError):
         return
     assert all(row["verdict"] != "supported" for row in found)
+
+
+def test_all_rows_can_be_shown():
+    """An index of rows that are told apart, as the styled table needs."""
+    found = ledger.evidence("fig1_regimes", table(), made=QUICK)
+    assert found.index.is_unique
+    assert "rows of evidence" in notebook.show_evidence(found).data
