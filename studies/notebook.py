@@ -1,9 +1,12 @@
 """What every notebook does around its experiment: parameters, where it runs, a manifest."""
 
 import ast
+import datetime
+import importlib
 import io
 import json
 import platform
+import subprocess
 import sys
 import tempfile
 import types
@@ -16,7 +19,7 @@ from lib.files import whole_folder
 from lib.runs import results
 from lib.runs.sweep import choose_device
 from lib.specs.fields import ParameterError
-from studies import presets
+from studies import ledger, presets
 from studies.figures import save
 from studies.presets import Settings
 
@@ -108,15 +111,17 @@ def describe(settings: Settings) -> None:
 _COLOURS = {
     "supported": "#d5efe3",
     "refuted": "#f9d9cc",
+    "negligible": "#f9e4d9",
     "undecided": "#f5eec8",
     "not tested here": "#ececec",
 }
-_HEADS = {"what": "row of evidence", "low": "95% from", "high": "to", "in_sd": "in SD"}
+_HEADS = {"what": "row of evidence", "low": "95% from", "high": "to", "in_sd": "in SD",
+          "t_low": "t from", "t_high": "t to"}  # fmt: skip
 
 
 def show_verdicts(verdicts):
     """The verdict table for a reader: claims in words, coloured by verdict."""
-    columns = "claim says verdict what effect low high unit seeds note"
+    columns = "claim says verdict evidence what effect low high unit seeds note"
     return _styled(verdicts, columns.split())
 
 
@@ -124,7 +129,7 @@ def show_evidence(evidence):
     """Every row of evidence, folded away until a reader asks for it."""
     from IPython.display import HTML
 
-    columns = "claim what effect low high unit in_sd seeds verdict note"
+    columns = "claim what effect low high t_low t_high unit in_sd seeds kind verdict note"
     table, rows = _styled(evidence, columns.split()).to_html(), len(evidence)
     return HTML(f"<details><summary>All {rows} rows of evidence</summary>{table}</details>")
 
@@ -180,12 +185,7 @@ def explorer(draw: Callable, **choices):
 
 def account(verdicts) -> None:
     """Print how many claims came out how, and how many would by chance."""
-    counts = verdicts["verdict"].value_counts()
-    tested = int(counts.drop("not tested here", errors="ignore").sum())
-    print(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
-    print(
-        f"At 5% each, {0.05 * tested:.1f} of the {tested} verdicts tested would be wrong by chance."
-    )
+    print(ledger.account(verdicts))
 
 
 def manifest(
@@ -210,8 +210,9 @@ def manifest(
         "diverged": int(table.groupby("key")["diverged"].first().sum()),
         "keys": sorted(table["key"].unique()),
         "verdicts": dict(zip(verdicts["claim"], verdicts["verdict"], strict=True)),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
+        "rules": {claim: ledger.held("rules.lock")[claim]["hash"] for claim in verdicts["claim"]},
+        "notebook": ledger.notebook_hash(ledger.ledger()[verdicts["claim"].iloc[0]]["figure"]),
+        **_provenance(),
         "device": str(choose_device(settings.device)),
         "notebook_seconds": round(seconds, 1),
     }
@@ -228,6 +229,25 @@ def manifest(
     keys = content["keys"]
     print(f"{len(keys)} runs, keys {keys[0][:8]} to {keys[-1][:8]}; every cell ran")
     return content
+
+
+def _provenance() -> dict:
+    """Commit (None outside a checkout), whether the tree was clean, date, versions, processor."""
+
+    def said(*command, otherwise=None):
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+        return otherwise if done.returncode else done.stdout.strip()
+
+    model = said("grep", "-m1", "model name", "/proc/cpuinfo", otherwise=platform.processor())
+    return {
+        "commit": said("git", "rev-parse", "HEAD"),
+        "clean": said("git", "status", "--porcelain") == "",
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "lib": importlib.import_module("lib").__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "processor": model.rpartition(": ")[2],
+    }
 
 
 def _save(place: Path, contents: dict) -> None:

@@ -18,7 +18,8 @@ from studies.quantities import (
     pick, reduction, sparsities, trend,
 )  # fmt: skip
 from studies.rules import (
-    Rule, above, each, equal, given, if_any, more, name, needs, only, ratio, rows, says,
+    Rule, above, counted, each, equal, given, if_any, more, name, needs, only, ratio, rises, rows,
+    says,
 )  # fmt: skip
 
 NAMES = {"fisher": "Tr(F)", "hessian": "Tr(H)", "jacobian": "Jacobian", "entropy": "entropy"}
@@ -30,7 +31,7 @@ BUMP = (0.05, 0.20)  # the paper's window for the bump, in shares of training: e
 def higher(measure: str, more_of: str = "sol_s", less_of: str = "sol_f") -> Rule:
     """One solution has more of a measure than another, on the logarithm of the ratio."""
     found = [at_least(pick(measure, solution=solution), 1e-12) for solution in (more_of, less_of)]
-    return ratio(f"{NAMES[measure]} of {name(more_of)} / {name(less_of)}", *found)
+    return ratio(f"{NAMES[measure]} of {name(more_of)} / {name(less_of)}", found[0], found[1])
 
 
 def grows(measure: str, solution: str) -> Rule:
@@ -136,7 +137,9 @@ RULES = {
     "price-table2-hessian": each("sparsity", higher("hessian"), both_fit),
     "price-table2-jacobian": each("sparsity", higher("jacobian"), both_fit),
     "price-table2-entropy": each("sparsity", higher("entropy"), both_fit),
-    "price-fisher-grows-with-sparsity": [grows("fisher", solution) for solution in PAIR],
+    "price-fisher-grows-with-sparsity": [
+        rises(f"Tr(F) of {name(solution)} with sparsity",
+              course("fisher", "sparsity", solution=solution), least_rho=0.9) for solution in PAIR],
     "price-sharpness-sensitivity-grow": [
         grows(measure, solution) for measure in ("hessian", "jacobian") for solution in PAIR],
     "price-poster-table": each("sparsity", [
@@ -162,8 +165,9 @@ RULES = {
          for words in ("second derivative", "divergence", "expansion", "expansion reversed")]),
     "price-snr-lenet-accuracies": each("sparsity", above("test_accuracy", *PAIR)),
     "price-snr-gen-regime-std": given(TWO, each(
-        "sparsity", more("share of layers - 1/2", mean((S < F) & (S < D)) - 0.5, "share",
-                         note=says("Sol-S's is {:.2f} times Sol-F's, mean over layers", TIMES)),
+        "sparsity", counted("Sol-S is below both in over half of the layers",
+                            mean((S < F) & (S < D)) > 0.5,
+                            note=says("Sol-S's is {:.2f} times Sol-F's, mean over layers", TIMES)),
         lambda table: [lowest(table)])),
     "price-snr-opt-regime-hike": given(TWO, each("sparsity", each("layer", [
         more("{layer}: ln(mean gradient at the start, Sol-D / Sol-S)",

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from support import QUICK
 
 from studies import ledger
 from studies.decide import NotHere
@@ -26,7 +27,7 @@ def runs(
     dense=0.96,
     drop=0.002,
     end=0.2,
-    seeds=6,
+    seeds=12,
     spread=0.0,
     slope=0.001,
     **variant,
@@ -85,7 +86,7 @@ def runs(
 
 
 def verdict(claim, table):
-    found = ledger.verdicts(ledger.ledger()[claim]["figure"], table, preset="quick")
+    found = ledger.verdicts(ledger.ledger()[claim]["figure"], table, made=QUICK)
     return found.set_index("claim").loc[claim, "verdict"]
 
 

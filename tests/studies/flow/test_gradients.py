@@ -3,14 +3,14 @@
 import numpy as np
 import pandas as pd
 import pytest
-from support import judged
+from support import QUICK, judged
 
 from studies import ledger, rules
 from studies.decide import NotHere, decide
 from studies.flow import gradients
 from studies.quantities import Numbers
 
-STEPS, EVERY, UPDATE, SEEDS = 12_000, 200, 500, 6
+STEPS, EVERY, UPDATE, SEEDS = 12_000, 200, 500, 10
 CELLS = [*gradients.CELLS, ("lottery", ""), ("small dense", "")]
 # flow over the first half, over the second half, start of learning, accuracy: the study's story
 STORY = {
@@ -198,7 +198,7 @@ def test_flow_just_after_an_update_stands_in_the_notes():
     table = made_up(rigl_neuron=(1.0, 0.5, 0, 98), spread=1e-3)
     at_updates = (table["row"] == "rigl") & (table["step"] % 1000 == 0)
     table.loc[at_updates, "flow_after"] *= 10
-    found = ledger.evidence("flow_fig2_gradient_flow", table, preset="quick")
+    found = ledger.evidence("flow_fig2_gradient_flow", table, made=QUICK)
     row = found[
         (found["claim"] == "flow-fig2-rigl-improves") & found["what"].str.contains("ours")
     ].iloc[0]

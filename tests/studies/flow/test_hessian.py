@@ -3,13 +3,13 @@
 import numpy as np
 import pandas as pd
 import pytest
-from support import judged
+from support import QUICK, judged
 
 from studies import ledger, rules
 from studies.decide import NotHere, decide
 
 FIGURE = "flow_fig10_hessian"
-STEPS, UPDATES, SEEDS = (100, 500, 1300), (500, 1000), 6
+STEPS, UPDATES, SEEDS = (100, 500, 1300), (500, 1000), 10
 # the study's story along training: largest eigenvalue, size of the largest negative one, negative
 # share
 ALONG = {
@@ -69,7 +69,7 @@ def made_up(along=None, updates=None, spread=0.05, network="lenet-5"):
 
 
 def test_the_studys_story_is_supported():
-    found = ledger.verdicts(FIGURE, made_up(), preset="quick")
+    found = ledger.verdicts(FIGURE, made_up(), made=QUICK)
     assert len(found) == 6
     assert (found["verdict"] == "supported").all(), found[["claim", "verdict"]]
 

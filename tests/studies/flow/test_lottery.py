@@ -3,12 +3,13 @@
 import numpy as np
 import pandas as pd
 import pytest
+from support import QUICK
 
 from studies import ledger
 from studies.decide import NOT_TESTED, REFUTED, SUPPORTED, UNDECIDED
 from studies.flow import lottery
 
-SEEDS, REPLICAS = range(6), range(3)
+SEEDS, REPLICAS = range(12), range(3)
 ALPHAS = [0.0, 0.2, 0.5, 0.8, 1.0]
 
 
@@ -89,7 +90,7 @@ def networks(where=None, **changes):
 
 
 def verdict(table, claim, figure="flow_fig5_lottery"):
-    return ledger.verdicts(figure, table, preset="quick").set_index("claim").loc[claim]
+    return ledger.verdicts(figure, table, made=QUICK).set_index("claim").loc[claim]
 
 
 IMAGENET = {"flow-fig5-lt-closer-init-resnet", "flow-fig5-lt-closer-final-resnet"}
@@ -97,7 +98,7 @@ IMAGENET = {"flow-fig5-lt-closer-init-resnet", "flow-fig5-lt-closer-final-resnet
 
 def test_figure_5_as_the_study_has_it():
     """Everything is supported but what needs ImageNet."""
-    found = ledger.verdicts("flow_fig5_lottery", networks(), preset="quick").set_index("claim")[
+    found = ledger.verdicts("flow_fig5_lottery", networks(), made=QUICK).set_index("claim")[
         "verdict"
     ]
     assert set(found.index[found == NOT_TESTED]) == IMAGENET
@@ -202,9 +203,9 @@ def functions(dataset="digits", network="mlp", members=3, **changes):
 
 
 def test_table_2_as_the_study_has_it():
-    found = ledger.verdicts("flow_table2_functions", functions(), preset="quick").set_index(
-        "claim"
-    )["verdict"]
+    found = ledger.verdicts("flow_table2_functions", functions(), made=QUICK).set_index("claim")[
+        "verdict"
+    ]
     assert found.pop("flow-table2") == NOT_TESTED
     assert set(found) == {SUPPORTED}
     own = functions("mnist", "lenet-5", 5)

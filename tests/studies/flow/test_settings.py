@@ -3,13 +3,14 @@
 import numpy as np
 import pandas as pd
 import pytest
+from support import QUICK
 
 from studies import ledger, rules
 from studies.decide import NotHere
 from studies.flow import settings
 
 FIGURE = "flow_appendix_settings"
-STEPS, SEEDS = 12_000, 6
+STEPS, SEEDS = 12_000, 10
 # the study's story: (setting, value, row, form[, drop fraction]) -> final accuracy in percent
 STORY = {
     **{("weight decay", 2e-4, *cell): 98.0 for cell in settings.DECAYED},
@@ -92,11 +93,11 @@ def made_up(accuracies=None, flows=None, own=2e-4):
 
 
 def verdict(claim, table):
-    return ledger.verdicts(FIGURE, table, preset="quick").set_index("claim").loc[claim]
+    return ledger.verdicts(FIGURE, table, made=QUICK).set_index("claim").loc[claim]
 
 
 def test_the_studys_story_is_supported():
-    found = ledger.verdicts(FIGURE, made_up(), preset="quick")
+    found = ledger.verdicts(FIGURE, made_up(), made=QUICK)
     assert set(found["claim"]) == set(ledger.of_figure(FIGURE))
     assert len(found) == 7
     assert (found["verdict"] == "supported").all(), found[["claim", "verdict"]]
@@ -180,7 +181,7 @@ def test_averages_over_methods_are_those_of_a_plain_loop():
             )
             gains.append(100 * (with_decay - without))
         assert found[seed] == pytest.approx(sum(gains) / 4)
-    assert effect.note.startswith("baseline +1.5")
+    assert effect.note.startswith("baseline +1.49")
 
 
 def test_the_pairs_of_the_grid():
@@ -205,7 +206,7 @@ def test_claims_about_imagenet_say_what_they_were_tested_on():
         ("erk-better", "VGG-16"),
     ):
         found = (
-            ledger.evidence(FIGURE, table, preset="quick")
+            ledger.evidence(FIGURE, table, made=QUICK)
             .set_index("claim")
             .loc[[f"flow-{claim}"], "note"]
             .iloc[0]
