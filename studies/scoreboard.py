@@ -112,7 +112,18 @@ def _line(*cells):
     return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
 
 
+def rules_in_words() -> str:
+    """Every claim, the rule that decides it, and how it could come out the other way: Markdown."""
+    heads = ("claim", "rule", "it comes out the other way where")
+    lines = [
+        _line(f"`{claim}`: {entry['says']}", entry["rule"], entry["otherwise"])
+        for claim, entry in ledger().items()
+    ]
+    return "\n".join(["# Rules\n", _line(*heads), "|---" * len(heads) + "|", *lines]) + "\n"
+
+
 if __name__ == "__main__":
-    target = Path(__file__).resolve().parent.parent / "results" / "scoreboard.md"
-    target.write_text(scoreboard(target.parent), encoding="utf-8")
-    print(f"{target} written")
+    results = Path(__file__).resolve().parent.parent / "results"
+    (results / "scoreboard.md").write_text(scoreboard(results), encoding="utf-8")
+    (results / "rules.md").write_text(rules_in_words(), encoding="utf-8")
+    print(f"scoreboard.md and rules.md written in {results}")
