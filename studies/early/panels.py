@@ -90,8 +90,7 @@ def panel(table: pd.DataFrame, **chosen) -> Panel:
         raise ValueError(f"the table holds several variants beside {chosen}: choose among {among}")
     accuracy = 100 * last.pivot_table(index="seed", columns="prune_epoch", values="test_accuracy")
     accuracy.columns = accuracy.columns.astype(int)
-    ends = dense.dropna(subset=["test_accuracy"]).sort_values("epoch").groupby("seed").tail(1)
-    level = 100 * ends.set_index("seed")["test_accuracy"]
+    level = 100 * dense.sort_values("epoch").groupby("seed")["test_accuracy"].last()
     return Panel(accuracy.dropna(), level, dense, int(dense["epochs"].max()))
 
 
