@@ -73,8 +73,10 @@ def _accuracies(ax, panel):
     dense, last = panel.dense.mean(), panel.accuracy.columns[-1]
     low, high = min(found["low"].min(), dense), max(found["high"].max(), dense)
     unit = high - low
-    ax.set_ylim(low - 0.14 * unit, high + 0.06 * unit)
-    ax.set_xlim(-0.03 * panel.epochs, 1.03 * panel.epochs)
+    ax.set(
+        xlim=(-0.03 * panel.epochs, 1.03 * panel.epochs),
+        ylim=(low - 0.14 * unit, high + 0.06 * unit),
+    )
     if last == panel.epochs:
         end = panel.accuracy[last].mean()
         if end > low:
