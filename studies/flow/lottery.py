@@ -178,7 +178,8 @@ def cell(row: str, name: str) -> Rule:
     """A cell of Table 2 is the printed one."""
     theirs, sd = PRINTED[row][name]
     scale, least = (100, 0.2) if name.startswith("disagreement") else (1, MATCH)
-    return as_printed(f"{row}, {name}", measure(row, name), scale * theirs, scale * (sd or 0), least)
+    ours = measure(row, name)
+    return as_printed(f"{row}, {name}", ours, scale * theirs, scale * (sd or 0), least)
 
 
 def gain(row: str) -> Numbers:
