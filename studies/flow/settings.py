@@ -72,6 +72,10 @@ def gains(setting: str, cells: list[tuple], first, second) -> Numbers:
 each = lift(lambda found: ", ".join(f"{cell} {gain:+.2f}" for cell, gain in found.mean().items()))
 
 
+# what matters, of the rows with accuracies: those with gradient flow have none
+WEIGHS = Numbers(lambda table: matters()(table[table["test_accuracy"].notna()]))
+
+
 def decay(table: pd.DataFrame) -> float:
     """The preset's own weight decay; 0 where the table has none."""
     return next(iter(values(table[table["own"]], "weight decay")), 0)
@@ -89,7 +93,7 @@ def contrast(table: pd.DataFrame) -> Rule:
             note=says("; ".join(f"{{:.2f}} at {s:g}" for s in grid), *gap.values()),
         ),
         *(
-            more(f"{what}: at {STARK} - at {s:g}", gap[STARK] - gap[s], "points", margin=matters())
+            more(f"{what}: at {STARK} - at {s:g}", gap[STARK] - gap[s], "points", margin=WEIGHS)
             for s in grid[: grid.index(STARK)]
         ),
     ]
@@ -115,7 +119,7 @@ def gentler(table: pd.DataFrame) -> Rule:
             f"test accuracy of rigl: {' - '.join(words)}",
             found[0] - found[-1],
             "points",
-            margin=matters(),
+            margin=WEIGHS,
             note=f"best mean of the grid: every {best[0]} steps, {best[1]:g}",
         ),
     )
@@ -152,7 +156,7 @@ RULES = {
               "it compares a weight decay above 0 with none: give weight_decay, and 0 among "
               "weight_decays"),
         more(says("test accuracy: weight decay {:g} - none, mean of 4 methods", decay),
-             mean(GAIN["decay"]), "points", margin=matters(), note=each(GAIN["decay"]))),
+             mean(GAIN["decay"]), "points", margin=WEIGHS, note=each(GAIN["decay"]))),
     "flow-95pct-contrast": given(
         needs(lambda table: STARK in sorted(values(table, "sparsity"))[1:],
               f"it compares a sparsity of {STARK} with lower ones: give both in sparsities"),
@@ -161,15 +165,15 @@ RULES = {
         needs(lambda table: TIMES in values(table, "training length"),
               f"the study speaks of {TIMES} times the steps: give longer {TIMES}"),
         [more("test accuracy: pruned - rigl, as many steps",
-              PRUNED - accuracy("training length", 1, "rigl", OWN), "points", margin=matters()),
+              PRUNED - accuracy("training length", 1, "rigl", OWN), "points", margin=WEIGHS),
          more(f"test accuracy: rigl, {TIMES} times the steps - pruned + what matters",
-              LONG - PRUNED + Numbers(matters()), "points",
+              LONG - PRUNED + WEIGHS, "points",
               note=says("without it {:+.2f}", LONG - PRUNED))]),
     "flow-vgg-dst-gentler": given(
         needs(lambda table: "mask updates" in set(table["setting"]),
               "the table has no mask updates: give update_intervals and drop_fractions"), gentler),
     "flow-erk-better": more("test accuracy of rigl: erk - the same density in every layer",
-                            mean(GAIN["erk"]), "points", margin=matters(),
+                            mean(GAIN["erk"]), "points", margin=WEIGHS,
                             note=each(GAIN["erk elsewhere"])),
     "flow-fig7c-he": [later(f" of {named(*STALLED)}: glorot-uniform - he", GLOROT[0], HE[0],
                             GLOROT[2]),
