@@ -31,7 +31,6 @@ from lib.specs.parts import (
     Setup,
 )  # fmt: skip
 from lib.specs.run import Run
-from studies.flow import untrained
 
 PRESETS = ("quick", "desktop", "paper")
 FURTHER = ("imagenet_resnet50", "imagenet_vgg16")  # where a figure has them
@@ -142,7 +141,10 @@ class Settings(_Specified):
     ) = None
     mask_kinds: (
         Annotated[
-            tuple[Annotated[str, among(untrained.KINDS)], ...], Listed, Field(min_length=1), Once
+            tuple[Annotated[str, among(("uniform", "bounded", "uneven", "even"))], ...],
+            Listed,
+            Field(min_length=1),
+            Once,
         ]
         | None
     ) = None

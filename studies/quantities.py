@@ -67,7 +67,7 @@ def final_rows(table: pd.DataFrame) -> pd.DataFrame:
 
 def dense(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of the dense networks at full size; small dense ones are others."""
-    rows = table[table["solution"] == "sol_d"]
+    rows = part(table, solution="sol_d")
     return rows[rows["row"].isin(("baseline", "dense"))] if "row" in rows else rows
 
 

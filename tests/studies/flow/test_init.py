@@ -9,7 +9,7 @@ from studies import ledger, rules
 from studies.decide import NOT_TESTED, REFUTED, SUPPORTED, UNDECIDED, decide
 from studies.flow import init
 
-SPARSITIES = (0.8, 0.89, 0.98)
+SPARSITIES = (0.8, 0.845, 0.89, 0.935, 0.98)
 SEEDS = range(12)
 
 
