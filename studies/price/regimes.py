@@ -48,12 +48,12 @@ def higher(measure, more_of="sol_s", less_of="sol_f", *, printed, times=1.0) -> 
     ``printed`` are the lowest and the highest ratio of the paper. Where the claim names no size
     (``times``), less than a tenth, or than a third of the lowest logarithm, does not matter.
     """
-    found = [at_least(pick(measure, solution=solution), 1e-12) for solution in (more_of, less_of)]
-    seen = says("{:.3g} times; printed {:g} to {:g}", factor(ln(found[0] / found[1])), *printed)
+    one, other = (at_least(pick(measure, solution=s), 1e-12) for s in (more_of, less_of))
+    seen = says("{:.3g} times; printed {:g} to {:g}", factor(ln(one / other)), *printed)
     margin = min(TENTH, np.log(printed[0]) / 3) if times == 1 else 0.0
     words = {"fisher": "Tr(F)", "hessian": "Tr(H)"}.get(measure, measure.replace("_", " "))
     what = f"{words} of {name(more_of)} / {name(less_of)}"
-    return ratio(what, *found, times, margin=margin, note=seen)
+    return ratio(what, one, other, times, margin=margin, note=seen)
 
 
 def gaps(measure: str, scale: float = 100.0) -> Numbers:
