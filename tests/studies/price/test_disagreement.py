@@ -115,7 +115,9 @@ def test_a_diverged_network_takes_its_pair_along():
         ({"skew": False}, "price-disagreement-fisher-corr", SUPPORTED),
         ({"skew": False, "informative": False}, "price-disagreement-fisher-corr", UNDECIDED),
         ({}, "price-per-example-fisher-hardness", SUPPORTED),
-        ({"informative": False}, "price-per-example-fisher-hardness", UNDECIDED),
+        ({"informative": False}, "price-per-example-fisher-hardness", REFUTED),
+        ({}, "price-disagreement-test-skew", SUPPORTED),
+        ({"skew": False, "spread": 3.0}, "price-disagreement-test-skew", REFUTED),
         ({}, "price-memorises-worse-natural", SUPPORTED),
     ],
 )
