@@ -186,10 +186,9 @@ def _styled(table, columns):
 
 
 def _layout(style):
-    """Without an index, all text to the left."""
     text = {"text-align": "left", "white-space": "normal"}
-    left = style.hide(axis="index").set_properties(**text)
-    return left.set_table_styles([{"selector": "th", "props": "text-align: left"}])
+    heads = [{"selector": "th", "props": "text-align: left"}]
+    return style.hide(axis="index").set_properties(**text).set_table_styles(heads)
 
 
 def explorer(draw: Callable, **choices):
