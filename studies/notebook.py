@@ -133,8 +133,8 @@ def title(settings: Settings, table=None, *said: str) -> str:
 def speaks_of(settings: Settings) -> None:
     """Print whether the discussion below, written of the notebook as committed, is of this run."""
     apart = "; ".join(_apart(settings, presets.settings(settings.figure)))
-    here = f"This run differs from it: {apart}." if apart else "That is this run."
-    print(f"The discussion below speaks of preset quick as committed. {here}")
+    here = f"This run is another: {apart}." if apart else "This run is that preset."
+    print(f"The discussion below speaks of preset quick and of the results that it names. {here}")
 
 
 def describe(settings: Settings) -> None:
