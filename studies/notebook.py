@@ -123,7 +123,7 @@ def title(settings: Settings, table=None, *said: str) -> str:
         ", ".join(settings.networks or [settings.network]),
         *said,
         f"preset {settings.preset}",
-        f"{len(settings.seeds)} seeds",
+        f"{len(settings.seeds)} seed{'s' * (len(settings.seeds) > 1)}",
         *_apart(settings, usual),
         *lost(table),
     ]
