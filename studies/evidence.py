@@ -82,6 +82,30 @@ def kind(entry: dict, made: dict) -> tuple[str, str]:
     return ("near" if apart else "own"), ", ".join(apart)
 
 
+def lost(table: pd.DataFrame | None) -> list[str]:
+    """How many runs of a table diverged, in words; nothing where none did."""
+    runs = pd.Series() if table is None else table.groupby("key")["diverged"].first()
+    return [f"{runs.sum()} of {len(runs)} runs diverged"] if runs.any() else []
+
+
+class NothingToShow(NotHere):
+    """Ends a notebook with a sentence: IPython prints no traceback."""
+
+    def _render_traceback_(self):
+        return [str(self)]
+
+
+def shown(table: pd.DataFrame, *measures: str, why: str = "") -> pd.DataFrame:
+    """The rows that have all of ``measures``; raises ``NothingToShow`` where there are none."""
+    rows = table.reindex(columns=table.columns.union(measures, sort=False)).dropna(subset=measures)
+    if rows.empty:
+        said = "; ".join(
+            [f"no run has {' and '.join(measures)}", *filter(None, [why]), *lost(table)]
+        )
+        raise NothingToShow(f"The notebook ends here: {said}.")
+    return rows
+
+
 def at_chance(table: pd.DataFrame) -> pd.DataFrame:
     """The table with diverged runs as what they are, failures: accuracies at chance, 1 / classes,
     losses at ln(classes). What was estimated on them stays as it is: without a value."""

@@ -21,7 +21,7 @@ from studies import rules as algebra
 from studies.decide import NOT_TESTED, REFUTED, NotHere, combine, decide
 from studies.early import decay, schedules
 from studies.early import rules as periods
-from studies.evidence import at_chance, kind, trained
+from studies.evidence import at_chance, kind, lost, trained
 from studies.flow import gradients, hessian, init, lottery, methods, settings
 from studies.price import curvature, disagreement, lines, noise, regimes
 
@@ -90,10 +90,8 @@ def evidence(figure: str, table: pd.DataFrame, *, made) -> pd.DataFrame:
     runs count, as failures.
     """
     made = made if isinstance(made, dict) else made.model_dump(mode="json")
-    places, lost = table[["dataset", "network"]].drop_duplicates(), table["key"][table["diverged"]]
-    where = ", ".join(f"{d} {n}" for d, n in places.itertuples(index=False))
-    if lost.nunique():
-        where += f"; {lost.nunique()} of {table['key'].nunique()} runs diverged"
+    places = table[["dataset", "network"]].drop_duplicates().itertuples(index=False)
+    where = "; ".join([", ".join(f"{d} {n}" for d, n in places), *lost(table)])
     rows, counted = [], at_chance(table)
     for name, entry in of_figure(figure).items():
         found = pd.DataFrame(_judged(name, entry, counted, made))

@@ -20,6 +20,7 @@ from lib.runs import results
 from lib.runs.sweep import choose_device
 from lib.specs.fields import ParameterError
 from studies import ledger, presets
+from studies.evidence import lost
 from studies.figures import save
 from studies.presets import Settings
 
@@ -98,13 +99,50 @@ def _check_folder(folder: str) -> None:
         ) from error
 
 
+# Parameters that change no number: where things lie, and what computes.
+_PLACES = {"save_to", "runs_folder", "folder", "plugin", "device"}
+
+
+def _apart(settings, usual):
+    """What of ``settings`` is not as in the ``usual`` ones, in words."""
+    return [
+        f"{name.replace('_', ' ')} {value}"
+        for name, value in settings
+        if name not in _PLACES and value != getattr(usual, name)
+    ]
+
+
+def title(settings: Settings, table=None, *said: str) -> str:
+    """The title of a figure: data, network, what else is ``said`` of it, preset and seeds, every
+    setting that is not the preset's, and how many runs of the ``table`` diverged."""
+    named = {"dataset", "network"} & set(presets.own(settings.figure))
+    here = settings.model_dump(include=named)
+    usual = presets.settings(settings.figure, settings.preset, **here)
+    parts = [
+        settings.dataset,
+        ", ".join(settings.networks or [settings.network]),
+        *said,
+        f"preset {settings.preset}",
+        f"{len(settings.seeds)} seed{'s' * (len(settings.seeds) > 1)}",
+        *_apart(settings, usual),
+        *lost(table),
+    ]
+    return ", ".join(dict.fromkeys(parts))
+
+
+def speaks_of(settings: Settings) -> None:
+    """Print whether the discussion below, written of the notebook as committed, is of this run."""
+    apart = "; ".join(_apart(settings, presets.settings(settings.figure)))
+    here = f"This run is another: {apart}." if apart else "This run is that preset."
+    print(f"The discussion below speaks of preset quick and of the results that it names. {here}")
+
+
 def describe(settings: Settings) -> None:
     """Print preset, data, network, device and versions: what a reader must know of a figure."""
     device, name = choose_device(settings.device), f"{torch.get_num_threads()} threads of the CPU"
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
-    of = ", ".join(settings.networks or [settings.network])
-    print(f"preset {settings.preset}: {settings.dataset}, {of}, {len(settings.seeds)} seeds")
+    print(title(settings))
     print(f"on {name}; Python {platform.python_version()}, torch {torch.__version__}")
 
 
@@ -140,11 +178,8 @@ def show_rules(rules):
 
 
 def _styled(table, columns):
-    shown = table[[name for name in columns if name in table]].copy()
-    if "seeds" in shown:
-        shown["seeds"] = shown["seeds"].map(lambda n: "" if n != n else f"{n:.0f}")
-    style = shown.rename(columns=_HEADS).style.format(precision=3, na_rep="")
-    coloured = style.map(
+    style = table[columns].rename(columns=_HEADS).style.format(precision=3, na_rep="")
+    coloured = style.format("{:.0f}", subset=["seeds"], na_rep="").map(
         lambda verdict: f"background-color: {_COLOURS[verdict]}; color: black", subset=["verdict"]
     )
     return _layout(coloured)
@@ -203,7 +238,7 @@ def manifest(
     verdicts and the ``figures`` and further ``tables`` (file name -> figure, or DataFrame) appear
     in that folder, together. Returns the manifest.
     """
-    hidden = {"save_to", "runs_folder", "folder", "plugin"}
+    hidden = _PLACES - {"device"}
     content = {
         "parameters": settings.model_dump(mode="json", exclude=hidden),
         "runs": len(table["key"].unique()),

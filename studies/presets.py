@@ -109,6 +109,7 @@ _Specified: Any = create_model("_Specified", __base__=Spec, **_types())
 class Settings(_Specified):
     """Every setting that a figure can have. A figure uses its own; see ``settings``."""
 
+    figure: str = ""
     preset: Annotated[str, among((*PRESETS, *FURTHER))] = "quick"
     plugin: str | None = None
     """A .py file that registers networks, data sets, criteria and so on."""
@@ -261,7 +262,7 @@ def settings(figure: str, /, preset: str = "quick", **given) -> Settings:
     # of its own for another set, where it has them
     values = entries.get(f"{preset}_{given.get('dataset')}") or entries[preset]
     try:
-        chosen = Settings(**{**_adapted(values, given), **given, "preset": preset})
+        chosen = Settings(**{**_adapted(values, given), **given, "preset": preset}, figure=figure)
     except ValidationError as error:
         raise ParameterError(explain(error)) from None
     beyond = "; ".join(_beyond(chosen, given))

@@ -128,3 +128,20 @@ def test_a_diverged_run_is_at_chance():
     assert set(lost["test_accuracy"]) == set(lost["train_accuracy"]) == {0.1}
     assert lost["train_loss"].tolist() == pytest.approx([np.log(10)] * 2)
     assert set(counted.loc["sol_s0.950", "test_accuracy"]) == {0.9, 0.99}
+
+
+def test_what_can_be_shown():
+    """Rows with every measure; where there are none a sentence that says why, and no traceback."""
+    table = pd.DataFrame(
+        {"key": ["a", "a", "b"], "diverged": [False, False, True], "loss": [1.0, np.nan, np.nan]}
+    )
+    assert evidence.shown(table, "loss").index.tolist() == [0]
+    assert evidence.lost(table) == ["1 of 2 runs diverged"]
+    assert evidence.lost(table[:2]) == evidence.lost(None) == []
+    with pytest.raises(NotHere) as ended:
+        evidence.shown(table, "loss", "fisher", why="noise is 0")
+    sentence = (
+        "The notebook ends here: no run has loss and fisher; noise is 0; 1 of 2 runs diverged."
+    )
+    assert str(ended.value) == sentence
+    assert ended.value._render_traceback_() == [sentence]
