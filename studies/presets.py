@@ -33,6 +33,7 @@ from lib.specs.parts import (
 from lib.specs.run import Run
 
 PRESETS = ("quick", "desktop", "paper")
+MASKS = ("uniform", "bounded", "uneven", "even")  # random ones of flow_fig1_init
 FURTHER = ("imagenet_resnet50", "imagenet_vgg16")  # where a figure has them
 
 # A field is a setting by its own name, but for these; None: it is no setting.
@@ -141,12 +142,7 @@ class Settings(_Specified):
         Annotated[tuple[Annotated[int, Number, Field(ge=1, le=4096)], ...], Listed] | None
     ) = None
     mask_kinds: (
-        Annotated[
-            tuple[Annotated[str, among(("uniform", "bounded", "uneven", "even"))], ...],
-            Listed,
-            Field(min_length=1),
-            Once,
-        ]
+        Annotated[tuple[Annotated[str, among(MASKS)], ...], Listed, Field(min_length=1), Once]
         | None
     ) = None
     longer: Annotated[int, Number, Field(ge=2, le=1000)] | None = None
