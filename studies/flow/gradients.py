@@ -18,7 +18,7 @@ from studies.flow.methods import (
     FORMS, GPU, LENET, MLP, OWN, RESNET, SMALL, SPARSE, VGG, about, accuracy, named,
 )  # fmt: skip
 from studies.quantities import (
-    Numbers, agreement, average, course, factor, lift, mean, median, needed, root,
+    Numbers, agreement, course, factor, lift, mean, median, needed, root,
 )  # fmt: skip
 from studies.rules import Rule, beyond, equal, given, if_any, matters, more, needs, says
 
@@ -134,7 +134,7 @@ def apart(form: str) -> Rule:
     gap, small = over(("small dense",), ("scratch", form), WHOLE), "flow of small dense"
     return factors(
         f"|ln({small} / {named('scratch', form)})|, {WHOLE}, positive on the side of its mean",
-        gap * np.sign(average(gap)),
+        lift(lambda found: found * np.sign(found.mean()))(gap),
         of=small + " / scratch's, or its inverse, ",
     )
 
@@ -201,7 +201,7 @@ RULES = {
     "flow-fig2-resnet-early-only": given(RESNET, [higher(SCRATCH, STALLED, FIRST_500),
                                                   higher(SCRATCH, STALLED, SECOND_HALF, "equal")]),
     "flow-fig2-lr-drop-jump": given(
-        about(("ImageNet", "vgg-16"), ("ImageNet", "resnet-50"), tested=f"it can be tested {GPU}"),
+        about(("ImageNet", "vgg-16"), ("ImageNet", "resnet-50"), tested=GPU),
         [factors(f"ln(flow of {named(*cell)} after / before the fall at {share:.0%} of training)",
                  jump(flow(*cell), STEPS, share=share))
          for cell in (SCRATCH, RIGL, SMALL) for share in FALLS]),

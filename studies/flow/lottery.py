@@ -120,8 +120,8 @@ def matching(row: str, what: str, note: str = "") -> Rule:
     """The test accuracy of a row is not below the pruning solution's by as much as matters."""
     ahead = 100 * (mean(row, "test_accuracy") - SOLUTION)
     what = f"test accuracy: {what} + what matters"
-    note = says(f"without it {{:+.2f}}{note}", ahead)
-    return more(what, ahead + Numbers(matters()), "points", note=note)
+    said = says(f"without it {{:+.2f}}{note}", ahead)
+    return more(what, ahead + Numbers(matters()), "points", note=said)
 
 
 def half(condition: Condition, rule: Rule) -> Rule:
@@ -207,14 +207,14 @@ RULES = {
         RESNET, equal("last distance: scratch / rewound ticket - 5.5",
                       ENDS[0] / mean("rewound", "end_distance") - 5.5, "ratio", margin=1.5)),
     "flow-fig5-lt-closer-init": [
-        beyond("distance of the start: scratch - lottery", *STARTS, "L2",
+        beyond("distance of the start: scratch - lottery", STARTS[0], STARTS[1], "L2",
                "scratch {:.2f}, lottery {:.2f}"),
         if_any(own("mnist", "lenet-5"),
                [equal(f"{row}: ours - printed", mean(row, "start_distance") - distance, "L2",
                       margin=(DISTANCES["scratch"] - DISTANCES["lottery"]) / 2)
                 for row, distance in DISTANCES.items()])],
     "flow-fig5-lt-closer-final-lenet": ratio(
-        "last distance: scratch / lottery", *ENDS, 3,
+        "last distance: scratch / lottery", ENDS[0], ENDS[1], 3,
         note=says("ratio {:.2f}", known(ENDS[0] / ENDS[1]))),
     "flow-fig5-mds": beyond("distance on the map: scratch - lottery", mean("scratch", "end_on_map"),
                             mean("lottery", "end_on_map"), "L2"),

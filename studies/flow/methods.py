@@ -150,10 +150,12 @@ def about(*where: tuple[str, str], tested: str) -> Condition:
     )
 
 
-GPU = "with that set and a GPU"
+GPU = "it needs that set and a GPU"
 LENET = about(("mnist", "lenet-5"), tested="preset paper tests it")
-VGG = about(("ImageNet", "vgg-16"), tested=f"preset imagenet_vgg16 tests it, {GPU}")
-RESNET = about(("ImageNet", "resnet-50"), tested=f"preset imagenet_resnet50 tests it, {GPU}")
+VGG = about(("ImageNet", "vgg-16"), tested=f"{GPU} (imagenet_vgg16 of flow_table1_methods)")
+RESNET = about(
+    ("ImageNet", "resnet-50"), tested=f"{GPU} (imagenet_resnet50 of flow_table1_methods)"
+)
 SEVERAL = "presets paper and imagenet_* of flow_table1_methods test it"
 NOT_RESNET = without("resnet-50", "the study excepts ResNet-50, see flow-t1-resnet-init-neutral")
 MLP = needs(

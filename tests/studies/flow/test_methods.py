@@ -161,7 +161,7 @@ def test_claims_of_imagenet_need_imagenet():
         ("flow-t1-vgg-init", {"train_images": 48}),
         ("flow-t1-resnet-init-neutral", {}),
     ):
-        with pytest.raises(NotHere, match=r"ImageNet: preset imagenet_\w+ tests it"):
+        with pytest.raises(NotHere, match=r"ImageNet: it needs that set and a GPU \(imagenet_\w+"):
             rules.rows(ledger.RULES[claim], table.assign(**other))
     assert not methods.printed(table.assign(train_images=48))
     with pytest.raises(NotHere, match="excepts ResNet-50"):
