@@ -339,7 +339,7 @@ def test_a_run_with_nothing_to_show_ends_with_a_sentence(given, said, tmp_path):
         assert f"The notebook ends here: {said}" in done.stderr
         assert "evidence.py" not in done.stderr  # no traceback
     else:
-        assert r'\"diverged\": 6' in Path(tmp_path, "out.ipynb").read_text()  # in its manifest
+        assert r"\"diverged\": 6" in Path(tmp_path, "out.ipynb").read_text()  # in its manifest
 
 
 def test_more_examples_than_there_are(tmp_path):
