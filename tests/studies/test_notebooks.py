@@ -326,7 +326,7 @@ SMALL = {"seeds": "1", "epochs": "2", "sparse_epochs": "2", "widths": "[10]"}
     ("given", "said"),
     [
         ({"noise": "0"}, "no run has flipped_memorised; noise is 0."),
-        ({"lr": "1e6", "sparse_lr": "1e6"}, None),
+        ({"lr": "1e6", "widths": "[200, 200]"}, None),
     ],
 )
 def test_a_run_with_nothing_to_show_ends_with_a_sentence(given, said, tmp_path):
@@ -339,7 +339,7 @@ def test_a_run_with_nothing_to_show_ends_with_a_sentence(given, said, tmp_path):
         assert f"The notebook ends here: {said}" in done.stderr
         assert "evidence.py" not in done.stderr  # no traceback
     else:
-        assert "runs diverged" in Path(tmp_path, "out.ipynb").read_text()
+        assert r"\"diverged\": 6" in Path(tmp_path, "out.ipynb").read_text()  # in its manifest
 
 
 def test_more_examples_than_there_are(tmp_path):
