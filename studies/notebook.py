@@ -2,6 +2,7 @@
 
 import ast
 import datetime
+import importlib
 import io
 import json
 import platform
@@ -14,7 +15,6 @@ from pathlib import Path
 
 import torch
 
-import lib
 from lib.files import whole_folder
 from lib.runs import results
 from lib.runs.sweep import choose_device
@@ -278,7 +278,7 @@ def _provenance() -> dict:
         "commit": said("git", "rev-parse", "HEAD"),
         "clean": said("git", "status", "--porcelain") == "",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "lib": lib.__version__,
+        "lib": importlib.import_module("lib").__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "processor": model.rpartition(": ")[2],
