@@ -178,8 +178,9 @@ def show_rules(rules):
 
 
 def _styled(table, columns):
-    style = table[columns].rename(columns=_HEADS).style.format(precision=3, na_rep="")
-    coloured = style.format("{:.0f}", subset=["seeds"], na_rep="").map(
+    shown = table[[name for name in columns if name in table]].rename(columns=_HEADS)
+    style = shown.style.format(precision=3, na_rep="")
+    coloured = style.format("{:.0f}", subset=shown.columns.intersection(["seeds"]), na_rep="").map(
         lambda verdict: f"background-color: {_COLOURS[verdict]}; color: black", subset=["verdict"]
     )
     return _layout(coloured)
