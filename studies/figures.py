@@ -6,6 +6,7 @@ where it is too long for that in ``studies/<study>/drawings.py``. Whatever is dr
 """
 
 import io
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ from PIL import Image
 from scipy import stats
 
 COLOURS = {"sol_d": "#4d4d4d", "sol_f": "#0072b2", "sol_s": "#d55e00"}
+MARKERS = {"sol_d": "D", "sol_f": "o", "sol_s": "^"}  # so that colour is never the only sign
 LABELS = {"sol_d": "Sol-D (dense)", "sol_f": "Sol-F (finetuned)", "sol_s": "Sol-S (scratch)"}
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -68,7 +70,8 @@ def panels(
     """
     columns = min(columns, len(titles))
     rows = -(-len(titles) // columns)
-    margin = 0.35 * bool(title) + 0.45 * bool(legend)
+    title = textwrap.fill(title, int(12 * (size[0] * columns + 0.3)))
+    margin = 0.2 * len(title.splitlines()) + 0.15 * bool(title) + 0.45 * bool(legend)
     with plt.rc_context(STYLE):
         figure, grid = plt.subplots(
             rows,
@@ -213,8 +216,12 @@ def bars(
 def paper(
     ax: Axes, x: ArrayLike, y: ArrayLike, colour: str = "black", style: str = "-", **line: Any
 ) -> None:
-    """The paper's own numbers: squares, joined but for ``style=""``; ``xerr`` is their spread."""
-    line = {"marker": "s", "markersize": 3, "linewidth": 1.2, "elinewidth": 0.8, **line}
+    """The paper's own numbers: open squares, or the ``marker`` of a solution, joined but for
+    ``style=""``; ``xerr`` is their spread."""
+    line = {
+        "marker": "s", "markersize": 4, "markerfacecolor": "white", "linewidth": 1.2,
+        "elinewidth": 0.8, **line,
+    }  # fmt: skip
     ax.errorbar(x, y, color=colour, linestyle=style, **line)
 
 

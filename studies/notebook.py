@@ -1,9 +1,12 @@
 """What every notebook does around its experiment: parameters, where it runs, a manifest."""
 
 import ast
+import datetime
+import importlib
 import io
 import json
 import platform
+import subprocess
 import sys
 import tempfile
 import types
@@ -16,7 +19,8 @@ from lib.files import whole_folder
 from lib.runs import results
 from lib.runs.sweep import choose_device
 from lib.specs.fields import ParameterError
-from studies import presets
+from studies import ledger, presets
+from studies.evidence import lost
 from studies.figures import save
 from studies.presets import Settings
 
@@ -95,28 +99,67 @@ def _check_folder(folder: str) -> None:
         ) from error
 
 
+# Parameters that change no number: where things lie, and what computes.
+_PLACES = {"save_to", "runs_folder", "folder", "plugin", "device"}
+
+
+def _apart(settings, usual):
+    """What of ``settings`` is not as in the ``usual`` ones, in words."""
+    return [
+        f"{name.replace('_', ' ')} {value}"
+        for name, value in settings
+        if name not in _PLACES and value != getattr(usual, name)
+    ]
+
+
+def title(settings: Settings, table=None, *said: str) -> str:
+    """The title of a figure: data, network, what else is ``said`` of it, preset and seeds, every
+    setting that is not the preset's, and how many runs of the ``table`` diverged."""
+    named = {"dataset", "network"} & set(presets.own(settings.figure))
+    here = settings.model_dump(include=named)
+    usual = presets.settings(settings.figure, settings.preset, **here)
+    parts = [
+        settings.dataset,
+        ", ".join(settings.networks or [settings.network]),
+        *said,
+        f"preset {settings.preset}",
+        f"{len(settings.seeds)} seed{'s' * (len(settings.seeds) > 1)}",
+        *_apart(settings, usual),
+        *lost(table),
+    ]
+    return ", ".join(dict.fromkeys(parts))
+
+
+def speaks_of(settings: Settings) -> None:
+    """Print whether the discussion below, written of the notebook as committed, is of this run."""
+    apart = "; ".join(_apart(settings, presets.settings(settings.figure)))
+    here = f"This run is another: {apart}." if apart else "This run is that preset."
+    print(f"The discussion below speaks of preset quick and of the results that it names. {here}")
+
+
 def describe(settings: Settings) -> None:
     """Print preset, data, network, device and versions: what a reader must know of a figure."""
     device, name = choose_device(settings.device), f"{torch.get_num_threads()} threads of the CPU"
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
-    of = ", ".join(settings.networks or [settings.network])
-    print(f"preset {settings.preset}: {settings.dataset}, {of}, {len(settings.seeds)} seeds")
+    print(title(settings))
     print(f"on {name}; Python {platform.python_version()}, torch {torch.__version__}")
 
 
 _COLOURS = {
     "supported": "#d5efe3",
     "refuted": "#f9d9cc",
+    "negligible": "#f9e4d9",
     "undecided": "#f5eec8",
     "not tested here": "#ececec",
 }
-_HEADS = {"what": "row of evidence", "low": "95% from", "high": "to", "in_sd": "in SD"}
+_HEADS = {"what": "row of evidence", "low": "95% from", "high": "to", "in_sd": "in SD",
+          "t_low": "t from", "t_high": "t to"}  # fmt: skip
 
 
 def show_verdicts(verdicts):
     """The verdict table for a reader: claims in words, coloured by verdict."""
-    columns = "claim says verdict what effect low high unit seeds note"
+    columns = "claim says verdict evidence what effect low high unit seeds note"
     return _styled(verdicts, columns.split())
 
 
@@ -124,7 +167,7 @@ def show_evidence(evidence):
     """Every row of evidence, folded away until a reader asks for it."""
     from IPython.display import HTML
 
-    columns = "claim what effect low high unit in_sd seeds verdict note"
+    columns = "claim what effect low high t_low t_high unit in_sd seeds kind verdict note"
     table, rows = _styled(evidence, columns.split()).to_html(), len(evidence)
     return HTML(f"<details><summary>All {rows} rows of evidence</summary>{table}</details>")
 
@@ -135,11 +178,9 @@ def show_rules(rules):
 
 
 def _styled(table, columns):
-    shown = table[[name for name in columns if name in table]].copy()
-    if "seeds" in shown:
-        shown["seeds"] = shown["seeds"].map(lambda n: "" if n != n else f"{n:.0f}")
-    style = shown.rename(columns=_HEADS).style.format(precision=3, na_rep="")
-    coloured = style.map(
+    shown = table[[name for name in columns if name in table]].rename(columns=_HEADS)
+    style = shown.style.format(precision=3, na_rep="")
+    coloured = style.format("{:.0f}", subset=shown.columns.intersection(["seeds"]), na_rep="").map(
         lambda verdict: f"background-color: {_COLOURS[verdict]}; color: black", subset=["verdict"]
     )
     return _layout(coloured)
@@ -180,12 +221,7 @@ def explorer(draw: Callable, **choices):
 
 def account(verdicts) -> None:
     """Print how many claims came out how, and how many would by chance."""
-    counts = verdicts["verdict"].value_counts()
-    tested = int(counts.drop("not tested here", errors="ignore").sum())
-    print(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
-    print(
-        f"At 5% each, {0.05 * tested:.1f} of the {tested} verdicts tested would be wrong by chance."
-    )
+    print(ledger.account(verdicts))
 
 
 def manifest(
@@ -203,15 +239,16 @@ def manifest(
     verdicts and the ``figures`` and further ``tables`` (file name -> figure, or DataFrame) appear
     in that folder, together. Returns the manifest.
     """
-    hidden = {"save_to", "runs_folder", "folder", "plugin"}
+    hidden = _PLACES - {"device"}
     content = {
         "parameters": settings.model_dump(mode="json", exclude=hidden),
         "runs": len(table["key"].unique()),
         "diverged": int(table.groupby("key")["diverged"].first().sum()),
         "keys": sorted(table["key"].unique()),
         "verdicts": dict(zip(verdicts["claim"], verdicts["verdict"], strict=True)),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
+        "rules": {claim: ledger.held("rules.lock")[claim]["hash"] for claim in verdicts["claim"]},
+        "notebook": ledger.notebook_hash(ledger.ledger()[verdicts["claim"].iloc[0]]["figure"]),
+        **_provenance(),
         "device": str(choose_device(settings.device)),
         "notebook_seconds": round(seconds, 1),
     }
@@ -228,6 +265,25 @@ def manifest(
     keys = content["keys"]
     print(f"{len(keys)} runs, keys {keys[0][:8]} to {keys[-1][:8]}; every cell ran")
     return content
+
+
+def _provenance() -> dict:
+    """Commit (None outside a checkout), whether the tree was clean, date, versions, processor."""
+
+    def said(*command, otherwise=None):
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+        return otherwise if done.returncode else done.stdout.strip()
+
+    model = said("grep", "-m1", "model name", "/proc/cpuinfo", otherwise=platform.processor())
+    return {
+        "commit": said("git", "rev-parse", "HEAD"),
+        "clean": said("git", "status", "--porcelain") == "",
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "lib": importlib.import_module("lib").__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "processor": model.rpartition(": ")[2],
+    }
 
 
 def _save(place: Path, contents: dict) -> None:

@@ -31,9 +31,9 @@ from lib.specs.parts import (
     Setup,
 )  # fmt: skip
 from lib.specs.run import Run
-from studies.flow import untrained
 
 PRESETS = ("quick", "desktop", "paper")
+MASKS = ("uniform", "bounded", "uneven", "even")  # random ones of flow_fig1_init
 FURTHER = ("imagenet_resnet50", "imagenet_vgg16")  # where a figure has them
 
 # A field is a setting by its own name, but for these; None: it is no setting.
@@ -110,6 +110,7 @@ _Specified: Any = create_model("_Specified", __base__=Spec, **_types())
 class Settings(_Specified):
     """Every setting that a figure can have. A figure uses its own; see ``settings``."""
 
+    figure: str = ""
     preset: Annotated[str, among((*PRESETS, *FURTHER))] = "quick"
     plugin: str | None = None
     """A .py file that registers networks, data sets, criteria and so on."""
@@ -141,9 +142,7 @@ class Settings(_Specified):
         Annotated[tuple[Annotated[int, Number, Field(ge=1, le=4096)], ...], Listed] | None
     ) = None
     mask_kinds: (
-        Annotated[
-            tuple[Annotated[str, among(untrained.KINDS)], ...], Listed, Field(min_length=1), Once
-        ]
+        Annotated[tuple[Annotated[str, among(MASKS)], ...], Listed, Field(min_length=1), Once]
         | None
     ) = None
     longer: Annotated[int, Number, Field(ge=2, le=1000)] | None = None
@@ -259,7 +258,7 @@ def settings(figure: str, /, preset: str = "quick", **given) -> Settings:
     # of its own for another set, where it has them
     values = entries.get(f"{preset}_{given.get('dataset')}") or entries[preset]
     try:
-        chosen = Settings(**{**_adapted(values, given), **given, "preset": preset})
+        chosen = Settings(**{**_adapted(values, given), **given, "preset": preset}, figure=figure)
     except ValidationError as error:
         raise ParameterError(explain(error)) from None
     beyond = "; ".join(_beyond(chosen, given))

@@ -65,6 +65,12 @@ def final_rows(table: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values("epoch").groupby("key", sort=False).tail(1)
 
 
+def dense(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the dense networks at full size; small dense ones are others."""
+    rows = part(table, solution="sol_d")
+    return rows[rows["row"].isin(("baseline", "dense"))] if "row" in rows else rows
+
+
 def sparsities(table: pd.DataFrame) -> list:
     """The sparsities of whatever is pruned in the table, rising."""
     return sorted(table.loc[table["solution"] != "sol_d", "sparsity"].unique())

@@ -9,15 +9,18 @@ rule
     ``rows(rule, table)`` is the list of its effects. ``more(what, numbers, ...)``: their mean lies
     above 0. ``equal(what, numbers, ..., margin=...)``: it lies within the margin. ``above`` and
     ``chain`` are the differences of one measure between solutions, ``ratio`` the logarithm of a
-    quotient. ``each(column, rule, places)`` repeats a rule along a grid, or ``where`` something
-    holds on it; ``given(condition, rule)`` shows it only what the condition gives, which may say
-    why the claim cannot be tested here; ``if_any(condition, rule)`` leaves it out instead. A rule
-    that fits none of this is a function ``(table) -> rules``.
+    quotient, against the size that the claim names (``times``). Other kinds of evidence have words
+    of their own: ``counted`` (in how many seeds something holds), ``discordant`` (in which of two
+    arms), ``rises`` (a trend over a grid), ``at_place`` (a place on a grid), ``fact`` (a number and
+    its tolerance). ``margin=matters(printed)`` is what a difference of accuracies must exceed.
+    ``each(column, rule, places)`` repeats a rule along a grid, or ``where`` something holds on it;
+    ``given(condition, rule)`` shows it only what the condition gives, which may say why the claim
+    cannot be tested here; ``if_any(condition, rule)`` leaves it out instead. A rule that fits none
+    of this is a function ``(table) -> rules``.
 
 condition
-    A function from a table to the part of it that counts, which raises ``NotHere`` where the table
-    cannot speak of the claim: ``needs(check, otherwise)``, ``only(chosen, otherwise)``,
-    ``own(dataset, network)``.
+    A function from a table to the part of it that counts; raises ``NotHere`` where that cannot
+    speak of the claim: ``needs(check, otherwise)``, ``only(chosen, ...)``, ``own(data, network)``.
 
 Words may be made from the table too: ``says("{:.2f} and {:.2f}", a, b)`` puts the means over seeds
 of ``a`` and ``b`` into a text. A study's table of rules is ``RULES``: claim -> rule.
@@ -29,6 +32,7 @@ of ``a`` and ``b`` into a text. A study's table of rules is ``RULES``: claim -> 
 array([25.])
 """
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import pairwise
@@ -37,9 +41,22 @@ import numpy as np
 import pandas as pd
 
 from studies.decide import Effect, NotHere
-from studies.quantities import Numbers, held, ln, of, part, pick, sparsities
+from studies.quantities import (
+    Numbers,
+    dense,
+    final_rows,
+    held,
+    lift,
+    ln,
+    of,
+    part,
+    pick,
+    sparsities,
+    trend,
+)  # fmt: skip
 
 MATCH = 0.5  # points: differences of accuracy below it are smaller than the spread that papers plot
+LEAST = 0.1  # points: smaller ones matter to nobody
 
 Rule = Effect | Callable[[pd.DataFrame], "Rule"] | Iterable["Rule"]
 Condition = Callable[[pd.DataFrame], pd.DataFrame]
@@ -68,12 +85,13 @@ def says(template: str, *parts) -> Callable[[pd.DataFrame], str]:
 def more(what: Words, numbers: Numbers, unit: str = "", claim="positive", **how) -> Rule:
     """The claim that the numbers' mean lies above 0.
 
-    ``margin``, ``resolution`` and ``note`` are those of ``Effect``; each, and ``what``, may be a
-    function of the table.
+    ``how`` are the fields of ``Effect``, each a value or a function of the table, as ``what`` is.
+    With a ``resolution`` it is a place.
     """
+    how.setdefault("kind", "place" if "resolution" in how else "difference")
 
     def rule(table):
-        values = np.asarray(numbers(table), dtype=float)
+        values = np.ravel(np.asarray(of(numbers, table), dtype=float))
         said = {key: of(value, table) for key, value in how.items()}
         return Effect(of(what, table), values, unit, claim, **said)
 
@@ -88,6 +106,65 @@ def beyond(what: Words, one: Numbers, other, unit: str = "", note: str = "", **h
 def equal(what: Words, numbers: Numbers, unit: str = "", *, margin, **how) -> Rule:
     """The claim that the numbers' mean lies within ``margin`` of 0."""
     return more(what, numbers, unit, "equal", margin=margin, **how)
+
+
+def counted(what: Words, holds: Numbers, chance: float = 0.5, **how) -> Rule:
+    """The claim that something holds in a larger share of the seeds than ``chance``.
+
+    ``holds`` is one yes or no a seed, a comparison of ``Numbers``: ``accuracy < 50``; of a value
+    that is missing, a no. (k of n layers of one network are one number, not n.)
+    """
+    note = how.pop("note", says("{:.0f} of {} seeds", lift(sum)(holds), lift(len)(holds)))
+    return more(what, holds, "share of seeds", kind="count", chance=chance, note=note, **how)
+
+
+def discordant(what: Words, one: Numbers, other: Numbers) -> Rule:
+    """The claim that something holds in the arm ``one`` and not in ``other`` more than the reverse.
+
+    Of paired seeds those count in which the arms differ, against 1/2: the exact McNemar test.
+    """
+    apart = lift(lambda a, b: a[a.astype(bool) != b.astype(bool)].astype(bool))(one, other)
+    note = says("the arms differ in {} of {} seeds", lift(len)(apart), lift(len)(one))
+    return counted(what, apart, note=note)
+
+
+def rises(what: Words, course: Numbers, least_rho=None, least=5, **how) -> Rule:
+    """The claim that a course rises over its grid of ``least`` places or more (``-course``: falls).
+
+    Spearman's rho with the places, one a seed, is above 0; with ``least_rho`` ("grows
+    steadily": 0.9) more than half of the seeds have at least that rho.
+    """
+    rho = trend(course, least, f"a trend needs {least} places or more")
+    if least_rho is None:
+        return more(what, rho, "rho", kind="trend", **how)
+    return counted(f"{what}: rho of {least_rho:g} or more", rho >= least_rho - 1e-9, **how)
+
+
+def at_place(what: Words, numbers: Numbers, unit: str, resolution, **how) -> Rule:
+    """The claim that a place on a grid lies above 0, told to ``resolution``: half a grid step."""
+    return more(what, numbers, unit, resolution=resolution, **how)
+
+
+def fact(what: Words, value, tolerance: float | None = None, unit: str = "", **how) -> Rule:
+    """A number without chance in it (a count of parameters, an identity, a schedule's shape).
+
+    ``value``, which may be ``Numbers``, is 0 within the tolerance; without one it is above 0.
+    """
+    claim, margin = ("positive", 0.0) if tolerance is None else ("equal", tolerance + 1e-12)
+    return more(what, value, unit, claim, kind="fact", margin=margin, **how)
+
+
+def matters(printed: float | None = None) -> Callable[[pd.DataFrame], float]:
+    """The size, in points, below which a difference of accuracies would not matter to a reader:
+    the smallest of half a point, a tenth of the dense networks' test error and a third of the
+    ``printed`` effect, and at least a tenth of a point."""
+
+    def margin(table):
+        ends = dense(final_rows(table)).get("test_accuracy", pd.Series(dtype=float))
+        least = [MATCH, 10 * (1 - ends.mean()), abs(printed) / 3 if printed else np.nan]
+        return max(LEAST, np.nanmin(least))
+
+    return margin
 
 
 def name(solution: str) -> str:
@@ -106,10 +183,10 @@ def gap(measure: str, more_of: str, less_of: str, how: str = "final") -> Numbers
     return scale * (pick(measure, how, solution=more_of) - pick(measure, how, solution=less_of))
 
 
-def above(measure: str, more_of: str, less_of: str, how: str = "final", label: str = "") -> Rule:
-    """The claim that one solution is above another in ``measure``."""
+def above(measure: str, more_of: str, less_of: str, how="final", label="", printed=None) -> Rule:
+    """The claim that one solution is above another in ``measure``, the paper by ``printed``."""
     what = label or f"{measure}: {name(more_of)} - {name(less_of)}"
-    unit, margin = ("nats", 0.0) if in_nats(measure) else ("points", MATCH)
+    unit, margin = ("nats", 0.0) if in_nats(measure) else ("points", matters(printed))
     return more(what, gap(measure, more_of, less_of, how), unit, margin=margin)
 
 
@@ -120,17 +197,17 @@ def chain(measure: str, *solutions: str, how: str = "final", label: str = "") ->
     return [above(measure, a, b, how, f"{label}: {name(a)} - {name(b)}") for a, b in pairs]
 
 
-def ratio(what: str, numerator: Numbers, denominator: Numbers, **how) -> Rule:
-    """The claim that one is above the other, on the logarithm of their quotient."""
-    return more(f"ln({what})", ln(numerator / denominator), "ln", **how)
+def ratio(what: str, numerator: Numbers, denominator: Numbers, times: float = 1.0, **how) -> Rule:
+    """The claim that one is over ``times`` the other, on the logarithm of their quotient."""
+    size = "" if times == 1 else f" - ln {times:g}"
+    return more(f"ln({what}){size}", ln(numerator / denominator) - np.log(times), "ln", **how)
 
 
 def each(column: str, rule: Rule, places=sparsities, label=" at {:g}") -> Rule:
     """The rule on the part of the table at each place along ``column``.
 
     ``places`` is a list, or gives one of the table (and may raise ``NotHere``). The label, a format
-    or a function of the place, stands in each row's words where they hold ``{column}``, else behind
-    them.
+    or a function of the place, stands where each row's words hold ``{column}``, else behind them.
     """
 
     def along(table):
@@ -146,12 +223,7 @@ def each(column: str, rule: Rule, places=sparsities, label=" at {:g}") -> Rule:
 
 def along(course: Numbers, rule: Callable[[float, Numbers], Rule]) -> Rule:
     """A rule for each place of a course: ``rule(place, numbers there)``."""
-
-    def at_each(table):
-        for place, found in course(table).items():
-            yield rule(place, held(found))
-
-    return at_each
+    return lambda table: [rule(place, held(found)) for place, found in course(table).items()]
 
 
 def needs(check: Callable[[pd.DataFrame], bool], otherwise: Words) -> Condition:
@@ -167,21 +239,13 @@ def needs(check: Callable[[pd.DataFrame], bool], otherwise: Words) -> Condition:
 
 def only(chosen: Callable[[pd.DataFrame], pd.Series], otherwise: Words) -> Condition:
     """The condition that some rows are ``chosen``; they are what the rule sees."""
-
-    def condition(table):
-        found = table[chosen(table)]
-        if found.empty:
-            raise NotHere(of(otherwise, table))
-        return found
-
-    return condition
+    some = needs(lambda table: chosen(table).any(), otherwise)
+    return lambda table: some(table)[chosen]
 
 
 def where(check: Callable, otherwise: str, column: str = "sparsity", among=sparsities):
-    """The places along ``column`` at which ``check`` holds for the part of the table.
-
-    A function of the table, for ``each``; it raises ``NotHere`` where there is none.
-    """
+    """The places along ``column`` at which ``check`` holds for the part of the table: a function of
+    the table, for ``each``; it raises ``NotHere`` where there is none."""
 
     def places(table):
         found = [p for p in of(among, table) if check(part(table, **{column: p}))]
@@ -209,13 +273,10 @@ def given(*steps) -> Rule:
     The first that raises ``NotHere`` says why the claim is not tested.
     """
     *conditions, rule = steps
-
-    def seen(table):
-        for condition in conditions:
-            table = condition(table)
-        return rows(rule, table)
-
-    return seen
+    left = functools.partial(
+        functools.reduce, lambda table, condition: condition(table), conditions
+    )
+    return lambda table: rows(rule, left(table))
 
 
 def if_any(condition: Condition, rule: Rule) -> Rule:

@@ -218,13 +218,17 @@ def usual_loop(run: Run, weights, buffers, mask, *, rate=None, velocity=None) ->
 # -- data files ------------------------------------------------------------------------------------
 
 
+QUICK = {"preset": "quick", "dataset": "digits", "network": "mlp"}  # what a table was made with
+PAPER = {**QUICK, "preset": "paper"}
+
+
 def judged(claim: str, table: pd.DataFrame) -> str:
     """The verdict on one claim, without those on the others of its figure."""
     try:
         effects = rules.rows(ledger.RULES[claim], table)
     except NotHere:
         return NOT_TESTED
-    return combine([decide(effect)["verdict"] for effect in effects])
+    return combine([decide(effect, len(effects))["verdict"] for effect in effects])
 
 
 def random_arrays(shape=(16, 16, 3), classes=4, train=48, test=24, seed=0) -> dict[str, np.ndarray]:

@@ -2,20 +2,11 @@
 
 from studies.decide import NotHere
 from studies.early.panels import (
-    best,
-    competing,
-    correlation,
-    dense,
-    epochs,
-    half_step,
-    held_out,
-    peak,
-    signal,
-    values,
-)
-from studies.early.shapes import OF_TRAINING, better
-from studies.quantities import highest, known, last, ln, pick
-from studies.rules import MATCH, each, more
+    best, correlation, epochs, half_step, held_out, peak, signal, values,
+)  # fmt: skip
+from studies.early.shapes import AFTER_START, LATE, OF_TRAINING, better, not_at_start
+from studies.quantities import between, highest, known, last, ln
+from studies.rules import each, matters, more
 
 
 def decays(table) -> list:
@@ -36,33 +27,41 @@ def off_peak(**chosen):
     return abs(best(**chosen) - peak(**chosen))
 
 
+def ends(measure, decay):
+    """Where a measure of the dense networks ends, in points."""
+    return 100 * last(signal(measure, **decay))
+
+
+def strongest(decay):
+    """The highest Tr(F) from the first epoch on: before training both networks are the same."""
+    return highest(between(signal("fisher", **decay), 1))
+
+
 RULES = {
     "early-wd-baselines": [
         more(
-            "dense test accuracy: middle - strong decay",
-            known(dense(**MIDDLE) - dense(**STRONG)),
+            f"dense {part} accuracy: middle - {name} decay",
+            known(ends(f"{part}_accuracy", MIDDLE) - ends(f"{part}_accuracy", decay)),
             "points",
-        ),
-        more(
-            "dense test accuracy: middle - weak decay",
-            known(dense(**MIDDLE) - dense(**WEAK)),
-            "points",
-        ),
-        more(
-            "dense training accuracy: middle - strong decay",
-            known(
-                100
-                * (
-                    pick("train_accuracy", solution="sol_d", **MIDDLE)
-                    - pick("train_accuracy", solution="sol_d", **STRONG)
-                )
-            ),
-            "points",
-        ),
+            margin=matters(),
+        )
+        for part, name, decay in (
+            ("test", "strong", STRONG),
+            ("test", "weak", WEAK),
+            ("train", "strong", STRONG),
+        )
     ],
     "early-wd-all-have-period": each(
         "weight_decay",
-        more("best - latest pruning", known(held_out() - last(competing())), "points"),
+        [
+            not_at_start(),
+            more(
+                "best - best late pruning",
+                known(held_out(AFTER_START, LATE - AFTER_START) - held_out(LATE)),
+                "points",
+                margin=matters(),
+            ),
+        ],
         decays,
         " (decay {:g})",
     ),
@@ -105,7 +104,7 @@ RULES = {
     ],
     "early-wd-trf-magnitude": more(
         "ln(highest Tr(F): strong / middle decay)",
-        known(ln(highest(signal("fisher", **STRONG)) / highest(signal("fisher", **MIDDLE)))),
+        known(ln(strongest(STRONG) / strongest(MIDDLE))),
         "ln",
     ),
     "early-local-stronger-correlation": [
@@ -124,9 +123,10 @@ RULES = {
     ),
     "early-local-better-off-regime": [
         more(
-            f"best accuracy: layer - global + 0.5 ({name} decay)",
-            better({"scope": "layer"}, {}, **decay) + MATCH,
+            f"best accuracy: layer - global ({name} decay)",
+            better({"scope": "layer"}, {}, **decay),
             "points",
+            margin=matters(),
         )
         for decay, name in ((WEAK, "weak"), (STRONG, "strong"))
     ],

@@ -11,7 +11,7 @@ from studies import figures
 PRUNED, BASELINE = "#0072b2", "#4d4d4d"
 MONITORS = {  # what the second axis and the legend say of each, and its colour
     "fisher": ("Tr(F)", "Tr(F)", "#d55e00"),
-    "kl_uniform": ("KL, nats", "KL(uniform || p)", "#b8860b"),
+    "kl_uniform": ("KL, nats", "KL(uniform || p)", "#cc79a7"),
 }
 
 
@@ -25,16 +25,16 @@ def periods(
     """A panel for each of ``panels`` (name -> accuracies of one variant), in the study's form.
 
     Blue: test accuracy at the end of training by epoch of pruning, mean and 95% interval over
-    seeds; dashed: that of the dense network. On the right axis the dense network's ``signal`` after
-    every epoch. Triangles are each seed's best epoch; ``band`` is the paper's best period in
-    percent of training. The last point, pruned when training is over, is open, or told in words
-    where it lies far below.
+    seeds; dashed: that of the dense network. On the right axis, dash-dotted, the dense network's
+    ``signal`` after every epoch. Triangles are each seed's best epoch; ``band`` is the paper's best
+    period in percent of training. The last point, pruned when training is over, is open, or told in
+    words where it lies far below.
     """
     alone = len(panels) == 1
     shape: dict[str, Any] = {
         "columns": 2 if len(panels) == 4 else 3,
         "size": (5.8, 3.4) if alone else (3.9, 3.0),
-        "legend": 2 if alone else 3,
+        "legend": 2 if len(panels) < 3 else 3,
         "xlabel": "pruned after epoch",
         "ylabel": "test accuracy after training, %",
     }
@@ -53,7 +53,9 @@ def _monitor(ax, panel, signal, last):
     """The dense network's monitor on a second axis, behind the first and in its own colour."""
     short, words, colour = MONITORS[signal]
     twin = ax.twinx()
-    figures.band(twin, panel.signal(signal).melt(var_name="epoch"), "epoch", "value", colour)
+    figures.band(
+        twin, panel.signal(signal).melt(var_name="epoch"), "epoch", "value", colour, style="-."
+    )
     twin.set_ylim(bottom=0)
     twin.tick_params(axis="y", colors=colour, labelsize=7)
     twin.grid(False)
@@ -63,7 +65,7 @@ def _monitor(ax, panel, signal, last):
     if last or ax.get_subplotspec().is_last_col():
         twin.set_ylabel(short, color=colour)
     if last:
-        twin.plot([], [], color=colour, label=f"{words} of the dense network (right axis)")
+        twin.plot([], [], "-.", color=colour, label=f"{words} of the dense network (right axis)")
 
 
 def _accuracies(ax, panel):
@@ -73,8 +75,10 @@ def _accuracies(ax, panel):
     dense, last = panel.dense.mean(), panel.accuracy.columns[-1]
     low, high = min(found["low"].min(), dense), max(found["high"].max(), dense)
     unit = high - low
-    ax.set_ylim(low - 0.14 * unit, high + 0.06 * unit)
-    ax.set_xlim(-0.03 * panel.epochs, 1.03 * panel.epochs)
+    ax.set(
+        xlim=(-0.03 * panel.epochs, 1.03 * panel.epochs),
+        ylim=(low - 0.14 * unit, high + 0.06 * unit),
+    )
     if last == panel.epochs:
         end = panel.accuracy[last].mean()
         if end > low:

@@ -13,11 +13,16 @@ import numpy as np
 import pandas as pd
 
 from studies.decide import NotHere
-from studies.quantities import at_others_best, numbers, of, part
+from studies.quantities import Numbers, at_others_best, between, lift, numbers, of, part
 
 VARIANTS = (
     "network", "criterion", "scope", "schedule", "weight_decay", "sparsity", "rate_floor",
 )  # fmt: skip
+PLAIN = {  # the study's own: magnitude pruning over all layers, a floor under the rate
+    "criterion": "magnitude", "scope": "global",
+    "rate_floor": lambda table: float(table["rate_floor"].max()),
+}  # fmt: skip
+LEAST = 5  # pruning epochs: among fewer a best one is no finding
 
 
 @dataclass(frozen=True)
@@ -46,9 +51,10 @@ class Panel:
     def half_step(self) -> float:
         """Half of the grid's step around the best epochs, in percent: what a place cannot tell."""
         grid = self.competing.columns.to_numpy(dtype=float)
-        steps = np.diff(grid, append=2 * grid[-1] - grid[-2]) if len(grid) > 1 else np.zeros(1)
-        at = [np.searchsorted(grid, b * self.epochs / 100) for b in self.best]
-        return float(np.mean([50 * steps[i] / self.epochs for i in at]))
+        if len(grid) < LEAST:
+            raise NotHere(f"a best pruning epoch needs {LEAST} of them or more")
+        steps = np.diff(grid, append=2 * grid[-1] - grid[-2])
+        return 50 * np.interp(self.best * self.epochs / 100, grid, steps).mean() / self.epochs
 
     def signal(self, name: str) -> pd.DataFrame:
         """The dense run's ``name`` by seed and epoch."""
@@ -58,18 +64,9 @@ class Panel:
         """Where each seed's signal is highest, in percent of training."""
         return 100 * self.signal(name).idxmax(axis=1) / self.epochs
 
-    def held_out(self, low: float = 0.0, high: float = 100.0) -> pd.Series:
-        """Each seed's accuracy at the pruning epoch that is best for the *other* seeds.
-
-        Of those from ``low`` to ``high`` percent. The best of a seed's own noisy accuracies would
-        be chosen for its noise.
-        """
-        share = 100 * self.competing.columns / self.epochs
-        inside = self.competing.loc[:, (share >= low) & (share <= high)]
-        if inside.empty:
-            between = f"between {low:g}% and {high:g}% of training"
-            raise NotHere(f"no pruning epoch {between}: give more prune_epochs")
-        return at_others_best(inside)
+    def held_out(self) -> pd.Series:
+        """Each seed's accuracy at the pruning epoch that is best for the *other* seeds."""
+        return at_others_best(self.competing)
 
     def correlation(self, name: str = "fisher") -> pd.Series:
         """Spearman's rho between accuracy and signal over the pruning epochs, one per seed."""
@@ -93,21 +90,18 @@ def panel(table: pd.DataFrame, **chosen) -> Panel:
         raise ValueError(f"the table holds several variants beside {chosen}: choose among {among}")
     accuracy = 100 * last.pivot_table(index="seed", columns="prune_epoch", values="test_accuracy")
     accuracy.columns = accuracy.columns.astype(int)
-    ends = dense.dropna(subset=["test_accuracy"]).sort_values("epoch").groupby("seed").tail(1)
-    level = 100 * ends.set_index("seed")["test_accuracy"]
+    level = 100 * dense.sort_values("epoch").groupby("seed")["test_accuracy"].last()
     return Panel(accuracy.dropna(), level, dense, int(dense["epochs"].max()))
 
 
 def main(table: pd.DataFrame, **chosen) -> Panel:
-    """The panel of the study's own: magnitude pruning over all layers, a floor under the rate.
+    """The panel of the study's own, as far as the table tells it apart and ``chosen`` does not.
 
-    As far as the table tells these apart and ``chosen`` does not.
+    What is chosen may be a function of the table.
     """
-    plain: dict = {"criterion": "magnitude", "scope": "global"}
-    if "rate_floor" in table and table["rate_floor"].dropna().unique().size > 1:
-        plain["rate_floor"] = float(table["rate_floor"].max())
-    own = {name: plain[name] for name in plain if name in table and name not in chosen}
-    return panel(table, **own, **chosen)
+    told = table.dropna(axis=1, how="all")
+    wanted = {name: plain for name, plain in PLAIN.items() if name in told} | chosen
+    return panel(table, **{name: of(value, table) for name, value in wanted.items()})
 
 
 def values(table: pd.DataFrame, name: str) -> list:
@@ -116,21 +110,27 @@ def values(table: pd.DataFrame, name: str) -> list:
 
 
 def quantity(name: str):
-    """A quantity of the panel as a maker of ``Numbers``: arguments are its own, names choose.
-
-    What is chosen may be a function of the table.
-    """
+    """A quantity of the panel as a maker of ``Numbers``: arguments are its own, names choose."""
 
     @numbers
     def read(table, *how, **chosen):
-        found = main(table, **{column: of(value, table) for column, value in chosen.items()})
-        asked = getattr(found, name)
+        asked = getattr(main(table, **chosen), name)
         return asked(*how) if callable(asked) else asked
 
     return read
 
 
-best, dense, half_step = quantity("best"), quantity("dense"), quantity("half_step")
-peak, held_out, signal = quantity("peak"), quantity("held_out"), quantity("signal")
-correlation, competing = quantity("correlation"), quantity("competing")
-epochs = quantity("epochs")
+best, dense, peak, half_step, signal, correlation, competing, epochs = map(
+    quantity,
+    ("best", "dense", "peak", "half_step", "signal", "correlation", "competing", "epochs"),
+)
+
+
+def held_out(low: float = 0.0, high: float = 100.0, **chosen) -> Numbers:
+    """Each seed's accuracy at the pruning epoch that is best for the *other* seeds.
+
+    Of those from ``low`` to ``high`` percent of training.
+    """
+    start, end = (share / 100 * epochs(**chosen) for share in (low, high))
+    otherwise = f"no pruning epoch between {low:g}% and {high:g}% of training: give more"
+    return lift(at_others_best)(between(competing(**chosen), start, end + 1e-6, otherwise))

@@ -5,34 +5,14 @@ Figures 1, 2, 4, 5, 9, 10 and 11 (when to prune); the others stand in ``decay`` 
 
 from itertools import pairwise
 
-import numpy as np
-
 from studies.early.panels import (
-    best,
-    competing,
-    correlation,
-    dense,
-    epochs,
-    half_step,
-    held_out,
-    peak,
-    signal,
-    values,
+    best, correlation, dense, epochs, half_step, held_out, peak, signal, values,
 )  # fmt: skip
 from studies.early.shapes import (
-    EARLY,
-    NEAR,
-    OF_TRAINING,
-    better,
-    early,
-    near,
-    on_cifar,
-    on_cifar100,
-    rising,
-    variants,
-)
-from studies.quantities import Numbers, first, highest, known, last, ln, numbers, pick
-from studies.rules import MATCH, Rule, each, equal, given, is_own, more, needs, says
+    EARLY, LATE, NEAR, OF_TRAINING, better, early, near, not_at_start, on, period, variants,
+)  # fmt: skip
+from studies.quantities import Numbers, highest, known, last, ln, numbers, pick
+from studies.rules import MATCH, Rule, each, equal, fact, given, is_own, matters, more, needs, says
 
 PRINTED = {  # (set, network, schedule): the dense test accuracy, where weight decay is 5e-4
     ("cifar10", "resnet-18", "exponential"): 95.3, ("cifar10", "vgg-11", "exponential"): 94.7,
@@ -56,15 +36,16 @@ def printed(table) -> float | None:
 
 
 @numbers
-def excess(table, name: str, count: float) -> np.ndarray:
+def excess(table, name: str, count: float) -> float:
     """The share by which a network has more parameters than the study prints; no chance in it."""
-    return np.full(5, table[f"parameters of {name}"].iloc[0] / count - 1)
+    return table[f"parameters of {name}"].iloc[0] / count - 1
 
 
 def figure_1(dataset: str, network: str, lost: float | None = None, within: float = 0.0) -> Rule:
-    """The best epoch is near 15% of training; so many points are lost against dense there."""
-    off = 10 - abs(best() - 30)
-    place = more("10 - |best pruning epoch - 30|", off, OF_TRAINING, resolution=half_step())
+    """The best epoch is near 30% of training; so many points are lost against dense there."""
+    near_30 = 10 - abs(best(sparsity=0.9) - 30)
+    words, half = "10 - |best pruning epoch - 30|", half_step(sparsity=0.9)
+    place = more(words, near_30, OF_TRAINING, resolution=half)
     drop = equal(f"points lost against dense - {lost}", LOST - (lost or 0), "points", margin=within)
     return given(after_200(dataset, network), [place] if lost is None else [place, drop])
 
@@ -76,16 +57,15 @@ def order(table) -> Rule:
             f"best accuracy at {low:g} - at {high:g}",
             known(held_out(sparsity=float(low)) - held_out(sparsity=float(high))),
             "points",
-            margin=MATCH,
+            margin=matters(),
         )
         for low, high in pairwise(sorted(values(table, "sparsity")))
     ]
 
 
-LOST = known(dense() - held_out())
-ALLOWED = Numbers(lambda table: 2.5 if on_cifar100(table) else 0.5)
-# the study's "late" pruning is from epoch 140 of 200 on
-EARLY_OVER_LATE = known(held_out(0.0, EARLY) - held_out(70.0, 100.0))
+LOST = known(dense(sparsity=0.9) - held_out(sparsity=0.9))
+ALLOWED = Numbers(lambda table: 2.5 if on("cifar100")(table) else 0.5)
+EARLY_OVER_LATE = known(held_out(0.0, EARLY) - held_out(LATE, 100.0))
 TRACE, FINE = signal("fisher"), 50 / epochs()
 
 
@@ -109,22 +89,17 @@ RULES = {
         ),
     ),
     "early-beats-late": more(
-        "best early - best late pruning + 0.5",
-        EARLY_OVER_LATE + MATCH,
+        "best early - best late pruning + what matters",
+        EARLY_OVER_LATE + Numbers(matters()),
         "points",
         note=says("early - late: {:.2f}", EARLY_OVER_LATE),
     ),
-    "early-not-at-start": more(
-        lambda table: f"best - pruned at epoch {competing()(table).columns[0]}",
-        known(held_out() - first(competing())),
-        "points",
-        margin=MATCH,
-    ),
+    "early-not-at-start": not_at_start(),
     "early-before-half": early(),
     "early-90pct-cifar": given(
         needs(
             lambda table: (
-                on_cifar(table)
+                on("cifar10", "cifar100")(table)
                 and table["network"].str.startswith("resnet").all()
                 and 0.9 in values(table, "sparsity")
             ),
@@ -133,7 +108,7 @@ RULES = {
         ),
         more(
             says("{} - points lost against dense", ALLOWED),
-            ALLOWED - known(dense(sparsity=0.9) - held_out(sparsity=0.9)),
+            ALLOWED - LOST,
             "points",
         ),
     ),
@@ -148,38 +123,39 @@ RULES = {
     ],
     "early-peak-correlates-trf": [
         near(within=NEAR),
-        more("Spearman(accuracy, Tr(F)) over pruning epochs", known(correlation()), "rho"),
+        more(
+            "Spearman(accuracy, Tr(F)) over pruning epochs",
+            known(correlation()),
+            "rho",
+            kind="trend",
+        ),
     ],
-    "early-fisher-criterion-period": [early(criterion="fisher"), near(criterion="fisher")],
+    "early-fisher-criterion-period": [period(criterion="fisher"), near(criterion="fisher")],
     "early-magnitude-beats-fisher": more(
         "best test accuracy: magnitude - fisher",
         better({}, {"criterion": "fisher"}),
         "points",
-        margin=MATCH,
+        margin=matters(),
     ),
-    "early-local-fig9": [early(scope="layer"), near(scope="layer")],
-    "early-kl-expansion": more(
-        "0.02 - |KL / (half dᵀFd) - 1|",
-        0.02 - pick("kl_expansion_error", "first", solution="sol_d"),
+    "early-local-fig9": [period(scope="layer"), near(scope="layer")],
+    "early-kl-expansion": fact(
+        "|KL / (half dᵀFd) - 1| of the dense networks",
+        pick("kl_expansion_error", "first", solution="sol_d"),
+        0.02,
     ),
     "early-mc-fisher-accurate": more(
         "0.1 - relative error of the sampled Tr(F)",
         0.1 - pick("fisher_relative_error", "first", solution="sol_d"),
     ),
     # sizes and sparsities
-    "early-model-size": each("network", [early(), near()], variants("network"), " of {}"),
-    "early-local-model-size": each("network", early(scope="layer"), variants("network"), " of {}"),
+    "early-model-size": each("network", [period(), near()], variants("network"), " of {}"),
+    "early-local-model-size": each("network", period(scope="layer"), variants("network"), " of {}"),
     "early-param-counts": [
-        equal(
-            f"parameters of {name} / {count:g} - 1",
-            excess(name, count),
-            margin=0.03,
-            note="no chance in it",
-        )
+        fact(f"parameters of {name} / {count:g} - 1", excess(name, count), 0.03)
         for name, count in PARAMETERS.items()
     ],
-    "early-compression-period": each("sparsity", early(), rising("sparsity")),
-    "early-local-compression": each("sparsity", early(scope="layer"), rising("sparsity")),
+    "early-compression-period": each("sparsity", period(), variants("sparsity")),
+    "early-local-compression": each("sparsity", period(scope="layer"), variants("sparsity")),
     "early-compression-order": order,
     "early-95pct-accuracy": given(
         after_200("cifar10", "resnet-18"),

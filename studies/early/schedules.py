@@ -3,136 +3,54 @@ online rule that the study leaves to later work.
 """
 
 import numpy as np
-import pandas as pd
 
-from studies.decide import NotHere
 from studies.early.panels import (
-    best,
-    competing,
-    dense,
-    epochs,
-    half_step,
-    held_out,
-    main,
-    peak,
-    signal,
-    values,
+    best, competing, dense, epochs, half_step, held_out, peak, signal, values,
 )  # fmt: skip
-from studies.early.shapes import NEAR, OF_TRAINING, near, on_cifar, on_cifar100, variants
+from studies.early.shapes import NEAR, OF_TRAINING, near, on, variants
 from studies.quantities import (
-    Numbers,
-    agreement,
-    first,
-    highest,
-    known,
-    last,
-    lift,
-    ln,
-    lowest,
-    numbers,
+    Numbers, agreement, at_least, between, first, highest, known, last, lift, ln, lowest, mean,
     pick,
 )  # fmt: skip
-from studies.rules import MATCH, Rule, each, equal, given, more, needs, says
-
-TRACE = signal("fisher")
-TURN = 2.0  # percent of its range by which a curve must fall after its highest value: then it turns
-
+from studies.rules import (
+    Rule, counted, each, equal, fact, given, if_any, matters, more, needs, says,
+)  # fmt: skip
 
 EXPONENTIAL = {"schedule": "exponential"}
-
-
-def others(table) -> list:
-    """The schedules beside the exponential one."""
-    found = values(table, "schedule")
-    if "exponential" not in found or len(found) < 2:
-        raise NotHere("it compares schedules: give schedules with exponential and another")
-    return [name for name in found if name != "exponential"]
+SHARE = epochs(**EXPONENTIAL) / 100  # epochs in a percent of training
+TURN = 0.02  # of its range: by so much a curve must rise to its highest value, or fall after it
 
 
 def against(rule) -> Rule:
     """``rule(name)`` for every schedule beside the exponential one."""
-    return lambda table: [rule(name) for name in others(table)]
+    names = variants("schedule")
+    return lambda table: [rule(name) for name in names(table) if name != "exponential"]
 
 
-def fall(**chosen):
-    """By how much of its range, in percent, KL falls after its highest."""
-    kl = signal("kl_uniform", **chosen)
-    return 100 * (highest(kl) - last(kl)) / (highest(kl) - lowest(kl))
-
-
-def kl_near(schedule: str) -> Rule:
-    """The best pruning epoch lies near the turn of KL; a KL that does not fall has none."""
-    turns = lift(lambda place, falls: place.where(falls > TURN))
-    place, turn = (
-        best(schedule=schedule),
-        turns(peak("kl_uniform", schedule=schedule), fall(schedule=schedule)),
-    )
-    both = says("best at {:.0f}%, turn at {:.0f}%", place, turn)
-    none = "KL rises to the end: it has no turn"
-    return more(
-        f"15 - |best pruning epoch - turn of KL| ({schedule})",
-        NEAR - abs(place - turn),
-        OF_TRAINING,
-        resolution=half_step(schedule=schedule),
-        note=lambda table: both(table) if turn(table).notna().any() else none,
-    )
-
-
-@numbers
-def rate_at_peak(table, schedule: str) -> pd.Series:
+def rate_at_peak(**chosen):
     """The learning rate at the epoch at which each seed's Tr(F) is highest."""
-    found = main(table, schedule=schedule)
-    rate = found.rows.pivot_table(index="seed", columns="epoch", values="rate")
-    peaks = found.signal("fisher").idxmax(axis=1)
-    return pd.Series({seed: rate.loc[seed, epoch] for seed, epoch in peaks.items()})
+    at = lift(lambda rate, trace: rate.where(trace.eq(trace.max(axis=1), axis=0)).max(axis=1))
+    return at_least(at(signal("rate", **chosen), signal("fisher", **chosen)), 1e-12)
 
 
-@numbers
-def least_excess(table, schedule: str) -> np.ndarray:
-    """ln(rate of a schedule / of the exponential one), at its least from 2.5% to 75%."""
-    dense_rows = table[table["solution"] == "sol_d"]
-    rates = dense_rows.pivot_table(index="epoch", columns="schedule", values="rate")
-    share = 100 * rates.index / table["epochs"].max()
-    middle = rates[(share >= 2.5) & (share <= 75)]
-    return np.full(5, np.log((middle[schedule] / middle["exponential"]).min()))
-
-
-def rates_alike(table) -> Rule:
-    """The learning rate at the peak of Tr(F) is the same whatever the schedule."""
-    at_peak = {name: rate_at_peak(name)(table) for name in ("exponential", *others(table))}
-    logs = np.log(pd.DataFrame(at_peak).clip(lower=1e-12))
-    medians = ", ".join(f"{name} {rates.median():.3g}" for name, rates in at_peak.items())
-    spread = Numbers(lambda _: np.log(4) - (logs.max(axis=1) - logs.min(axis=1)))
-    what = "ln 4 - ln(highest / lowest rate at the peak)"
-    return more(what, spread, "ln", note=f"medians: {medians}")
-
-
-def baseline(name: str) -> Rule:
-    """On CIFAR-100 the other schedules' dense networks are better, on CIFAR-10 worse."""
-    sign = Numbers(lambda table: 1 if on_cifar100(table) else -1)
-
-    def what(table):
-        return f"dense: {name} - exponential" if sign(table) > 0 else f"dense: exponential - {name}"
-
-    return more(what, sign * known(dense(schedule=name) - dense(**EXPONENTIAL)), "points")
-
-
-def floor():
-    """What the floor gains, by pruning epoch; the epochs in percent of training."""
-    with_floor = {**EXPONENTIAL, "rate_floor": lambda table: float(table["rate_floor"].max())}
-    gain = competing(**with_floor) - competing(**EXPONENTIAL, rate_floor=0.0)
-    shares = lift(lambda gain, count: gain.set_axis(100 * gain.columns / count, axis=1))
-    return shares(gain, epochs(**with_floor))
+def ahead(one: str, other: str, printed: float) -> Rule:
+    """The dense networks of one schedule end better than those of another, in print by so much."""
+    gain = known(dense(schedule=one) - dense(schedule=other))
+    return more(f"dense: {one} - {other}", gain, "points", margin=matters(printed))
 
 
 # pruned layer by layer, best epoch and peak stay together under every schedule
 LOCAL = each("schedule", near(scope="layer"), variants("schedule"), " ({})")
+TRACE, KL = signal("fisher"), signal("kl_uniform")
+RISE, FALL, RANGE = (highest(KL) - end(KL) for end in (first, last, lowest))
 KL_FIRST = signal("kl_uniform", schedule=lambda table: values(table, "schedule")[0])
 SECONDS = {
     name: pick(f"{name}_seconds", "sum", solution="sol_d") for name in ("fisher", "kl_uniform")
 }
+FLOOR_GAIN = competing(**EXPONENTIAL) - competing(**EXPONENTIAL, rate_floor=0.0)
 DECIDED = {"solution": "sol_p", "policy": "fisher"}
-BEHIND = known(held_out(policy="grid") - 100 * pick("test_accuracy", **DECIDED))
+REACHED = 100 * pick("test_accuracy", **DECIDED)
+BEHIND = known(held_out(policy="grid") - REACHED)
 
 
 RULES = {
@@ -157,33 +75,68 @@ RULES = {
         each("schedule", near(), variants("schedule"), " ({})"),
     ],
     "early-local-schedules-cifar10": given(
-        needs(lambda t: not on_cifar100(t), "its counterpart on CIFAR-100 is decided here"), LOCAL
+        needs(lambda t: not on("cifar100")(t), "its counterpart on CIFAR-100 is decided here"),
+        LOCAL,
     ),
     "early-local-schedules-cifar100": given(
         needs(
-            on_cifar100, "a claim about CIFAR-100: preset paper with dataset cifar100 can test it"
+            on("cifar100"),
+            "a claim about CIFAR-100: preset paper with dataset cifar100 can test it",
         ),
         LOCAL,
     ),
     "early-exp-decays-fastest": against(
-        lambda name: more(
+        lambda name: fact(
             f"ln(rate of {name} / exponential), least over 2.5% to 75%",
-            least_excess(name),
-            "ln",
-            note="no chance in it",
+            lowest(
+                between(
+                    ln(signal("rate", schedule=name) / signal("rate", **EXPONENTIAL)),
+                    2.5 * SHARE,
+                    75 * SHARE + 1e-6,
+                )
+            ),
+            unit="ln",
         )
     ),
-    "early-lr-phase-end": rates_alike,
+    "early-lr-phase-end": [
+        each(
+            "schedule",
+            more(
+                "ln(half of the highest rate / that at the peak of Tr(F))",
+                ln(0.5 * highest(signal("rate")) / rate_at_peak()),
+                "ln",
+            ),
+            variants("schedule"),
+            " ({})",
+        ),
+        against(
+            lambda name: equal(
+                f"ln(rate at the peak of Tr(F): {name} / exponential)",
+                ln(rate_at_peak(schedule=name) / rate_at_peak(**EXPONENTIAL)),
+                "ln",
+                margin=np.log(4),
+            )
+        ),
+    ],
     "early-baseline-schedule-order": given(
         needs(
             lambda table: (
-                on_cifar(table)
+                on("cifar10", "cifar100")(table)
                 and set(table["network"]) == {"resnet-18"}
                 and set(table["epochs"]) == {200}
             ),
             "a claim about ResNet-18 on CIFAR after 200 epochs: preset paper can test it",
         ),
-        against(baseline),
+        [
+            if_any(
+                needs(on("cifar100"), "on CIFAR-10 the order is the other one"),
+                against(lambda name: ahead(name, "exponential", 1.0)),
+            ),
+            if_any(
+                needs(on("cifar10"), "on CIFAR-100 the order is the other one"),
+                against(lambda name: ahead("exponential", name, 0.3)),
+            ),
+        ],
     ),
     "early-lr-floor-helps": given(
         needs(
@@ -193,35 +146,35 @@ RULES = {
         [
             more(
                 "late pruning (80% on): with - without the floor",
-                lift(lambda gain: gain.loc[:, gain.columns >= 80].mean(axis=1).dropna())(floor()),
+                known(mean(between(FLOOR_GAIN, 80 * SHARE))),
                 "points",
+                margin=matters(),
             ),
             equal(
                 "pruning in the first half: with - without",
-                lift(lambda gain: gain.loc[:, gain.columns <= 50].mean(axis=1).dropna())(floor()),
+                known(mean(between(FLOOR_GAIN, 0, 50 * SHARE + 1e-6))),
                 "points",
-                margin=MATCH,
+                margin=matters(),
             ),
         ],
     ),
     # the KL signal
-    "early-kl-correlates-exponential": kl_near("exponential"),
-    "early-kl-correlates-cosine": kl_near("cosine"),
-    "early-kl-correlates-linear": kl_near("linear"),
+    "early-kl-correlates-exponential": near("kl_uniform", NEAR, schedule="exponential"),
+    "early-kl-correlates-cosine": near("kl_uniform", NEAR, schedule="cosine"),
+    "early-kl-correlates-linear": near("kl_uniform", NEAR, schedule="linear"),
     "early-kl-rises-then-falls": each(
         "schedule",
-        more("fall of KL after its highest - 2", fall() - TURN, "% of its range", margin=TURN),
-        variants("schedule"),
+        counted(
+            f"KL rises to its highest and then falls, each by over {TURN:.0%} of its range",
+            (RISE > TURN * RANGE) & (FALL > TURN * RANGE),
+        ),
+        variants("schedule", least=1),
         " ({})",
     ),
     "early-kl-tracks-trf": each(
         "schedule",
-        more(
-            "Spearman(KL, Tr(F)) over epochs - 0.5",
-            agreement(signal("kl_uniform"), TRACE) - 0.5,
-            "rho",
-        ),
-        variants("schedule"),
+        counted("Spearman(KL, Tr(F)) over epochs is above 0.5", agreement(KL, TRACE) > 0.5),
+        variants("schedule", least=1),
         " ({})",
     ),
     "early-kl-near-zero-at-init": more(
@@ -236,15 +189,23 @@ RULES = {
         note="wall-clock, in turns",
     ),
     # the online rule
-    "early-pruned-at-decision-rule": more(
-        "0.5 - points lost by pruning when Tr(F) has begun to fall",
-        0.5 - BEHIND,
-        "points",
-        note=says(
-            "{:.2f} points behind the best epoch; pruned at {:.1f} of {}",
-            BEHIND,
-            pick("prune_epoch", **DECIDED),
-            epochs(policy="grid"),
+    "early-pruned-at-decision-rule": [
+        more(
+            "what matters - points lost by pruning when Tr(F) has begun to fall",
+            Numbers(matters()) - BEHIND,
+            "points",
+            note=says(
+                "{:.2f} points behind the best epoch; pruned at {:.1f} of {}",
+                BEHIND,
+                pick("prune_epoch", **DECIDED),
+                epochs(policy="grid"),
+            ),
         ),
-    ),
+        more(
+            "pruned when Tr(F) has begun to fall - at an epoch taken at random",
+            known(REACHED - mean(competing(policy="grid"))),
+            "points",
+            margin=matters(),
+        ),
+    ],
 }

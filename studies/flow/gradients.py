@@ -5,22 +5,28 @@ The table has a row per run and recorded step: ``row`` and ``form`` as in ``meth
 changed at that very step, and the run's final ``test_accuracy``. Rows of mask updates have
 ``before`` and ``after`` in place of ``flow``. Flow is a squared norm; its ratios are decided on
 their logarithms, averaged over the recorded steps of a window of training. The change at an update
-is that of the norm itself.
+is that of the norm itself. One factor tells flows apart, both ways: within ``ALIKE`` they count as
+alike, and what is said to be higher must be so by more. Claims about ImageNet need the column
+``train_images``, which tells it from other folders.
 """
 
 import numpy as np
 import pandas as pd
 
 from studies.decide import NotHere
-from studies.flow.methods import FORMS, LENET, MLP, OWN, SPARSE, about, accuracy, named, untested
-from studies.quantities import Numbers, agreement, course, factor, lift, mean, median, needed, root
-from studies.rules import MATCH, Rule, beyond, equal, given, if_any, more, needs, says
+from studies.flow.methods import (
+    FORMS, GPU, LENET, MLP, OWN, RESNET, SMALL, SPARSE, VGG, about, accuracy, named,
+)  # fmt: skip
+from studies.quantities import (
+    Numbers, agreement, course, factor, lift, mean, median, needed, root,
+)  # fmt: skip
+from studies.rules import Rule, beyond, equal, given, if_any, matters, more, needs, says
 
 # a norm of 0.1: ten times what chance imbalance among 1,000 examples' classes leaves in the last
 # biases
 LEARNS = 0.01
 ALIKE = np.log(1.5)  # flows within a factor of 1.5, norms within 1.22
-DIFFERENT = np.log(1.25)
+FALLS = tuple(epoch / 102 for epoch in (30, 70, 90))  # of the rate on ImageNet: shares of training
 WINDOWS = {  # name -> (above this share of training, up to that one)
     "at the start": (-1.0, 0.0),
     "first 500 of 11,719 steps": (0.0, 500 / 11_719),
@@ -100,16 +106,16 @@ def _factors(gain: pd.Series, after: pd.Series) -> str:
     return f"flow × {np.exp(gain.mean()):.3g}{unlike}"
 
 
-def higher(first: tuple, second: tuple, window: str, claim: str = "positive", **how) -> Rule:
-    """The flow of one cell is above that of another in a window."""
+def higher(first: tuple, second: tuple, window: str, claim: str = "positive") -> Rule:
+    """The flow of one cell is above that of another in a window, or alike."""
     gain, after = (over(first, second, window, measure) for measure in ("flow", "flow_after"))
     what = f"ln(flow of {named(*first)} / {named(*second)}), {window}"
-    return more(what, gain, "ln", claim, note=_factors(gain, after), **how)
+    return more(what, gain, "ln", claim, margin=ALIKE, note=_factors(gain, after))
 
 
-def factors(what: str, logs: Numbers, claim: str = "positive", margin=0.0, of: str = "") -> Rule:
+def factors(what: str, logs: Numbers, claim: str = "positive", of: str = "") -> Rule:
     """A claim on logarithms by seed, with the factor that they mean."""
-    return more(what, logs, "ln", claim, margin=margin, note=says(of + "× {:.3g}", factor(logs)))
+    return more(what, logs, "ln", claim, margin=ALIKE, note=says(of + "× {:.3g}", factor(logs)))
 
 
 def later(what: str, one: Numbers, other: Numbers, step: Numbers = every) -> Rule:
@@ -124,15 +130,20 @@ def later(what: str, one: Numbers, other: Numbers, step: Numbers = every) -> Rul
 
 
 def apart(form: str) -> Rule:
-    """Small dense and scratch differ in flow; on which side is taken from the other seeds."""
+    """Small dense and scratch differ in flow, to whichever side: the test is two-sided."""
     gap, small = over(("small dense",), ("scratch", form), WHOLE), "flow of small dense"
-    return more(
-        f"|ln({small} / {named('scratch', form)})|, {WHOLE}, its sign from the other seeds",
-        lift(lambda found: found * np.sign(found.sum() - found))(gap),
-        "ln",
-        margin=DIFFERENT,
-        note=says(small + " × {:.3g}", factor(gap)),
+    return factors(
+        f"|ln({small} / {named('scratch', form)})|, {WHOLE}, positive on the side of its mean",
+        lift(lambda found: found * np.sign(found.mean()))(gap),
+        of=small + " / scratch's, or its inverse, ",
     )
+
+
+@lift
+def jump(wide: pd.DataFrame, steps: int, share: float) -> pd.Series:
+    """ln of the flow first recorded after a share of training over that last recorded before."""
+    since = wide.columns > share * steps
+    return np.log(wide.loc[:, since].iloc[:, 0] / wide.loc[:, ~since].iloc[:, -1])
 
 
 def no_more(window: str) -> Rule:
@@ -175,44 +186,48 @@ RANDOM, INVERTED, GREEDY = (mean(change(row)) for row in ("set", "rigl-inverted"
 HALVES = [half(change("rigl"), window) for window in (FIRST_HALF, SECOND_HALF)]
 DELAYED, BEGAN = change("rigl", "masked"), start("rigl", "masked")
 ASLEEP, AWAKE = (around(DELAYED, BEGAN, asleep=asleep) for asleep in (True, False))
-ABOVE = mean(flow(*RIGL) > flow("small dense"))
+ABOVE = mean(flow(*RIGL) > flow(*SMALL))
 
 RULES = {
     "flow-fig2-scratch-stalls": [
         later(f": {named(*STALLED)} - {named(*SCRATCH)}", start(*STALLED), start(*SCRATCH)),
-        if_any(LENET, equal(f"start of learning of {named(*STALLED)} - 1000",
-                            start(*STALLED) - 1000, "steps", margin=600, resolution=every / 2,
-                            note=says("median {:g}", median(start(*STALLED)))))],
+        *(if_any(condition, equal(f"start of learning of {named(*STALLED)} - {printed}",
+                                  start(*STALLED) - printed, "steps", margin=margin,
+                                  resolution=every / 2,
+                                  note=says("median {:g}", median(start(*STALLED)))))
+          for condition, printed, margin in ((LENET, 1000, 600), (VGG, 5000, 2500)))],
     "flow-fig2-init-raises-flow": [higher(SCRATCH, STALLED, window)
                                    for window in (START, FIRST_500)],
-    "flow-fig2-resnet-early-only": untested("ResNet-50 on ImageNet"),
-    "flow-fig2-lr-drop-jump": untested(
-        "VGG-16 and ResNet-50 on ImageNet, whose learning rate falls in steps"),
+    "flow-fig2-resnet-early-only": given(RESNET, [higher(SCRATCH, STALLED, FIRST_500),
+                                                  higher(SCRATCH, STALLED, SECOND_HALF, "equal")]),
+    "flow-fig2-lr-drop-jump": given(
+        about(("ImageNet", "vgg-16"), ("ImageNet", "resnet-50"), tested=GPU),
+        [factors(f"ln(flow of {named(*cell)} after / before the fall at {share:.0%} of training)",
+                 jump(flow(*cell), STEPS, share=share))
+         for cell in (SCRATCH, RIGL, SMALL) for share in FALLS]),
     "flow-fig2-small-dense-gap": [apart("masked"), apart(OWN)],
     "flow-fig2-rigl-improves": [higher(("rigl", form), ("scratch", form), FIRST_HALF)
                                 for form in ("masked", OWN)],
     "flow-fig2-lt-no-improvement": [no_more(START), no_more(FIRST_500)],
-    "flow-t1-rigl-vs-small-dense": given(
-        about("mnist", "lenet-5", "paper tests it", "LeNet-5 on MNIST"),
-        [beyond(f"test accuracy: small dense - {named(*RIGL)}",
-                accuracy("small dense", how="first"), accuracy(*RIGL, how="first"), "points",
-                margin=MATCH),
-         higher(RIGL, ("small dense",), WHOLE)]),
+    "flow-t1-rigl-vs-small-dense": given(LENET, [
+        beyond(f"test accuracy: small dense - {named(*RIGL)}", accuracy(*SMALL, how="first"),
+               accuracy(*RIGL, how="first"), "points", margin=matters(0.08)),
+        higher(RIGL, SMALL, WHOLE)]),
     "flow-rigl-above-small-dense-flow": more(
         "share of steps at which RigL (ours) is above small dense - 1/2", ABOVE - 0.5, "share",
         note=says("above at {:.0f}% of the recorded steps", 100 * ABOVE)),
-    "flow-dst-generalisation-link": [
-        more(f"Spearman(flow in the first half, test accuracy) over {of}", correlation(cells),
-             "rho")
-        for of, cells in (("four methods (ours)", [cell for cell in CELLS if cell[1] == OWN]),
-                          (f"{len(CELLS)} methods and initialisations", CELLS))],
+    "flow-dst-generalisation-link": more(
+        f"Spearman(flow in the first half, test accuracy) over {len(CELLS)} methods and "
+        "initialisations", correlation(CELLS), "rho", kind="trend",
+        note=says("over the four methods from the study's start alone {:.2f}",
+                  correlation([cell for cell in CELLS if cell[1] == OWN]))),
     "flow-fig7a-dst-starts-earlier": [
         later(f": {named(*STALLED)} - rigl (original)", start(*STALLED), BEGAN),
-        *(higher((method, form), ("scratch", form), FIRST_HALF, **how) for form in ("masked", OWN)
-          for method, how in (("rigl", {}), ("set", {"claim": "equal", "margin": ALIKE})))],
+        *(higher((method, form), ("scratch", form), FIRST_HALF, claim) for form in ("masked", OWN)
+          for method, claim in (("rigl", "positive"), ("set", "equal")))],
     "flow-fig7b-liu": [
         *(higher((method, "layer"), (method, "masked"), FIRST_500) for method in SPARSE),
-        higher(("rigl", "layer"), ("scratch", "layer"), FIRST_HALF, "equal", margin=ALIKE)],
+        higher(("rigl", "layer"), ("scratch", "layer"), FIRST_HALF, "equal")],
     "flow-fig9a-mlp-flow": given(MLP, higher(SCRATCH, STALLED, FIRST_500)),
     "flow-fig3-rigl-update-raises": [
         more("median change of the gradient norm at an update: rigl (ours)",

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from studies.flow.gradients import (
-    ALIKE,
     FIRST_HALF,
     SCRATCH,
     STALLED,
@@ -25,7 +24,7 @@ from studies.flow.gradients import (
 )
 from studies.flow.methods import OWN, named
 from studies.quantities import Numbers, lift, mean, needed, numbers, of, pick
-from studies.rules import MATCH, Rule, equal, given, more, needs, only, says
+from studies.rules import MATCH, Rule, equal, given, matters, more, needs, only, says
 
 SETTINGS = {  # setting -> the parameter that lists its values
     "weight decay": "weight_decays",
@@ -73,12 +72,8 @@ def gains(setting: str, cells: list[tuple], first, second) -> Numbers:
 each = lift(lambda found: ", ".join(f"{cell} {gain:+.2f}" for cell, gain in found.mean().items()))
 
 
-def elsewhere(network: str):
-    """What a verdict on another network than the study's is about, in words."""
-    return says(
-        f"the study says it of {network} on ImageNet, here it is {{}}",
-        lambda table: ", ".join(sorted(set(table["network"] + " on " + table["dataset"]))),
-    )
+# what matters, of the rows with accuracies: those with gradient flow have none
+WEIGHS = Numbers(lambda table: matters()(table[table["test_accuracy"].notna()]))
 
 
 def decay(table: pd.DataFrame) -> float:
@@ -98,7 +93,7 @@ def contrast(table: pd.DataFrame) -> Rule:
             note=says("; ".join(f"{{:.2f}} at {s:g}" for s in grid), *gap.values()),
         ),
         *(
-            more(f"{what}: at {STARK} - at {s:g}", gap[STARK] - gap[s], "points", margin=MATCH)
+            more(f"{what}: at {STARK} - at {s:g}", gap[STARK] - gap[s], "points", margin=WEIGHS)
             for s in grid[: grid.index(STARK)]
         ),
     ]
@@ -124,11 +119,8 @@ def gentler(table: pd.DataFrame) -> Rule:
             f"test accuracy of rigl: {' - '.join(words)}",
             found[0] - found[-1],
             "points",
-            margin=MATCH,
-            note=says(
-                f"best mean of the grid: every {best[0]} steps, {best[1]:g}; {{}}",
-                elsewhere("VGG-16"),
-            ),
+            margin=WEIGHS,
+            note=f"best mean of the grid: every {best[0]} steps, {best[1]:g}",
         ),
     )
 
@@ -150,6 +142,7 @@ GLOROT, HE = (
     for scheme in ("glorot-uniform", "he")
 )
 PRUNED = accuracy("training length", 1, "pruned")
+LONG = accuracy("training length", TIMES, "rigl", OWN)
 GAIN = {
     "decay": gains("weight decay", DECAYED, decay, 0),
     "erk": gains("layer densities", [("rigl", OWN)], "erk", "layer"),
@@ -158,13 +151,12 @@ GAIN = {
 }
 
 RULES = {
-    # 0.1 points: the spread of a sparse network's accuracy that the study prints for MNIST
     "flow-mnist-weight-decay-helps": given(
         needs(lambda table: decay(table) != 0 and 0 in values(table, "weight decay"),
               "it compares a weight decay above 0 with none: give weight_decay, and 0 among "
               "weight_decays"),
         more(says("test accuracy: weight decay {:g} - none, mean of 4 methods", decay),
-             mean(GAIN["decay"]), "points", margin=0.1, note=each(GAIN["decay"]))),
+             mean(GAIN["decay"]), "points", margin=WEIGHS, note=each(GAIN["decay"]))),
     "flow-95pct-contrast": given(
         needs(lambda table: STARK in sorted(values(table, "sparsity"))[1:],
               f"it compares a sparsity of {STARK} with lower ones: give both in sparsities"),
@@ -173,20 +165,20 @@ RULES = {
         needs(lambda table: TIMES in values(table, "training length"),
               f"the study speaks of {TIMES} times the steps: give longer {TIMES}"),
         [more("test accuracy: pruned - rigl, as many steps",
-              PRUNED - accuracy("training length", 1, "rigl", OWN), "points", margin=MATCH,
-              note=elsewhere("ResNet-50")),
-         more(f"test accuracy: rigl, {TIMES} times the steps - pruned + {MATCH}",
-              accuracy("training length", TIMES, "rigl", OWN) - PRUNED + MATCH, "points")]),
+              PRUNED - accuracy("training length", 1, "rigl", OWN), "points", margin=WEIGHS),
+         more(f"test accuracy: rigl, {TIMES} times the steps - pruned + what matters",
+              LONG - PRUNED + WEIGHS, "points",
+              note=says("without it {:+.2f}", LONG - PRUNED))]),
     "flow-vgg-dst-gentler": given(
         needs(lambda table: "mask updates" in set(table["setting"]),
               "the table has no mask updates: give update_intervals and drop_fractions"), gentler),
     "flow-erk-better": more("test accuracy of rigl: erk - the same density in every layer",
-                            mean(GAIN["erk"]), "points", margin=MATCH,
-                            note=says("{}; {}", each(GAIN["erk elsewhere"]), elsewhere("VGG-16"))),
+                            mean(GAIN["erk"]), "points", margin=WEIGHS,
+                            note=each(GAIN["erk elsewhere"])),
     "flow-fig7c-he": [later(f" of {named(*STALLED)}: glorot-uniform - he", GLOROT[0], HE[0],
                             GLOROT[2]),
                       factors(f"ln(flow of {named(*SCRATCH)}: he / glorot-uniform), {FIRST_HALF}",
-                              HE[1] - GLOROT[1], "equal", ALIKE, "flow ")],
+                              HE[1] - GLOROT[1], "equal", "flow ")],
     "flow-glorot-slightly-better": equal(
         "test accuracy: glorot-uniform - he - 0.25, mean of 3 methods",
         mean(GAIN["glorot"]) - MATCH / 2, "points", margin=MATCH / 2,

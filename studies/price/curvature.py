@@ -12,39 +12,32 @@ import numpy as np
 import pandas as pd
 
 from studies.decide import NotHere
-from studies.price.regimes import FITTED, PAIR, both_fit, furthest, lowest, scratch_fails
+from studies.price.regimes import FITTED, PAIR, both_fit, furthest, higher, lowest, scratch_fails
 from studies.quantities import (
-    agreement, at_least, average, course, final_rows, first, highest, last, lift, ln, mean, numbers,
-    pick, reduction, sparsities, trend,
+    agreement, average, course, final_rows, first, highest, last, lift, ln, mean, numbers, pick,
+    reduction, sparsities,
 )  # fmt: skip
+from studies.quantities import lowest as least
 from studies.rules import (
-    Rule, above, each, equal, given, if_any, more, name, needs, only, ratio, rows, says,
+    above, counted, each, equal, fact, given, if_any, more, name, needs, only, rises, says,
+    where,
 )  # fmt: skip
 
-NAMES = {"fisher": "Tr(F)", "hessian": "Tr(H)", "jacobian": "Jacobian", "entropy": "entropy"}
 BUMP = (0.05, 0.20)  # the paper's window for the bump, in shares of training: epochs 10 to 40
+# the lowest and the highest ratio of Sol-S to Sol-F that Table 2, and that the poster, prints
+TABLE2 = {"hessian": (2.47, 3.65), "jacobian": (1.25, 1.49), "entropy": (1.5, 1.75)}
+POSTER = {"fisher": (3.61, 4.97), "hessian": (2.15, 14.5), "jacobian": (1.03, 1.47)}
+DENSE = {"fisher": (10.1, 81.3), "hessian": (10.9, 145), "jacobian": (1.22, 1.91)}  # Sol-F to Sol-D
 
 # -- Table 2 and Figure 4 --------------------------------------------------------------------------
 
 
-def higher(measure: str, more_of: str = "sol_s", less_of: str = "sol_f") -> Rule:
-    """One solution has more of a measure than another, on the logarithm of the ratio."""
-    found = [at_least(pick(measure, solution=solution), 1e-12) for solution in (more_of, less_of)]
-    return ratio(f"{NAMES[measure]} of {name(more_of)} / {name(less_of)}", *found)
-
-
-def grows(measure: str, solution: str) -> Rule:
-    """A measure of one solution rises with sparsity."""
-    rho = trend(course(measure, "sparsity", solution=solution))
-    return more(f"Spearman(sparsity, {NAMES[measure]}) of {name(solution)} - 0", rho, "rho")
-
-
 def _both_fit(table):
-    """The sparse solutions where both fit; two sparsities at least, in every seed."""
+    """The sparse solutions where both fit; three sparsities at least, in every seed."""
     here = np.isclose(table["sparsity"].to_numpy()[:, None], both_fit(table)).any(axis=1)
     found = table[here & (table["solution"] != "sol_d")]
-    if found.groupby("seed").size().min() < 4:
-        raise NotHere("needs two sparsities or more at which both solutions fit the training set")
+    if found.groupby("seed").size().min() < 5:
+        raise NotHere("needs three sparsities or more at which both solutions fit the training set")
     return found
 
 
@@ -60,26 +53,18 @@ def _alike(solution, f, h, words):
     # an estimate of Tr(H) below 0 is no value
     log2 = lift(lambda values: np.log2(values.where(values > 0)))(quotient)
     rule = equal(f"{name(solution)}: log2 of {words}", log2, "log2", margin=1.0)
-    return if_any(needs(~(fit < FITTED), "not fitted"), rule)
-
-
-def _approximates(table):
-    pairs = [("trace_f", "trace_h", "Tr(F) / Tr(H)"),
-             ("largest_f", "largest", "largest eigenvalue of F / of H")]  # fmt: skip
-    found = rows(each("sparsity", [_alike(s, *pair) for s in PAIR for pair in pairs]), table)
-    if not found:
-        raise NotHere("no solution here fits 99.5% of its training labels")
-    return found
+    return if_any(needs(fit >= FITTED, "not fitted"), rule)
 
 
 # -- workshop Figure 11 ----------------------------------------------------------------------------
 
 TWO = needs(lambda table: len(sparsities(table)) > 1, "needs two sparsities, one in each regime")
-
-
-def layers(solution: str):
-    """The layers of a solution in order of depth."""
-    return lambda table: table.loc[table["solution"] == solution, "layer"].unique()
+LEARNED = needs(  # the paper's ends at 0.95 and 0.87
+    lift(lambda ends: ends.mean().min() >= 0.8)(
+        course("test_accuracy", "sparsity", solution="sol_s")
+    ),
+    "Sol-S ends below 80% of the test set at one of the sparsities: it learned too little",
+)
 
 
 @numbers
@@ -92,17 +77,18 @@ def kept(table, measure: str, **cell) -> pd.DataFrame:
 
 
 @numbers
-def _late_noise(table, solution):
-    """The mean logarithm of the noise in the last quarter of training, by seed and layer."""
-    late = lift(lambda wide: np.log(wide.loc[:, wide.columns >= 0.75 * wide.columns[-1]]))
-    found = {k: late(kept("std", solution=solution, layer=k)) for k in layers(solution)(table)}
-    return pd.DataFrame({layer: noise(table).mean(axis=1) for layer, noise in found.items()})
+def by_layer(table, quantity, measure: str, solution: str) -> pd.DataFrame:
+    """A quantity of one measure's course over the kept epochs, by seed and layer."""
+    layers = table.loc[table["solution"] == solution, "layer"].unique()
+    courses = {layer: kept(measure, solution=solution, layer=layer) for layer in layers}
+    return pd.DataFrame({layer: quantity(found)(table) for layer, found in courses.items()})
 
 
-D, F, S = (_late_noise(solution) for solution in ("sol_d", *PAIR))
+late = lift(lambda wide: np.log(wide.loc[:, wide.columns >= 0.75 * wide.columns[-1]]))
+D, F, S = (by_layer(lambda noise: mean(late(noise)), "std", s) for s in ("sol_d", *PAIR))
 TIMES = lift(lambda gap: np.exp(gap.mean(axis=None)))(S - F)
-SCRATCH = kept("mean", solution="sol_s")
-PLACE = reduction(lambda wide: wide.idxmax(axis=1) / wide.columns[-1])(SCRATCH)
+STARTS = [by_layer(first, "mean", solution) for solution in ("sol_d", "sol_s")]
+PLACES = by_layer(reduction(lambda wide: wide.idxmax(axis=1) / wide.columns[-1]), "mean", "sol_s")
 
 
 @lift
@@ -112,39 +98,38 @@ def _half_step(wide):
     return max(np.diff(wide.columns[wide.columns <= BUMP[1] * end]), default=end) / 2 / end
 
 
-@lift
-def _bump(places):
-    if (places < 1).all():
-        return f"bump at {places.mean():.2f} of training"
-    return "some seed has its maximum at the end"
-
-
 def _placed(what, values):
-    half = _half_step(SCRATCH)
-    return more(f"{{layer}}: {what}", values, "training", resolution=half, note=_bump(PLACE))
+    return more(what, values, "training", resolution=_half_step(kept("mean", solution="sol_s")),
+                note=says("bumps at {:.2f} of training",
+                          lift(lambda places: places.mean(axis=None))(PLACES)))  # fmt: skip
 
 
 def _noisier(where, solution):
     """The signal-to-noise ratio falls from the start to the end, in every layer."""
-    snr = kept("snr", solution=solution)
-    what = f"{where}, {{layer}}: ln(SNR at the start / at the end)"
-    return each("layer", more(what, ln(first(snr) / last(snr)), "ln"), layers(solution), "{}")
+    return more(f"{where}: ln(SNR at the start / at the end), least of the layers", least(
+        by_layer(lambda snr: ln(first(snr) / last(snr)), "snr", solution)), "ln")  # fmt: skip
 
 
 RULES = {
-    "price-table2-fisher": each("sparsity", higher("fisher"), both_fit),
-    "price-table2-hessian": each("sparsity", higher("hessian"), both_fit),
-    "price-table2-jacobian": each("sparsity", higher("jacobian"), both_fit),
-    "price-table2-entropy": each("sparsity", higher("entropy"), both_fit),
-    "price-fisher-grows-with-sparsity": [grows("fisher", solution) for solution in PAIR],
+    "price-table2-fisher": each(
+        "sparsity", higher("fisher", printed=(3.13, 4.56), times=2), both_fit),
+    **{f"price-table2-{measure}": each("sparsity", higher(measure, printed=printed), both_fit)
+       for measure, printed in TABLE2.items()},
+    "price-fisher-grows-with-sparsity": [
+        rises(f"Tr(F) of {name(solution)} with sparsity",
+              course("fisher", "sparsity", solution=solution), least_rho=0.9) for solution in PAIR],
     "price-sharpness-sensitivity-grow": [
-        grows(measure, solution) for measure in ("hessian", "jacobian") for solution in PAIR],
+        rises(f"{words} of {name(solution)} with sparsity",
+              course(measure, "sparsity", solution=solution), least_rho=0.6)
+        for measure, words in (("hessian", "Tr(H)"), ("jacobian", "Jacobian")) for solution in PAIR
+    ],
     "price-poster-table": each("sparsity", [
-        [higher(measure), higher(measure, "sol_f", "sol_d")]
-        for measure in ("fisher", "hessian", "jacobian")
+        [higher(measure, printed=POSTER[measure]),
+         higher(measure, "sol_f", "sol_d", printed=DENSE[measure])] for measure in POSTER
     ]),
-    "price-curvature-gap-in-regime2": each(
-        "sparsity", [higher("hessian"), higher("jacobian")], scratch_fails),
+    "price-curvature-gap-in-regime2": each("sparsity", [
+        higher(measure, printed=POSTER[measure]) for measure in ("hessian", "jacobian")
+    ], scratch_fails),
     "price-fisher-info-curse": given(_both_fit, [
         more("Spearman(Tr(F), Tr(H))", _with_fisher("hessian"), "rho"),
         more("Spearman(Tr(F), Jacobian)", _with_fisher("jacobian"), "rho"),
@@ -155,24 +140,34 @@ RULES = {
              pick(measure, solution="sol_s") - pick(measure, solution="sol_f"))
         for measure, words in (("largest", "largest eigenvalue"), ("quantile_99", "99% quantile"))
     ]),
-    "price-fisher-approximates-hessian": _approximates,
+    "price-fisher-approximates-hessian": each(
+        "sparsity",
+        [_alike(solution, *pair) for solution in PAIR for pair in (
+            ("trace_f", "trace_h", "Tr(F) / Tr(H)"),
+            ("largest_f", "largest", "largest eigenvalue of F / of H"),
+        )],
+        where(lift(lambda ends: ends[[*PAIR]].mean().max() >= FITTED)(
+              course("train_accuracy", "solution")),
+              "no solution here fits 99.5% of its training labels")),
     "price-fisher-identities": given(
         final_rows, only(lambda table: table["solution"] != "sol_d", "needs sparse solutions"),
-        [more(f"0.02 - relative error: {words}", 0.02 - pick(words.replace(" ", "_"), "max"))
+        [fact(f"relative error: {words}", pick(words.replace(" ", "_"), "max"), 0.02)
          for words in ("second derivative", "divergence", "expansion", "expansion reversed")]),
-    "price-snr-lenet-accuracies": each("sparsity", above("test_accuracy", *PAIR)),
+    "price-snr-lenet-accuracies": given(
+        TWO, LEARNED, each("sparsity", above("test_accuracy", *PAIR, printed=1.17))),
     "price-snr-gen-regime-std": given(TWO, each(
-        "sparsity", more("share of layers - 1/2", mean((S < F) & (S < D)) - 0.5, "share",
-                         note=says("Sol-S's is {:.2f} times Sol-F's, mean over layers", TIMES)),
+        "sparsity", counted("Sol-S is below both in over half of the layers",
+                            mean((S < F) & (S < D)) > 0.5,
+                            note=says("Sol-S's is {:.2f} times Sol-F's, mean over layers", TIMES)),
         lambda table: [lowest(table)])),
-    "price-snr-opt-regime-hike": given(TWO, each("sparsity", each("layer", [
-        more("{layer}: ln(mean gradient at the start, Sol-D / Sol-S)",
-             ln(first(kept("mean", solution="sol_d")) / first(SCRATCH)), "ln"),
-        more("{layer}: ln(bump / start) - ln 3",
-             ln(highest(SCRATCH) / first(SCRATCH)) - np.log(3), "ln"),
-        _placed(f"place of the bump - {BUMP[0]:g}", PLACE - BUMP[0]),
-        _placed(f"{BUMP[1]:g} - place of the bump", BUMP[1] - PLACE),
-    ], layers("sol_s"), "{}"), lambda table: [furthest(table)], "")),
-    "price-snr-two-phases": [_noisier("Sol-D", "sol_d"),
-                             each("sparsity", _noisier("Sol-S{sparsity}", "sol_s"))],
+    "price-snr-opt-regime-hike": given(TWO, LEARNED, each("sparsity", [
+        more("ln(mean gradient at the start, Sol-D / Sol-S), least of the layers",
+             least(ln(STARTS[0] / STARTS[1])), "ln"),
+        more("ln(bump / start) - ln 3, least of the layers",
+             least(ln(by_layer(highest, "mean", "sol_s") / STARTS[1])) - np.log(3), "ln"),
+        _placed(f"place of the earliest layer's bump - {BUMP[0]:g}", least(PLACES) - BUMP[0]),
+        _placed(f"{BUMP[1]:g} - place of the latest layer's bump", BUMP[1] - highest(PLACES)),
+    ], lambda table: [furthest(table)])),
+    "price-snr-two-phases": given(TWO, LEARNED, [
+        _noisier("Sol-D", "sol_d"), each("sparsity", _noisier("Sol-S{sparsity}", "sol_s"))]),
 }  # fmt: skip

@@ -10,10 +10,11 @@ from scipy import stats
 from studies.decide import NotHere
 from studies.price.regimes import FITTED, HIGHER
 from studies.quantities import Numbers, average, lift, numbers, pick, sparsities
-from studies.rules import each, given, if_any, more, name, needs, says, where
+from studies.rules import counted, each, given, if_any, more, name, needs, says, where
 
 TENTHS = 10
 SAME_SKEW = 0.6  # rank correlation that counts as the same skew over the classes
+WEAK = 0.1  # rank correlation below which one quantity hardly tells of the other
 # CIFAR-100's fine classes, in alphabetical order
 HUMANS = {"baby": 2, "boy": 11, "girl": 35, "man": 46, "woman": 98}
 JUDGES = ("sol_d", "sol_s")  # whose loss, in other seeds, says how difficult an example is
@@ -185,25 +186,25 @@ RULES = {
                   "{{sparsity}}", LEADING, lift(lambda rates: rates.shape[1])(RATES)),
              _skew - 2, "times", note=lambda table: "" if _has_people(table) else NO_PEOPLE),
         if_any(needs(_has_people, NO_PEOPLE),
-               more("human classes among the first 15 - 4.5,{sparsity}",
-                    lift(lambda rates: rates.rank(axis=1, ascending=False)[[*HUMANS.values()]]
-                         .le(15).sum(axis=1))(RATES) - 4.5, "classes")),
+               counted("all human classes are among the first 15",
+                       lift(lambda rates: rates.rank(axis=1, ascending=False)[[*HUMANS.values()]]
+                            .le(15).all(axis=1))(RATES))),
     ]),
     "price-disagreement-test-skew": at_each(
-        more(f"Spearman(training, test disagreement by class) - {SAME_SKEW}",
-             _same_order(RATES, class_rates(part="test")) - SAME_SKEW, "rho")),
+        counted(f"Spearman(training, test disagreement by class) above {SAME_SKEW}",
+                _same_order(RATES, class_rates(part="test")) > SAME_SKEW)),
     "price-disagreement-fisher-corr": at_each([
         more(f"Spearman(Fisher of {name(m)}, disagreement) by {over}",
-             pick(f"{over}_rho_{m}", part="train"), "rho")
-        for over in ("class", "example") for m in INFORMED
+             pick(f"{over}_rho_{m}", part="train"), "rho", margin=size)
+        for over, size in (("class", WEAK), ("example", 0.0)) for m in INFORMED
     ]),
     "price-per-example-fisher-hardness": at_each([
         more(f"Spearman(Fisher of {name(m)}, loss of the others' {name(j)})",
-             pick(f"hard_rho_{m}_{j}", part="train"), "rho")
+             pick(f"hard_rho_{m}_{j}", part="train"), "rho", margin=WEAK)
         for m in INFORMED for j in JUDGES
     ]),
     "price-memorises-worse-natural": at_each([
         more(f"rank by the others' {name(j)}: Sol-F alone right - the rest,{{sparsity}}",
-             pick(f"harder_{j}", part="train"), "points") for j in JUDGES
+             pick(f"harder_{j}", part="train"), "points", margin=5.0) for j in JUDGES
     ], failing),
 }  # fmt: skip

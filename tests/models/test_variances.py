@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from support import of_notebook
 
 from lib import rng
 from lib.models import initializers, networks
-from studies.flow.untrained import random_mask
 
+random_mask = of_notebook("flow_fig1_init", "random_mask")
 LENET = networks.build("lenet-5", (3, 16, 16), 10)
 
 

@@ -11,7 +11,7 @@ import support
 from PIL import Image
 from scipy import stats
 
-from studies import figures
+from studies import figures, ledger
 from studies.early import drawings as early
 from studies.flow import drawings as flow
 
@@ -53,6 +53,16 @@ def test_panels():
     assert [ax.get_ylabel() for ax in axes] == ["ours", "", "paper"]
     assert [ax.get_xlabel() for ax in axes] == ["", "epoch", "epoch"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["same", "twin"]
+
+
+def test_a_long_title_is_broken_to_the_width():
+    with figures.panels("", title="one setting more, " * 12) as (ax,):
+        pass
+    lines = ax.figure.get_suptitle().splitlines()
+    assert len(lines) > 3
+    ax.figure.draw_without_rendering()
+    width = ax.figure._suptitle.get_window_extent().width
+    assert width < ax.figure.bbox.width
 
 
 def test_panels_leave_nothing_behind():
@@ -199,9 +209,10 @@ def test_disagreement(classes):
         for part in ("train", "test")
         for seed in range(2)
     )
-    figure = of_notebook("fig5_disagreement", "disagreement")(pairs, title="made up")
-    assert [name[:3] for name in titles(figure)] == [f"({letter})" for letter in "abcdef"]
-    by_class, right, dense, fisher, tenths, _ = figure.axes
+    printed = [{"otter": 200, "seal": 250}, {"otter": 10}]
+    figure = of_notebook("fig5_disagreement", "disagreement")(pairs, printed, title="made up")
+    assert [name[:3] for name in titles(figure)] == [f"({letter})" for letter in "abcdefgh"]
+    by_class, right, dense, fisher, tenths, _, train, test, _ = figure.axes
     of_train = (
         by_class.lines[0].get_ydata()
         if classes > 20
@@ -214,6 +225,9 @@ def test_disagreement(classes):
     assert [p.get_height() for p in dense.patches] == pytest.approx([10, 10, 30, 30, 20, 20])
     assert fisher.get_legend().get_texts()[1].get_text() == "Sol-F (rho 0.25)"
     assert tenths.lines[0].get_ydata() == pytest.approx(np.linspace(0, 90, 10))
+    assert [p.get_height() for p in train.patches] == [50, 40]
+    assert [text.get_text() for text in train.get_xticklabels()] == ["seal", "otter"]
+    assert [p.get_height() for p in test.patches] == [10]
 
 
 def test_cosines():
@@ -224,10 +238,30 @@ def test_cosines():
         for alpha in (0.3, 0.9)
         for shift in (-0.1, 0.1)
     )
-    _, below, classes = of_notebook("fig8_cosine", "cosine")(table, title="made up").axes[:3]
+    printed = ledger.of_figure("fig8_cosine")
+    figure = of_notebook("fig8_cosine", "cosine")(table, printed, title="made up")
+    density, below, theirs, classes, leading = figure.axes
+    heights = density.lines[2].get_ydata()  # an even spread: flat in the middle, and smooth
+    assert heights[100] == pytest.approx(1 / 0.4, rel=0.05)
+    assert np.abs(np.diff(heights)).max() < 0.05 * heights.max()
+    narrow, wide = (line.get_ydata().max() for line in theirs.lines[1:3])
+    assert narrow == pytest.approx(4160, rel=0.01)  # the paper's own peaks
+    assert wide == pytest.approx(1315, rel=0.02)
+    assert leading.patches[0].get_height() == 4.4
     assert below.lines[2].get_xdata() == pytest.approx(quantiles)
     assert [p.get_height() for p in classes.patches[:3]] == pytest.approx([22.5, 7.5, 0])
     assert len(classes.get_xticks()) == 20
+
+
+def test_eigenvalues_above():
+    """Counts of a known spectrum, and of two probes that see halves of it."""
+    above = of_notebook("fig4_hessian_spectrum", "above")
+    whole = SimpleNamespace(ritz=(np.array([1.0, 2, 3, 4]),), weights=(np.full(4, 0.25),), live=4)
+    assert above(whole, np.array([0, 1.5, 3.5, 9])).tolist() == [4, 3, 1, 0]
+    halves = SimpleNamespace(
+        ritz=(np.array([1.0, 4]), np.array([2.0, 3])), weights=(np.full(2, 0.5),) * 2, live=4
+    )
+    assert above(halves, np.array([0, 1.5, 3.5])).tolist() == [4, 3, 1]
 
 
 def test_pairs():

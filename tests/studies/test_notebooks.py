@@ -72,6 +72,49 @@ def test_first_cells(path):
     assert all(len(line) <= 100 for source in code[:2] for line in source.splitlines())
 
 
+TITLED = [path for path in FIGURES if not path.stem.startswith("flow")]
+
+
+@pytest.mark.parametrize("path", TITLED, ids=lambda p: p.stem)
+def test_titles_and_the_discussion_say_of_what_they_speak(path):
+    """Titles come from the settings, and a line above the static discussion says of which run."""
+    cells = read(path).cells
+    code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    assert "notebook.title(p" in code
+    discussed = next(n for n, cell in enumerate(cells) if cell.source.startswith("## What agrees"))
+    assert cells[discussed - 1].source == "notebook.speaks_of(p)"
+
+
+def test_a_title_names_every_setting_that_is_not_the_presets():
+    made = presets.settings("fig6_noise")
+    assert glue.title(made) == f"digits, mlp, preset quick, {len(made.seeds)} seeds"
+    given = {"criterion": "random", "sparsity": 0.9, "seeds": 2}
+    made = presets.settings("fig6_noise", **given)
+    table = pd.DataFrame({"key": ["a", "a", "b"], "diverged": [True, True, False]})
+    assert glue.title(made, table, "sparsity 0.9") == (
+        "digits, mlp, sparsity 0.9, preset quick, 2 seeds, criterion random, seeds (0, 1), "
+        "1 of 2 runs diverged"
+    )
+    desktop = presets.settings("fig6_noise", "desktop", device="cpu", save_to="x", seeds=5)
+    assert glue.title(desktop).startswith("mnist, lenet-300-100, preset desktop, 5 seeds")
+    assert "device" not in glue.title(desktop)
+    sizes = presets.settings("early_fig4_sizes")
+    assert glue.title(sizes).startswith("digits, mlp, lenet-300-100, preset")
+
+
+def test_a_network_of_another_kind_has_its_own_widths():
+    """They are no departure from the preset; the network stands in the title anyway."""
+    made = presets.settings("fig6_noise", network="lenet-300-100")
+    assert glue.title(made) == f"digits, lenet-300-100, preset quick, {len(made.seeds)} seeds"
+
+
+def test_the_discussion_speaks_of_the_notebook_as_committed(capsys):
+    glue.speaks_of(presets.settings("fig6_noise"))
+    assert capsys.readouterr().out.endswith("This run is that preset.\n")
+    glue.speaks_of(presets.settings("fig6_noise", dataset="mnist", lr=0.5))
+    assert capsys.readouterr().out.endswith("This run is another: dataset mnist; lr 0.5.\n")
+
+
 # -- which names are parameters ----------------------------------------------------------------
 
 
@@ -274,6 +317,29 @@ def test_a_wrong_parameter_on_the_command_line(tmp_path):
         "parameter 'sparsty' (= 0.9) does not exist here (did you mean 'sparsity'?)" in done.stderr
     )
     assert not list(tmp_path.glob("runs/finished/*/*"))
+
+
+SMALL = {"seeds": "1", "epochs": "2", "sparse_epochs": "2", "widths": "[10]"}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"noise": "0"}, "no run has flipped_memorised; noise is 0."),
+        ({"lr": "1e6", "widths": "[200, 200]"}, None),
+    ],
+)
+def test_a_run_with_nothing_to_show_ends_with_a_sentence(given, said, tmp_path):
+    """Without a measure the notebook says so; where all diverge it goes on, at chance."""
+    words = [word for name, value in {**SMALL, **given}.items() for word in ("-p", name, value)]
+    done = papermill(tmp_path, *words)
+    assert (done.returncode == 0) == (said is None), done.stderr
+    assert "KeyError" not in done.stderr
+    if said:
+        assert f"The notebook ends here: {said}" in done.stderr
+        assert "evidence.py" not in done.stderr  # no traceback
+    else:
+        assert r"\"diverged\": 6" in Path(tmp_path, "out.ipynb").read_text()  # in its manifest
 
 
 def test_more_examples_than_there_are(tmp_path):

@@ -213,7 +213,7 @@ def test_a_chain_is_its_pairs_in_the_units_of_the_measure():
         pytest.approx([0.25] * 2),
         pytest.approx([0.9] * 2),
     ]
-    assert {(e.unit, e.margin) for e in found} == {("points", r.MATCH)}
+    assert {(e.unit, e.margin) for e in found} == {("points", r.MATCH)}  # no dense error here
     nats = here.rename(columns={"loss": "test_loss"})
     (effect,) = r.rows(r.above("test_loss", "sol_s", "sol_f"), nats)
     assert (effect.unit, effect.margin) == ("nats", 0.0)
@@ -247,3 +247,62 @@ def test_a_printed_number_needs_its_own_setting():
     ):
         own(table())
     assert len(own(table().assign(dataset="cifar10", network="resnet-32"))) == len(table())
+
+
+# -- kinds of evidence -----------------------------------------------------------------------------
+
+SOL_F, SOL_S = (q.pick("loss", solution=solution, sparsity=0.5) for solution in ("sol_f", "sol_s"))
+
+
+def test_a_count_is_of_seeds():
+    (effect,) = r.rows(r.counted("high", SOL_F > 5, chance=0.1), table())
+    assert (effect.kind, effect.chance, numbers(effect)) == ("count", 0.1, [0.0, 1.0])
+    assert effect.note == "1 of 2 seeds"
+
+
+def test_paired_counts_are_of_the_seeds_that_differ():
+    (effect,) = r.rows(r.discordant("higher", SOL_F > 2.6, SOL_S > 2.6), table())
+    assert (effect.kind, numbers(effect)) == ("count", [0.0])  # seed 0: Sol-S alone
+    assert effect.note == "the arms differ in 1 of 2 seeds"
+
+
+def test_a_trend_needs_its_places():
+    course = wide([3.0, 1.0, 5.0, 2.0])
+    (effect,) = r.rows(r.rises("loss", course, least=4), table())
+    assert (effect.kind, effect.unit) == ("trend", "rho")
+    assert numbers(effect) == pytest.approx([stats.spearmanr([3, 1, 5, 2], range(4)).statistic])
+    (steady,) = r.rows(r.rises("loss", -course, least_rho=0.9, least=4), table())
+    assert (steady.kind, numbers(steady)) == ("count", [0.0])
+    with pytest.raises(NotHere, match="5 places or more"):
+        r.rows(r.rises("loss", course), table())
+
+
+def test_a_place_is_told_to_half_a_step():
+    (effect,) = r.rows(r.at_place("best", SOL_F, "epochs", resolution=0.5), table())
+    assert (effect.kind, effect.resolution) == ("place", 0.5)
+    (more,) = r.rows(r.more("best", SOL_F, resolution=0.5), table())
+    assert more.kind == "place"
+
+
+def test_a_fact_is_a_number_and_its_tolerance():
+    (near,) = r.rows(r.fact("count", 0.02, 0.03), table())
+    assert (near.kind, near.claim, numbers(near)) == ("fact", "equal", [0.02])
+    assert near.margin == pytest.approx(0.03)
+    (above,) = r.rows(r.fact("rate", SOL_F), table())
+    assert (above.claim, numbers(above)) == ("positive", [2.5, 12.5])
+
+
+def test_a_size_that_the_claim_names_is_in_the_ratio():
+    (effect,) = r.rows(r.ratio("a / b", wide([6.0]), wide([1.0]), times=2), table())
+    assert effect.what == "ln(a / b) - ln 2"
+    assert numbers(effect) == pytest.approx([np.log(3)])
+
+
+@pytest.mark.parametrize(
+    ("dense", "printed", "expected"),
+    [(0.90, None, 0.5), (0.97, None, 0.3), (0.9955, None, 0.1), (0.90, -0.6, 0.2), (None, 3, 0.5)],
+)
+def test_what_matters_is_a_tenth_of_the_error_or_a_third_of_print(dense, printed, expected):
+    rows = table().assign(test_accuracy=dense)
+    rows = rows if dense else rows[rows["solution"] != "sol_d"].drop(columns="test_accuracy")
+    assert r.matters(printed)(rows) == pytest.approx(expected)

@@ -2,7 +2,7 @@
 
 import pandas as pd
 import pytest
-from support import judged
+from support import QUICK, judged
 
 from studies import ledger, rules
 from studies.decide import NOT_TESTED, REFUTED, SUPPORTED, UNDECIDED, NotHere, decide
@@ -31,10 +31,11 @@ def made_up(where, changes=None):
             "seed": seed,
             "epoch": epoch,
             "diverged": False,
+            "solution": "sol_d" if cell[0] in ("baseline", "small dense") else "sol_s",
             "test_accuracy": (mean + 0.01 * (seed - 2.5)) / 100 if epoch else 0.1,
         }
         for cell, mean in means.items()
-        for seed in range(6)
+        for seed in range(12)
         for epoch in (1, 0)
     ]
     return pd.DataFrame(rows).assign(**WHERE[where])
@@ -43,23 +44,27 @@ def made_up(where, changes=None):
 def test_the_tables_hold_against_themselves():
     """Every claim that a network's printed numbers speak of holds there, or is said not to."""
     found = {
-        where: ledger.verdicts("flow_table1_methods", made_up(where), preset="quick")
+        where: ledger.verdicts("flow_table1_methods", made_up(where), made=QUICK)
         .set_index("claim")["verdict"]
         .to_dict()
         for where in WHERE
     }
     tested = {where: {c for c, v in of.items() if v != NOT_TESTED} for where, of in found.items()}
     assert set.union(*tested.values()) == set(ledger.of_figure("flow_table1_methods"))
-    for where, claims in {
-        "table 1": {"flow-table1", "flow-t1-lottery-near-baseline", "flow-t1-small-dense"},
-        "table 5": {"flow-table5", "flow-t5-scratch-gain", "flow-t5-small-dense-poor"},
-        "vgg-16": {"flow-t1-vgg-init", "flow-t1-lottery-vgg-fails"},
-        "resnet-50": {"flow-t1-resnet-init-neutral"},
+    both = {"table 1", "resnet-50"}
+    for claim, of in {
+        "flow-table1": {"table 1"},
+        "flow-table5": {"table 5"},
+        "flow-t5-scratch-gain": {"table 5"},
+        "flow-t5-small-dense-poor": {"table 5"},
+        "flow-t1-vgg-init": {"vgg-16"},
+        "flow-t1-lottery-vgg-fails": {"vgg-16"},
+        "flow-t1-resnet-init-neutral": {"resnet-50"},
+        "flow-t1-lottery-near-baseline": both,
+        "flow-t1-small-dense": both,
     }.items():
-        assert claims <= tested[where]
-        assert {found[where][claim] for claim in claims} == {SUPPORTED}
-        for other in set(WHERE) - {where}:
-            assert not claims & tested[other]
+        assert {where for where in WHERE if claim in tested[where]} == of
+        assert {found[where][claim] for where in of} == {SUPPORTED}
 
 
 OTHERWISE = [  # claim, where, the accuracies that refute it
@@ -74,7 +79,9 @@ OTHERWISE = [  # claim, where, the accuracies that refute it
     ("flow-t1-dst-order", "table 1", {("rigl", "neuron"): 97.0}),
     ("flow-t1-dst-order", "table 1", {("set", "layer"): 96.0}),
     ("flow-t1-lottery-near-baseline", "table 1", {("lottery", ""): 95.0}),
+    ("flow-t1-lottery-near-baseline", "resnet-50", {("lottery", ""): 74.0}),
     ("flow-t1-small-dense", "table 1", {("small dense", ""): 97.0}),
+    ("flow-t1-small-dense", "resnet-50", {("small dense", ""): 70.0}),
     ("flow-inverted-accuracy", "table 1", {("rigl-inverted", "neuron"): 99.0}),
     ("flow-t5-scratch-gain", "table 5", {("scratch", "masked"): 97.0}),
     ("flow-t5-scratch-gain", "table 5", {("lottery", ""): 96.0}),
@@ -98,12 +105,38 @@ def test_liu_is_not_compared_where_the_study_prints_a_difference():
     assert judged("flow-t1-liu-matches-ours", far) == SUPPORTED
 
 
+def test_a_printed_mean_is_compared_within_its_standard_error():
+    """Nine of Table 1's cells converged; a wide cell of Table 5 allows for its printed mean."""
+    of_table_1 = rules.rows(ledger.RULES["flow-table1"], made_up("table 1"))
+    assert len(of_table_1) == 9
+    assert {effect.margin for effect in of_table_1} == {1.0}
+    assert judged("flow-table1", made_up("table 1", {("set", "masked"): 10.0})) == SUPPORTED
+    margins = [e.margin for e in rules.rows(ledger.RULES["flow-table5"], made_up("table 5"))]
+    assert len(margins) == 12
+    assert sorted(margins)[-2:] == pytest.approx([2 * 1.85 / 5**0.5, 2 * 4.0 / 5**0.5])
+    assert sorted(margins)[:-2] == [0.5] * 10
+
+
+def test_one_margin_both_ways():
+    """RigL and SET apart by 0.3 points: too much to be alike, whoever is ahead."""
+    behind = made_up("table 1", {("rigl", "neuron"): 97.86, ("rigl", "layer"): 97.47})
+    assert judged("flow-t1-dst-order", behind) == REFUTED
+    slight = made_up("table 1", {("scratch", "neuron"): 98.1, ("scratch", "layer"): 97.7})
+    assert judged("flow-t1-dst-order", slight) == REFUTED
+
+
 def test_runs_that_fail_are_counted():
     """Of runs of which none fails there is nothing to support; the note counts them."""
     rule = ledger.RULES["flow-t1-original-fails-sometimes"]
     effects = rules.rows(rule, made_up("table 1", {("rigl", "masked"): 30.0}))
-    assert [effect.note for effect in effects] == ["0 of 6", "0 of 6", "6 of 6"]
-    assert [decide(effect)["verdict"] for effect in effects] == [REFUTED, REFUTED, SUPPORTED]
+    assert [effect.note for effect in effects] == [
+        "0 of 12 seeds",
+        "0 of 12 seeds",
+        "12 of 12 seeds",
+    ]
+    assert [decide(effect)["verdict"] for effect in effects] == [UNDECIDED, UNDECIDED, SUPPORTED]
+    (of_vgg,) = rules.rows(rule, made_up("vgg-16", {("rigl", "masked"): 5.0}))
+    assert (of_vgg.note, decide(of_vgg)["verdict"]) == ("12 of 12 seeds", SUPPORTED)
 
 
 def test_two_seeds_decide_no_equality():
@@ -128,7 +161,7 @@ def test_claims_of_imagenet_need_imagenet():
         ("flow-t1-vgg-init", {"train_images": 48}),
         ("flow-t1-resnet-init-neutral", {}),
     ):
-        with pytest.raises(NotHere, match=r"ImageNet: preset imagenet_\w+ tests it"):
+        with pytest.raises(NotHere, match=r"ImageNet: it needs that set and a GPU \(imagenet_\w+"):
             rules.rows(ledger.RULES[claim], table.assign(**other))
     assert not methods.printed(table.assign(train_images=48))
     with pytest.raises(NotHere, match="excepts ResNet-50"):

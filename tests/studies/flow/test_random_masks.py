@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from support import of_notebook
 
 from lib import rng
 from lib.models import networks
-from studies.flow.untrained import random_mask
 
+random_mask = of_notebook("flow_fig1_init", "random_mask")
 DEEP = networks.build("mlp", (60,), 60, widths=(60,) * 4)
 
 

@@ -36,7 +36,7 @@ WRONG = [  # parameter, value, words of the error
     (
         "update_intervals",
         [80, 2000],
-        r"update_intervals is \[80, 2000\]: each must be less than the 960 steps that 30 epochs",
+        r"update_intervals is \[80, 2000\]: each must be less than the 640 steps that 20 epochs",
     ),
     ("update_intervals", [0], r"update_intervals\[0\] is 0: .*greater than or equal to 1"),
     ("update_intervals", "[80, 80]", "update_intervals is .*: each value may stand once"),

@@ -1,18 +1,21 @@
 """Signals through a network as drawn, and one step against the gradient: against numpy."""
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from support import of_notebook
 
 from lib import rng
 from lib.metrics import geometry, gradients
 from lib.metrics.curvature import Curvature
 from lib.metrics.estimate import MeasureError
 from lib.models import initializers, networks
-from studies.flow import untrained
 
+NAMES = ("random_mask", "forward", "backward", "expected_forward", "expected_backward")
+untrained = SimpleNamespace(**{name: of_notebook("flow_fig1_init", name) for name in NAMES})
 DEEP = networks.build("mlp", (60,), 60, widths=(60,) * 4)
 LENET = networks.build("lenet-5", (3, 16, 16), 10)
 

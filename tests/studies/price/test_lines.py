@@ -3,13 +3,14 @@
 import numpy as np
 import pandas as pd
 import pytest
+from support import PAPER, QUICK
 
 from studies import ledger
 from studies.decide import NOT_TESTED, REFUTED, SUPPORTED
 from studies.price import lines as lines_of
 
 ALPHAS = [0.0, 0.2, 0.4, 0.5, 0.6, 0.8, 1.0]
-SEEDS = range(6)
+SEEDS = range(12)
 
 
 def run_columns(solution, seed, dataset="digits", network="mlp", sparsity=0.9):
@@ -45,7 +46,7 @@ def lines(rise=0.0, lead=0.5, alphas=ALPHAS, **where):
 
 
 def verdict(figure, table, claim):
-    return ledger.verdicts(figure, table, preset="quick").set_index("claim").loc[claim]
+    return ledger.verdicts(figure, table, made=QUICK).set_index("claim").loc[claim]
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,7 @@ def verdict(figure, table, claim):
 def test_almost_monotone_has_a_tolerance(rise, expected):
     row = verdict("fig8_interpolation", lines(rise), "price-interp-monotone")
     assert row["verdict"] == expected
-    assert f"strictly monotone in {6 if rise == 0 else 0} of 6" in row["note"]
+    assert f"strictly monotone in {12 if rise == 0 else 0} of 12" in row["note"]
 
 
 def test_bumps_rise_above_the_lowest_so_far():
@@ -83,11 +84,11 @@ def test_too_few_alphas_are_not_tested():
 
 def test_the_papers_own_ends_are_tested_on_its_own_data_alone():
     own = ledger.evidence(
-        "fig8_interpolation", lines(dataset="cifar100", network="resnet-32"), preset="paper"
+        "fig8_interpolation", lines(dataset="cifar100", network="resnet-32"), made=PAPER
     )
     assert own["what"].str.contains("- 4, at 0.9").sum() == 1
     assert (
-        not ledger.evidence("fig8_interpolation", lines(), preset="quick")["what"]
+        not ledger.evidence("fig8_interpolation", lines(), made=QUICK)["what"]
         .str.contains("- 4, at")
         .any()
     )
@@ -104,7 +105,7 @@ def test_a_diverged_run_has_no_lines():
 
 
 def verdicts(figure, rows):
-    return ledger.verdicts(figure, pd.DataFrame(rows), preset="quick").set_index("claim")["verdict"]
+    return ledger.verdicts(figure, pd.DataFrame(rows), made=QUICK).set_index("claim")["verdict"]
 
 
 def base(solution, sparsity, seed, **more):
