@@ -108,7 +108,8 @@ def shown(table: pd.DataFrame, *measures: str, why: str = "") -> pd.DataFrame:
 
 def at_chance(table: pd.DataFrame) -> pd.DataFrame:
     """The table with diverged runs as what they are, failures: accuracies at chance, 1 / classes,
-    losses at ln(classes). What was estimated on them stays as it is: without a value."""
+    losses at ln(classes). What was estimated on them stays as it is, without a value; so do both on
+    a reader's own set, whose classes are not known here."""
     classes = table["dataset"].map(CLASSES)
     levels = {"accuracy": 1 / classes, "loss": np.log(classes)}
     columns = table.filter(regex=f"_({'|'.join(levels)})$")

@@ -131,10 +131,10 @@ def title(settings: Settings, table=None, *said: str) -> str:
 
 
 def speaks_of(settings: Settings) -> None:
-    """Print whether the discussion below, written of the notebook as committed, is of this run."""
+    """Print how this run differs from the preset of which the discussion below was written."""
     apart = "; ".join(_apart(settings, presets.settings(settings.figure)))
-    here = f"This run is another: {apart}." if apart else "This run is that preset."
-    print(f"The discussion below speaks of preset quick and of the results that it names. {here}")
+    here = f"This run is another: {apart}." if apart else "This run is that preset, as it is now."
+    print(f"The discussion below was written of preset quick and of results that it names. {here}")
 
 
 def describe(settings: Settings) -> None:

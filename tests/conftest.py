@@ -6,6 +6,7 @@ import pytest
 import torch
 from support import content_digest, forget_sets, random_arrays
 
+from lib import rng
 from lib.data import archives
 from lib.runs.store import Store
 from lib.training import loop
@@ -86,3 +87,16 @@ def after_every_step(monkeypatch):
 
     monkeypatch.setattr(loop, "sgd_", watched)
     return seen
+
+
+@pytest.fixture
+def logits():
+    """Logits [5, 40, 7] of five networks, from vague to very sure."""
+    scale = torch.tensor([0.1, 1.0, 3.0, 10.0, 60.0]).view(5, 1, 1)
+    return scale * torch.randn(5, 40, 7, generator=rng.generator(0, "logits"))
+
+
+@pytest.fixture
+def labels():
+    """Their labels [40]."""
+    return torch.randint(7, (40,), generator=rng.generator(0, "labels"))

@@ -14,6 +14,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import torch
+from scipy import special
 
 from lib import rng
 from lib.data import sets
@@ -365,3 +366,8 @@ def of_notebook(name, function, **known):
     namespace = {"np": np, "pd": pd, **known}
     exec(compile(alone, f"{name}.ipynb", "exec"), namespace)
     return namespace[function]
+
+
+def probabilities(logits):
+    """Softmax of logits [..., C] by scipy, in float64."""
+    return special.softmax(logits.double().numpy(), axis=-1)

@@ -7,28 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy import special, stats
+from scipy import stats
 from scipy.spatial.distance import jensenshannon
+from support import probabilities
 
-from lib import rng
 from lib.metrics import comparisons, predictions
 from lib.metrics.estimate import MeasureError
-
-
-@pytest.fixture
-def logits():
-    """Logits [5, 40, 7] of five networks, from vague to very sure."""
-    scale = torch.tensor([0.1, 1.0, 3.0, 10.0, 60.0]).view(5, 1, 1)
-    return scale * torch.randn(5, 40, 7, generator=rng.generator(0, "logits"))
-
-
-@pytest.fixture
-def labels():
-    return torch.randint(7, (40,), generator=rng.generator(0, "labels"))
-
-
-def probabilities(logits):
-    return special.softmax(logits.double().numpy(), axis=-1)
 
 
 def test_kl_from_uniform_is_scipys(logits):

@@ -6,12 +6,11 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
-from scipy import special, stats
+from scipy import stats
 from scipy.spatial.distance import jensenshannon, pdist, squareform
 from sklearn.manifold import MDS
-from support import of_notebook
+from support import of_notebook, probabilities
 
-from lib import rng
 from lib.metrics import comparisons
 
 KNOWN = {"torch": torch, "comparisons": comparisons, "combinations": combinations}
@@ -19,22 +18,6 @@ within, against = (
     of_notebook("flow_table2_functions", name, **KNOWN) for name in ("within", "against")
 )
 pruning_epoch = of_notebook("early_rule", "pruning_epoch")
-
-
-@pytest.fixture
-def logits():
-    """Logits [5, 40, 7] of five networks, from vague to very sure."""
-    scale = torch.tensor([0.1, 1.0, 3.0, 10.0, 60.0]).view(5, 1, 1)
-    return scale * torch.randn(5, 40, 7, generator=rng.generator(0, "logits"))
-
-
-@pytest.fixture
-def labels():
-    return torch.randint(7, (40,), generator=rng.generator(0, "labels"))
-
-
-def probabilities(logits):
-    return special.softmax(logits.double().numpy(), axis=-1)
 
 
 def test_how_alike_networks_are_among_themselves_and_to_another(logits, labels):
