@@ -74,16 +74,16 @@ def carry_out(
         run.check_versions()
     images = {data: images_of(data, place) for data in dict.fromkeys(run.data for run in every)}
     alike = {(run.data, run.network): run for run in every}
-    built = {key: loop.network_of(run, images[run.data]) for key, run in alike.items()}
-    networks = {run: built[run.data, run.network] for run in every}
-    due = {run: _due(run.pruning, networks[run]) for run in every}
+    networks = {kind: loop.network_of(run, images[run.data]) for kind, run in alike.items()}
+    plans = dict.fromkeys((run.data, run.network, run.pruning) for run in every)
+    due = {plan: _due(plan[2], networks[plan[:2]]) for plan in plans}
     store.clear()
     held = {run.key: store.get(run.key) for run in every}
     missing = [run for run in every if held[run.key] is None]
     for run in missing:
         mask_updates.check(run, len(images[run.data].y_train))
     if missing:
-        store.prepare(sum(_room(run, networks[run]) for run in missing))
+        store.prepare(sum(_room(run, networks[run.data, run.network]) for run in missing))
     trained = set(missing)
     with tqdm(
         total=sum(run.length * len(images[run.data].y_train) for run in missing),
@@ -95,7 +95,9 @@ def carry_out(
             try:
                 for cohort in _cohorts(every):
                     if not trained.isdisjoint(cohort):
-                        _train(cohort, images[cohort[0].data], networks[cohort[0]], store, bar)
+                        first = cohort[0]
+                        network = networks[first.data, first.network]
+                        _train(cohort, images[first.data], network, store, bar)
                 break
             except DamageError:  # in a parent's weights: it is missing now
                 missing = [run for run in every if store.get(run.key) is None]
@@ -105,7 +107,10 @@ def carry_out(
     table = tabulate(wanted, store, held)
     if progress and wanted:
         last = final(table).set_index("key")
-        exact = all(last["pruned"][r.key] == due[r] or last["diverged"][r.key] for r in wanted)
+        exact = all(
+            last["diverged"][r.key] or last["pruned"][r.key] == due[r.data, r.network, r.pruning]
+            for r in wanted
+        )
         print(
             f"{len(wanted)} runs, {len(trained)} networks trained in "
             f"{time.perf_counter() - begin:.0f} s, the rest from the store; "
