@@ -110,7 +110,7 @@ def test_a_network_of_another_kind_has_its_own_widths():
 
 def test_the_discussion_speaks_of_the_notebook_as_committed(capsys):
     glue.speaks_of(presets.settings("fig6_noise"))
-    assert capsys.readouterr().out.endswith("This run is that preset.\n")
+    assert capsys.readouterr().out.endswith("This run is that preset, as it is now.\n")
     glue.speaks_of(presets.settings("fig6_noise", dataset="mnist", lr=0.5))
     assert capsys.readouterr().out.endswith("This run is another: dataset mnist; lr 0.5.\n")
 
