@@ -59,11 +59,12 @@ def _alike(solution, f, h, words):
 # -- workshop Figure 11 ----------------------------------------------------------------------------
 
 TWO = needs(lambda table: len(sparsities(table)) > 1, "needs two sparsities, one in each regime")
-LEARNED = needs(  # the paper's ends at 0.95 and 0.87
-    lift(lambda ends: ends.mean().min() >= 0.8)(
+LEARNED = needs(  # at most 5 points below where the paper's Sol-S ends, at 0.6 and at 0.95
+    lift(lambda ends: (ends.mean() >= np.interp(ends.columns, [0.6, 0.95], [0.904, 0.82])).all())(
         course("test_accuracy", "sparsity", solution="sol_s")
     ),
-    "Sol-S ends below 80% of the test set at one of the sparsities: it learned too little",
+    "Sol-S ends over 5 points below the paper's (95.4% at 0.6, 87.0% at 0.95): it learned too "
+    "little",
 )
 
 
@@ -156,9 +157,11 @@ RULES = {
     "price-snr-lenet-accuracies": given(
         TWO, LEARNED, each("sparsity", above("test_accuracy", *PAIR, printed=1.17))),
     "price-snr-gen-regime-std": given(TWO, each(
-        "sparsity", counted("Sol-S is below both in over half of the layers",
-                            mean((S < F) & (S < D)) > 0.5,
-                            note=says("Sol-S's is {:.2f} times Sol-F's, mean over layers", TIMES)),
+        "sparsity",
+        given(LEARNED, counted("Sol-S is below both in over half of the layers",
+                               mean((S < F) & (S < D)) > 0.5,
+                               note=says("Sol-S's is {:.2f} times Sol-F's, mean over layers",
+                                         TIMES))),
         lambda table: [lowest(table)])),
     "price-snr-opt-regime-hike": given(TWO, LEARNED, each("sparsity", [
         more("ln(mean gradient at the start, Sol-D / Sol-S), least of the layers",

@@ -27,7 +27,7 @@ def base(solution, sparsity, seed, **more):
     return {**common, "solution": solution, "sparsity": sparsity, "seed": seed, **more}
 
 
-def signals(quiet="sol_s", bump_at=15, falling=True, bumps=("1", "2"), reached=0.9):
+def signals(quiet="sol_s", bump_at=15, falling=True, bumps=("1", "2"), reached=(0.93, 0.86)):
     """Two layers over 100 epochs: one solution is the quiet one, and scratch at 0.95 has a bump."""
     rows = []
     for solution, sparsity in SOLUTIONS:
@@ -36,7 +36,8 @@ def signals(quiet="sol_s", bump_at=15, falling=True, bumps=("1", "2"), reached=0
                 scratch = solution == "sol_s" and sparsity == 0.95
                 std = (0.5 if solution == quiet else 1.0) * (1 + 0.01 * seed)
                 snr = np.exp(-epoch / 50 if falling else epoch / 50) * (1 + 0.01 * seed)
-                accuracy = {"sol_d": 0.95, "sol_f": 0.94, "sol_s": reached}[solution] + 0.001 * seed
+                ends = {"sol_d": 0.95, "sol_f": 0.94, "sol_s": reached[sparsity > 0.9]}
+                accuracy = ends[solution] + 0.001 * seed
                 for layer in ("1", "2"):
                     bump = 0.5 * (epoch == bump_at and layer in bumps)
                     mean = (0.1 + bump) if scratch else 1.0
@@ -76,9 +77,11 @@ def test_signal_rules_need_the_start():
 
 
 def test_scratch_networks_that_learned_too_little_are_no_evidence():
-    """Above chance, but far below the 87% of the study's."""
-    found = verdicts("appendix_gradient_snr", signals(reached=0.5))
-    assert found.pop("price-snr-gen-regime-std") == SUPPORTED  # of the lowest sparsity alone
+    """Six points below the paper's 87% at 0.95: what is said of 0.6 alone still counts."""
+    found = verdicts("appendix_gradient_snr", signals(reached=(0.93, 0.80)))
+    assert found.pop("price-snr-gen-regime-std") == SUPPORTED
+    assert (found == NOT_TESTED).all()
+    found = verdicts("appendix_gradient_snr", signals(reached=(0.89, 0.86)))
     assert (found == NOT_TESTED).all()
 
 
