@@ -158,7 +158,7 @@ def test_shown_and_saved_with_a_palette(monkeypatch):
     """What a notebook keeps of a figure is what is saved of it, and a few faint marks keep their
     colour among many shades of others."""
     with figures.panels("a") as (ax,):
-        ax.imshow(np.linspace(0, 1, 400).reshape(20, 20), cmap="viridis")
+        ax.imshow(np.linspace(0, 1, 400).reshape(20, 20), aspect="auto")
         ax.plot([1], [1], "v", color="#cc79a7", alpha=0.5)
     content, drawn = figures.png(ax.figure), io.BytesIO()
     ax.figure.savefig(drawn, bbox_inches="tight")
