@@ -9,7 +9,6 @@ import io
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -38,11 +37,19 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "legend.fontsize": 8,
     "figure.dpi": 110,
-    "savefig.bbox": "tight",
 }
 Band = Callable[
     [Any], tuple[pd.Series, pd.Series, pd.Series]
 ]  # values grouped -> middle, low, high
+
+
+class Picture(Figure):
+    """A figure that a notebook shows, and keeps, as the file that ``png`` makes of it."""
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import Image, display
+
+        display(Image(png(self)))
 
 
 @contextmanager
@@ -79,6 +86,7 @@ def panels(
             figsize=(size[0] * columns + 0.3, size[1] * rows + margin),
             squeeze=False,
             layout="constrained",
+            FigureClass=Picture,
             **shape,
         )
         plt.close(
@@ -194,11 +202,13 @@ def density(
     ax.set(yscale="log", ylim=(1.5e-6 * highest, 2 * highest), xlabel="eigenvalue")
 
 
-def dots(ax: Axes, values: ArrayLike, place: float, colour: str) -> None:
+def dots(ax: Axes, values: ArrayLike, place: float, colour: str, marker: str = "o") -> None:
     """Every seed a dot on the line of height ``place``, their mean a bar across it."""
     values = np.asarray(values, dtype=float)
-    at = np.full(len(values), place)
-    ax.plot(values, at, "o", color=colour, alpha=0.5, markersize=4, markeredgewidth=0)
+    ax.plot(
+        values, np.full(len(values), place), marker, color=colour, alpha=0.5,
+        markersize=8 if marker == "*" else 5, markeredgewidth=0,
+    )  # fmt: skip
     ax.plot([values.mean()] * 2, [place - 0.25, place + 0.25], color=colour, linewidth=2)
 
 
@@ -208,9 +218,11 @@ def bars(
     """A bar for each column of ``values`` [seeds, columns]: means with 95% intervals."""
     found = summary(pd.DataFrame(np.asarray(values, dtype=float)).melt(), "variable", "value")
     at = np.arange(len(found)) + shift
-    half = found["high"] - found["middle"]
     ax.bar(at, found["middle"], width, color=colour, label=label)
-    ax.errorbar(at, found["middle"], half, fmt="none", ecolor="0.3", elinewidth=0.8)
+    ax.errorbar(
+        at, found["middle"], found["high"] - found["middle"], fmt="none", ecolor="0.3",
+        elinewidth=0.8,
+    )  # fmt: skip
 
 
 def paper(
@@ -260,9 +272,15 @@ def plain(axis: Axis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a PNG with a palette of 256 colours: a third as large, and plots have few."""
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=130)
-    image = Image.open(content).convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    image.save(path, "PNG", optimize=True)
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG with a palette of 256 colours: a third as large, and plots have few.
+
+    The palette is that of the least largest error: a few faint marks keep their colour.
+    """
+    drawn, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", bbox_inches="tight")
+    image = Image.open(drawn).convert("RGB")
+    image.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+        small, "PNG", optimize=True
+    )
+    return small.getvalue()

@@ -3,7 +3,6 @@
 import ast
 import datetime
 import importlib
-import io
 import json
 import platform
 import subprocess
@@ -21,7 +20,7 @@ from lib.runs.sweep import choose_device
 from lib.specs.fields import ParameterError
 from studies import ledger, presets
 from studies.evidence import lost
-from studies.figures import save
+from studies.figures import png
 from studies.presets import Settings
 
 
@@ -187,9 +186,9 @@ def _styled(table, columns):
 
 
 def _layout(style):
-    text = {"text-align": "left", "white-space": "normal"}
-    heads = [{"selector": "th", "props": "text-align: left"}]
-    return style.hide(axis="index").set_properties(**text).set_table_styles(heads)
+    style.cell_ids = False  # but for those with a colour: they are most of a table's length
+    look = {"selector": "th, td", "props": "text-align: left; white-space: normal"}
+    return style.hide(axis="index").set_table_styles([look])
 
 
 def explorer(draw: Callable, **choices):
@@ -208,10 +207,7 @@ def explorer(draw: Callable, **choices):
     picture = widgets.Image(format="png")
 
     def redraw(_=None):
-        content = io.BytesIO()
-        figure = draw(**{name: control.value for name, control in controls.items()})
-        figure.savefig(content, format="png", dpi=100)
-        picture.value = content.getvalue()
+        picture.value = png(draw(**{name: control.value for name, control in controls.items()}))
 
     for each in controls.values():
         each.observe(redraw, "value")
@@ -295,4 +291,4 @@ def _save(place: Path, contents: dict) -> None:
             elif isinstance(held, dict):
                 (folder / name).write_text(json.dumps(held, indent=1) + "\n", encoding="utf-8")
             else:
-                save(held, folder / name)
+                (folder / name).write_bytes(png(held))

@@ -1,5 +1,6 @@
 """The primitives of drawings on small tables; longer drawings, and notebooks', on made-up ones."""
 
+import io
 from types import SimpleNamespace
 
 import matplotlib as mpl
@@ -153,13 +154,23 @@ def test_axes():
     assert {"0.5", "1", "20"} <= {text.get_text() for text in plain.get_yticklabels()}
 
 
-def test_saved_with_a_palette(tmp_path):
+def test_shown_and_saved_with_a_palette(monkeypatch):
+    """What a notebook keeps of a figure is what is saved of it, and a few faint marks keep their
+    colour among many shades of others."""
     with figures.panels("a") as (ax,):
-        ax.plot([0, 1], [0, 1])
-    figures.save(ax.figure, tmp_path / "a.png")
-    with Image.open(tmp_path / "a.png") as image:
+        ax.imshow(np.linspace(0, 1, 400).reshape(20, 20), aspect="auto")
+        ax.plot([1], [1], "v", color="#cc79a7", alpha=0.5)
+    content, drawn = figures.png(ax.figure), io.BytesIO()
+    ax.figure.savefig(drawn, bbox_inches="tight")
+    with Image.open(io.BytesIO(content)) as image, Image.open(drawn) as whole:
         assert image.mode == "P"
         assert image.size[0] > 400
+        apart = [np.asarray(each.convert("RGB"), dtype=int) for each in (image, whole)]
+        assert np.abs(apart[0] - apart[1]).max() < 16
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    ax.figure._ipython_display_()
+    assert [picture.data for picture in shown] == [content]
 
 
 # -- the price study -------------------------------------------------------------------------------

@@ -72,10 +72,7 @@ def test_first_cells(path):
     assert all(len(line) <= 100 for source in code[:2] for line in source.splitlines())
 
 
-TITLED = [path for path in FIGURES if not path.stem.startswith("flow")]
-
-
-@pytest.mark.parametrize("path", TITLED, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", FIGURES, ids=lambda p: p.stem)
 def test_titles_and_the_discussion_say_of_what_they_speak(path):
     """Titles come from the settings, and a line above the static discussion says of which run."""
     cells = read(path).cells
@@ -285,13 +282,13 @@ def test_meaningful_parameters_arrive(given, name, value, kernel):
     assert getattr(kernel(*beginning(FIG6, **given)), name) == value
 
 
-def papermill(folder, *arguments):
+def papermill(folder, *arguments, path=FIG6):
     """papermill in another folder than the project's, as a shell would call it."""
     command = [
         sys.executable,
         "-m",
         "papermill",
-        str(FIG6),
+        str(path),
         "out.ipynb",
         "--no-progress-bar",
         *arguments,
@@ -340,6 +337,25 @@ def test_a_run_with_nothing_to_show_ends_with_a_sentence(given, said, tmp_path):
         assert "evidence.py" not in done.stderr  # no traceback
     else:
         assert r"\"diverged\": 6" in Path(tmp_path, "out.ipynb").read_text()  # in its manifest
+
+
+@pytest.mark.parametrize(
+    ("figure", "said"),
+    [
+        ("flow_fig2_gradient_flow", None),
+        ("flow_fig3_mask_updates", "no run has before and after; they are recorded at every mask"),
+    ],
+)
+def test_flow_where_all_runs_diverge(figure, said, tmp_path):
+    """The notebook goes on to its manifest, or ends with a sentence; its titles count them."""
+    path = FIG6.with_name(f"{figure}.ipynb")
+    done = papermill(tmp_path, "-p", "lr", "1e6", "-p", "seeds", "1", path=path)
+    if said:
+        assert f"The notebook ends here: {said}" in done.stderr
+        assert "evidence.py" not in done.stderr  # no traceback
+    else:
+        assert done.returncode == 0, done.stderr
+        assert r"\"diverged\": 15" in Path(tmp_path, "out.ipynb").read_text()
 
 
 def test_more_examples_than_there_are(tmp_path):
