@@ -11,7 +11,7 @@ ARGS   :=
 FRESH := runs=$$(mktemp -d) && trap 'rm -rf "$$runs"' EXIT && export SPARSITY_RUNS="$$runs" &&
 
 .DEFAULT_GOAL := help
-.PHONY: help figure test check lab notebooks bench install clean
+.PHONY: help figure test check lab notebooks bench site bounds install clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -47,6 +47,20 @@ notebooks: install  ## run every notebook with its defaults (preset quick) and s
 
 bench: install  ## measure speed and memory (ARGS passes options on)
 	$(PY) -m benchmarks $(ARGS)
+
+site: install  ## the gallery, into build/site: every notebook as a page, the scoreboard, the API reference
+	$(PY) -m pip install --disable-pip-version-check -q -e '.[site]'
+	$(PY) docs/build.py build/site
+
+# As Colab has it: the packages installed, the notebook alone in another folder; and the oldest versions that
+# pyproject.toml allows of what it names (its lower bounds), which the tests must pass with.
+bounds:  ## the oldest versions allowed, in an environment of their own: build/bounds, tests and a notebook
+	@rm -rf build/bounds && $(PYTHON) -m venv build/bounds
+	build/bounds/bin/python -m pip install --disable-pip-version-check -q uv
+	build/bounds/bin/uv pip install --python build/bounds/bin/python --resolution lowest-direct '.[notebooks,test]'
+	@folder=$$(mktemp -d) && cp notebooks/fig6_noise.ipynb $$folder && home=$$PWD && cd $$folder && \
+	  $$home/build/bounds/bin/python -m papermill fig6_noise.ipynb out.ipynb -p seeds 6 -k python3
+	OMP_NUM_THREADS=1 build/bounds/bin/python -m pytest -n auto tests
 
 install: $(STAMP)  ## the environment alone: .venv with everything in requirements.txt
 

@@ -1,9 +1,10 @@
-"""Write the Binder and Colab badges into README and notebooks, from the address in pyproject.toml.
+"""Write badges and counts of verdicts into README and notebooks.
 
 usage: python -m binder.badges [--check]
 
-The address stands once, as ``Repository`` in pyproject.toml, with the version as the tag.
-``--check`` changes nothing and fails if a file is out of date.
+The address stands once, as ``Repository`` in pyproject.toml, with the version as the tag; verdicts
+are those of results/scoreboard.md. ``--check`` changes nothing and fails if a file is out of date,
+or a notebook has not exactly one mark for its badges.
 """
 
 import json
@@ -14,6 +15,7 @@ from pathlib import Path
 
 HOME = Path(__file__).resolve().parent.parent
 MARKS = re.compile(r"<!-- badges(?: (?P<notebook>\S+))? -->.*?<!-- /badges -->", re.DOTALL)
+COUNTS = re.compile(r"<!-- verdicts (?P<figure>\w+) -->.*?<!-- /verdicts -->", re.DOTALL)
 INSTALL = re.compile(r"git\+https://[^@\s]+@\S+")
 
 
@@ -37,37 +39,59 @@ def badges(notebook: str) -> str:
     )
 
 
+def counts(figure: str) -> str:
+    """How many claims of a figure came out how, between their marks: "4 ✔ 1 ✘"."""
+    board = (HOME / "results" / "scoreboard.md").read_text(encoding="utf-8")
+    section = board.partition(f"\n## {figure}\n")[2].partition("\n## ")[0]
+    found = {mark: section.count(f"| **{mark} ") for mark in "✔✘?–"}
+    told = " ".join(f"{count}\xa0{mark}" for mark, count in found.items() if count)
+    return f"<!-- verdicts {figure} -->{told}<!-- /verdicts -->"
+
+
 def stamped(path: Path) -> str:
-    """A README or notebook with its badges and the address to install from brought up to date."""
+    """A README or notebook with its badges, counts and the address to install from up to date.
+
+    Raises ``ValueError`` for a notebook that has not exactly one mark for its badges.
+    """
     text = path.read_text(encoding="utf-8")
     if path.suffix != ".ipynb":
+        text = COUNTS.sub(lambda mark: counts(mark["figure"]), text)
         return MARKS.sub(
             lambda mark: badges(mark["notebook"]) if mark["notebook"] else mark[0], text
         )
     content = json.loads(text)
     repository, tag = address()
+    marks = 0
     for cell in content["cells"]:
         source = "".join(cell["source"])
-        changed = MARKS.sub(lambda mark: badges(path.name), source)
+        changed, here = MARKS.subn(lambda mark: badges(path.name), source)
         changed = INSTALL.sub(f"git+{repository}@{tag}", changed)
+        marks += here
         if changed != source:
             cell["source"] = changed.splitlines(keepends=True)
+    if marks != 1:
+        raise ValueError(f"it has {marks} marks <!-- badges --><!-- /badges -->, and needs one")
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
 def main() -> int:
-    stale = 0
+    stale, check = 0, "--check" in sys.argv
     for path in [HOME / "README.md", *sorted((HOME / "notebooks").glob("*.ipynb"))]:
-        text = stamped(path)
+        try:
+            text = stamped(path)
+        except ValueError as error:
+            stale += 1
+            print(f"{path.relative_to(HOME)}: {error}")
+            continue
         if text == path.read_text(encoding="utf-8"):
             continue
-        stale += 1
-        if "--check" in sys.argv:
-            print(f"{path.relative_to(HOME)}: badges are out of date; run python -m binder.badges")
+        if check:
+            stale += 1
+            print(f"{path.relative_to(HOME)} is out of date; run python -m binder.badges")
         else:
             path.write_text(text, encoding="utf-8")
-            print(f"{path.relative_to(HOME)}: badges written")
-    return 1 if stale and "--check" in sys.argv else 0
+            print(f"{path.relative_to(HOME)}: written")
+    return 1 if stale else 0
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import types
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -22,6 +21,9 @@ from studies import ledger, presets
 from studies.evidence import lost
 from studies.figures import png
 from studies.presets import Settings
+from studies.shown import explorer as explorer
+from studies.shown import show_evidence as show_evidence
+from studies.shown import show_verdicts as show_verdicts
 
 
 def parameters(figure: str, namespace: dict) -> Settings:
@@ -35,20 +37,30 @@ def parameters(figure: str, namespace: dict) -> Settings:
     allowed.
     """
     given = _given(namespace)
-    chosen = presets.settings(figure, **{**given, "preset": given.get("preset") or "quick"})
-    if chosen.save_to:
-        _check_folder(chosen.save_to)
+    try:
+        chosen = presets.settings(figure, **{**given, "preset": given.get("preset") or "quick"})
+        if chosen.save_to:
+            _check_folder(chosen.save_to)
+    except ParameterError as error:
+        raise WrongParameterError(str(error)) from None
     return chosen
+
+
+class WrongParameterError(ParameterError):
+    """Ends a notebook with a line: IPython prints no traceback."""
+
+    def _render_traceback_(self):
+        return [f"ParameterError: {self}"]
 
 
 def _given(namespace: dict) -> dict:
     """The parameters by name, from the history of the kernel.
 
-    Of a namespace that is no kernel's (a script's, a test's), all that stands in it is given.
+    Of a namespace that is no kernel's (a script's, a test's), all values that stand in it are.
     """
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if shell is None or shell.user_ns is not namespace:
-        hidden = (types.ModuleType, type, types.FunctionType)
+        hidden = (types.ModuleType, type, types.FunctionType, types.BuiltinFunctionType)
         return {
             name: value
             for name, value in namespace.items()
@@ -137,82 +149,23 @@ def speaks_of(settings: Settings) -> None:
 
 
 def describe(settings: Settings) -> None:
-    """Print preset, data, network, device and versions: what a reader must know of a figure."""
+    """Print preset, data, network, device and versions, and the parameters in effect, with a star
+    where they are not the preset's: what a reader must know of a figure."""
     device, name = choose_device(settings.device), f"{torch.get_num_threads()} threads of the CPU"
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     print(title(settings))
     print(f"on {name}; Python {platform.python_version()}, torch {torch.__version__}")
-
-
-_COLOURS = {
-    "supported": "#d5efe3",
-    "refuted": "#f9d9cc",
-    "negligible": "#f9e4d9",
-    "undecided": "#f5eec8",
-    "not tested here": "#ececec",
-}
-_HEADS = {"what": "row of evidence", "low": "95% from", "high": "to", "in_sd": "in SD",
-          "t_low": "t from", "t_high": "t to"}  # fmt: skip
-
-
-def show_verdicts(verdicts):
-    """The verdict table for a reader: claims in words, coloured by verdict."""
-    columns = "claim says verdict evidence what effect low high unit seeds note"
-    return _styled(verdicts, columns.split())
-
-
-def show_evidence(evidence):
-    """Every row of evidence, folded away until a reader asks for it."""
-    from IPython.display import HTML
-
-    columns = "claim what effect low high t_low t_high unit in_sd seeds kind verdict note"
-    table, rows = _styled(evidence, columns.split()).to_html(), len(evidence)
-    return HTML(f"<details><summary>All {rows} rows of evidence</summary>{table}</details>")
-
-
-def show_rules(rules):
-    """The claims of a figure with their decision rules, in words."""
-    return _layout(rules.style)
-
-
-def _styled(table, columns):
-    shown = table[[name for name in columns if name in table]].rename(columns=_HEADS)
-    style = shown.style.format(precision=3, na_rep="")
-    coloured = style.format("{:.0f}", subset=shown.columns.intersection(["seeds"]), na_rep="").map(
-        lambda verdict: f"background-color: {_COLOURS[verdict]}; color: black", subset=["verdict"]
-    )
-    return _layout(coloured)
-
-
-def _layout(style):
-    style.cell_ids = False  # but for those with a colour: they are most of a table's length
-    look = {"selector": "th, td", "props": "text-align: left; white-space: normal"}
-    return style.hide(axis="index").set_table_styles([look])
-
-
-def explorer(draw: Callable, **choices):
-    """A picture with controls: ``draw(**values)`` returns a figure.
-
-    Each of ``choices`` is the list of a control's options. The picture is an image and not an
-    output area of its own: clients that execute a notebook without a browser can wait for ever on
-    those (https://github.com/jupyter/nbclient/issues/312).
-    """
-    import ipywidgets as widgets
-
-    controls = {
-        name: widgets.Dropdown(options=list(choice), description=name.replace("_", " "))
-        for name, choice in choices.items()
-    }
-    picture = widgets.Image(format="png")
-
-    def redraw(_=None):
-        picture.value = png(draw(**{name: control.value for name, control in controls.items()}))
-
-    for each in controls.values():
-        each.observe(redraw, "value")
-    redraw()
-    return widgets.VBox([*controls.values(), picture])
+    usual = presets.settings(settings.figure, settings.preset)
+    own = set(presets.own(settings.figure)) - _PLACES
+    told = [
+        f"{name:>17} {value}{'*' * (value != getattr(usual, name))}"
+        for name, value in settings.model_dump(include=own, exclude_none=True).items()
+    ]
+    told.sort(key=lambda line: len(line) > 32)  # the long ones below
+    print("parameters in effect (*: not the preset's):")
+    for begin in range(0, len(told), 3):
+        print("".join(f"{line:<33}" for line in told[begin : begin + 3]).rstrip())
 
 
 def account(verdicts) -> None:

@@ -93,9 +93,10 @@ def _types() -> dict[str, Any]:
     for part in _NAMES:
         for name, field in _settings(part).items():
             kind, of = _kind(part, field), part.model_fields[field]
-            found[name] = (kind, of.get_default())  # undefined of what must be given
+            usual = of.get_default()  # undefined of what must be given
             if of.is_required() and (name in _BRINGS or part in (MaskUpdate, Flow)):
-                found[name] = (kind | None, None)
+                kind, usual = kind | None, None
+            found[name] = (kind, Field(usual, description=of.description))
     for field in ("epochs", "lr", "milestones"):
         found[f"sparse_{field}"] = (_kind(Recipe, field) | None, None)
     for name, (owner, field) in _LISTS.items():
@@ -292,6 +293,8 @@ def _beyond(s, given) -> Iterator[str]:
     for name, end in ends.items():
         if name in given and max(getattr(s, name), default=0) > end:
             yield f"{name} is {given[name]!r}: none may lie beyond the last epoch, {end}"
-    for name in ("examples", "exact_examples", "watch_examples", "score_examples"):
+    for name in (
+        "train_examples", "examples", "exact_examples", "watch_examples", "score_examples",
+    ):  # fmt: skip
         if name in given and getattr(s, name) > s.examples_there():
             yield f"{name} is {given[name]!r}: there are {s.examples_there()} training examples"

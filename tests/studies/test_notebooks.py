@@ -105,6 +105,40 @@ def test_a_network_of_another_kind_has_its_own_widths():
     assert glue.title(made) == f"digits, lenet-300-100, preset quick, {len(made.seeds)} seeds"
 
 
+def test_the_parameters_in_effect_are_printed_with_stars(capsys):
+    """Every one of the figure's that has a value, once; a star where it is not the preset's."""
+    made = presets.settings("fig6_noise", sparsity=0.9, save_to="there")
+    glue.describe(made)
+    lines = capsys.readouterr().out.splitlines()
+    table = " ".join(lines[3:]).split("  ")
+    told = dict(entry.strip().split(" ", 1) for entry in table if entry.strip())
+    assert told["sparsity"] == "0.9*"
+    assert (told["lr"], told["dataset"], told["widths"]) == ("0.1", "digits", "(200, 200)")
+    assert len(lines) < 20
+    assert not {"save_to", "figure", "noise_std", "init_scale"} & told.keys()
+
+
+def test_an_explorer_leaves_a_picture(kernel):
+    """It stands in the saved outputs, and changes in place when a menu does."""
+    from IPython.utils.capture import capture_output
+
+    drawn = []
+
+    def draw(n):
+        drawn.append(n)
+        return plt.figure()
+
+    kernel("pass")
+    with capture_output() as said:
+        glue.explorer(draw, n=[1, 2])
+    picture, menus = said.outputs
+    assert "image/png" in picture.data
+    assert menus.data["text/plain"] == "menus, where a kernel runs: n"
+    assert "application/vnd.jupyter.widget-view+json" in menus.data
+    plt.close("all")
+    assert drawn == [1]
+
+
 def test_the_discussion_speaks_of_the_notebook_as_committed(capsys):
     glue.speaks_of(presets.settings("fig6_noise"))
     assert capsys.readouterr().out.endswith("This run is that preset, as it is now.\n")
@@ -361,7 +395,8 @@ def test_flow_where_all_runs_diverge(figure, said, tmp_path):
 def test_more_examples_than_there_are(tmp_path):
     done = papermill(tmp_path, "-p", "train_examples", "5000")
     assert done.returncode != 0
-    assert "train_examples is 5000; 'digits' has 1 to 1000 train examples" in done.stderr
+    assert "train_examples is 5000: there are 1000 training examples" in done.stderr
+    assert "notebook.py" not in done.stderr  # a line, no traceback
     assert not list(tmp_path.glob("runs/finished/*/*"))
 
 
