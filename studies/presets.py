@@ -120,7 +120,7 @@ class Settings(_Specified):
     """Training examples that a quantity is measured on."""
     exact_examples: fields.Count | None = None
     probes: Annotated[int, Number, Field(ge=2, le=10_000)] | None = None
-    patience: fields.Count | None = None
+    tuning_seeds: fields.Seeds | None = None
     prune_start: fields.Whole | None = None
     prune_end: fields.Whole | None = None
     prune_every: fields.Count | None = None
