@@ -87,12 +87,14 @@ def panel(table: pd.DataFrame, **chosen) -> Panel:
     rows = part(table, **chosen)
     pruned, dense = rows[rows["solution"] == "sol_p"], rows[rows["solution"] == "sol_d"]
     if pruned.empty or dense.empty:
-        variant = ", ".join(f"{name} {value}" for name, value in chosen.items())
-        raise NotHere(f"not among the variants of this run: {variant}")
+        asked = (f"{name} {value}" for name, value in chosen.items())
+        raise NotHere(f"not among the variants of this run: {', '.join(asked)}")
     last = pruned.sort_values("epoch").groupby("key").tail(1)
     if last.duplicated(["seed", "prune_epoch"]).any():
-        among = ", ".join(n for n in VARIANTS if n in table)
-        raise ValueError(f"the table holds several variants beside {chosen}: choose among {among}")
+        raise ValueError(
+            f"the table holds several variants beside {chosen}: choose among "
+            f"{', '.join(name for name in VARIANTS if name in table)}"
+        )
     accuracy = 100 * last.pivot_table(index="seed", columns="prune_epoch", values="test_accuracy")
     level = 100 * dense.sort_values("epoch").groupby("seed")["test_accuracy"].last()
     return Panel(accuracy.dropna(), level, dense, int(dense["epochs"].max()))

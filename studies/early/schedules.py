@@ -19,6 +19,7 @@ from studies.rules import (
 EXPONENTIAL = {"schedule": "exponential"}
 SHARE = epochs(**EXPONENTIAL) / 100  # epochs in a percent of training
 TURN = 0.02  # of its range: by so much a curve must rise to its highest value, or fall after it
+at_ends = lift(lambda course: course.loc[:, course.columns % 1 == 0])  # of epochs
 
 
 def against(rule) -> Rule:
@@ -95,7 +96,7 @@ RULES = {
             f"ln(rate of {name} / exponential), least over 2.5% to 75%",
             lowest(
                 between(
-                    ln(signal("rate", schedule=name) / signal("rate", **EXPONENTIAL)),
+                    at_ends(ln(signal("rate", schedule=name) / signal("rate", **EXPONENTIAL))),
                     2.5 * SHARE,
                     75 * SHARE + 1e-6,
                 )
