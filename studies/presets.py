@@ -65,7 +65,7 @@ _LISTS: dict[str, tuple[type[Spec], str]] = {
 # Settings of runs that not every figure has: the one on the left, named in its presets, brings all
 # on the right with it.
 _BRINGS = {
-    "noise": {"noise_kind"}, "folder": {"image_size"}, "watch": {"watch_examples"},
+    "noise": {"noise_kind"}, "folder": {"image_size"}, "watch": {"watch_examples", "watch_every"},
     "sparse_epochs": {
         "sparse_lr", "sparse_milestones", "prune_from", "criterion", "score_examples",
     },
@@ -116,12 +116,12 @@ class Settings(_Specified):
     plugin: str | None = None
     """A .py file that registers networks, data sets, criteria and so on."""
     seeds: fields.Seeds
-    keep_epochs: Annotated[tuple[fields.Epochs, ...], Listed] | None = None
+    keep_epochs: Annotated[tuple[fields.Moment, ...], Listed] | None = None
     examples: fields.Count | None = None
     """Training examples that a quantity is measured on."""
     exact_examples: fields.Count | None = None
     probes: Annotated[int, Number, Field(ge=2, le=10_000)] | None = None
-    patience: fields.Count | None = None
+    tuning_seeds: fields.Seeds | None = None
     prune_start: fields.Whole | None = None
     prune_end: fields.Whole | None = None
     prune_every: fields.Count | None = None
@@ -152,7 +152,7 @@ class Settings(_Specified):
     runs_folder: str | None = None
     save_to: str | None = None
 
-    def kept(self, epochs: int) -> tuple[int, ...]:
+    def kept(self, epochs: int) -> tuple[float, ...]:
         """What a run of so many epochs keeps: those of ``keep_epochs`` that it has, its last."""
         return tuple(sorted({e for e in self.keep_epochs or () if e < epochs} | {epochs}))
 
@@ -271,13 +271,16 @@ def settings(figure: str, /, preset: str = "quick", **given) -> Settings:
 def _adapted(values, given):
     """A preset's values that go with what is given in others' places.
 
-    With another number of epochs, the pruning epochs stay the same shares of training; another
-    network has its own widths, and of the other options those that it takes.
+    With another number of epochs, the pruning epochs stay the same shares of training, moments
+    within an epoch what they are; another network has its own widths, and takes its own options.
     """
     values = dict(values)
     epochs, network = str(given.get("epochs", "")).strip(), given.get("network", values["network"])
     if "prune_epochs" in values and epochs.isdecimal():
-        grid = {round(t * int(epochs) / values["epochs"]) for t in values["prune_epochs"]}
+        grid = {
+            t if t % 1 else round(t * int(epochs) / values["epochs"])
+            for t in values["prune_epochs"]
+        }
         values["prune_epochs"] = sorted(grid)
     if network != values["network"] and network in registry.network:
         for option in {"widths", "width", "activation", "pooling"} & values.keys():

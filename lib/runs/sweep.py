@@ -127,8 +127,8 @@ def _cohorts(runs):
     for run in runs:
         r = run.recipe
         shared = (
-            len(with_parents([run])), run.data, run.network, run.measure_every, r.batch_size,
-            r.momentum, r.nesterov, r.precision, r.label_smoothing, r.micro_batch,
+            len(with_parents([run])), run.data, run.network, run.measure_every, run.begin % 1,
+            r.batch_size, r.momentum, r.nesterov, r.precision, r.label_smoothing, r.micro_batch,
         )  # fmt: skip
         groups.setdefault(shared, []).append(run)
     return [

@@ -15,6 +15,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     ValidationError,
     model_validator,
 )
@@ -104,6 +105,11 @@ Rising = holds(
 Count = Annotated[int, Number, Field(ge=1, le=MOST)]
 Whole = Annotated[int, Number, Field(ge=0, le=MOST)]
 Epochs = Annotated[int, Number, Field(ge=0, le=1_000_000)]
+# an epoch's end, 2, or a moment within the next one, 2.25; a whole number stays one in the key
+Moment = Annotated[
+    float, Number, Field(ge=0, le=1_000_000), PlainSerializer(lambda value: value),
+    AfterValidator(lambda value: value if value % 1 else int(value)),
+]  # fmt: skip
 Positive = Annotated[float, Number, Field(gt=0)]
 NonNegative = Annotated[float, Number, Field(ge=0)]
 Share = Annotated[float, Number, Field(ge=0, le=1)]

@@ -140,8 +140,8 @@ class Continuation(Spec):
     the epochs that are left; ``"each-step"`` takes max(floor, LR) at each step.
     """
 
-    at: fields.Epochs
-    """The epoch at whose end it is pruned."""
+    at: fields.Moment
+    """The epoch at whose end it is pruned, or a moment within the next one: 2.25."""
     floor: fields.NonNegative = 0.0
     """The least rate with which it goes on."""
     reading: Literal["scale", "restart", "each-step"] = "scale"
@@ -196,6 +196,8 @@ class Shared(Spec):
     """Epochs between two measurements."""
     watch: fields.Monitors = ()
     """Monitors of the dense run, at every epoch."""
+    watch_every: fields.Count | None = None
+    """Within epochs too, after so many optimiser steps of each."""
     watch_examples: fields.Count | None = None
     """From so many examples; None: all."""
     continuation: Continuation | None = None

@@ -44,8 +44,8 @@ class Run(Shared):
     recipe: Recipe
     pruning: Pruning | None = None
     parent: "Run | None" = None
-    keep: tuple[fields.Epochs, ...] = ()
-    """Epochs whose weights are kept."""
+    keep: tuple[fields.Moment, ...] = ()
+    """Epochs whose weights are kept; 2.25: at the step nearest to a quarter of the third."""
     keep_best: bool = False
     """Whether those of the best test accuracy are kept too."""
     keep_velocity: bool = False
@@ -94,8 +94,8 @@ class Run(Shared):
             "its `keep`": self.rewind > 0 and gradual and self.rewind not in kept,
             "what is pruned on its way is a dense run, 'sol_d', and not a gradually pruned one, "
             "'sol_g'": mine == "sol_p" and gradual,
-            f"the pruning epoch is {at!r}: it must be a whole number from 0 to {last}, the dense "
-            "run's last epoch": type(at) is not int or not 0 <= at <= last,
+            f"the pruning epoch is {at}: it must be a number from 0 to {last}, the dense run's "
+            "last epoch": at > last,
             f"the pruning epoch is {at}: the dense run keeps its weights at {kept} only; add it to "
             "its `keep`": mine == "sol_p" and at not in kept and (at != last or needs_velocity),
         }
@@ -106,8 +106,9 @@ class Run(Shared):
 
     @classmethod
     def dense(
-        cls, setup: Setup, *, seed: int, keep: tuple[int, ...] = (), snapshots: tuple[int, ...] = ()
-    ) -> "Run":
+        cls, setup: Setup, *, seed: int, keep: tuple[float, ...] = (),
+        snapshots: tuple[int, ...] = (),
+    ) -> "Run":  # fmt: skip
         """Init-D to Sol-D.
 
         Weights are kept at the epochs ``keep``, for measures, or to prune there (``continued``),
@@ -119,6 +120,7 @@ class Run(Shared):
             keep_best=setup.pruning.source == "best-test",
             keep_velocity=getattr(setup.continuation, "momentum", "") == "kept",
             watch=setup.watch, watch_examples=setup.watch_examples if setup.watch else None,
+            watch_every=setup.watch_every if setup.watch else None,
         )  # fmt: skip
 
     @property
@@ -135,14 +137,18 @@ class Run(Shared):
         return run
 
     @property
-    def begin(self) -> int:
+    def begin(self) -> float:
         """The epoch at which it begins: 0, but for a run pruned on its way."""
         return self.continuation.at if self.continuation else 0
 
     @property
     def length(self) -> int:
-        """How many epochs it trains."""
-        return self.recipe.epochs - self.begin
+        """How many epochs it trains, the first in part where it begins within one."""
+        return self.recipe.epochs - int(self.begin)
+
+    def clock(self, trained: int) -> float:
+        """Where it stands in its recipe's epochs, after so many of its own."""
+        return int(self.begin) + trained if trained else self.begin
 
     @property
     def sparsity(self) -> float:
@@ -202,8 +208,10 @@ def _made(setup: Setup, sparsity: float | None = None, **given: Any) -> Run:
 
 
 def _sparse(dense: Run, **given: Any) -> Run:
-    of_parent = {"recipe": dense.setup.sparse, "seed": dense.seed, "parent": dense}
-    return _made(dense.setup, **{**of_parent, **given})
+    return _made(
+        dense.setup,
+        **{"recipe": dense.setup.sparse, "seed": dense.seed, "parent": dense, **given},
+    )
 
 
 def finetune(dense: Run, *, sparsity: float, keep: tuple[int, ...] = (), replica: int = 0) -> Run:
@@ -250,20 +258,23 @@ def ticket(pruned: Run, *, rewind: int = 0, replica: int = 0, perturbed: str | N
     Or on its weights at the epoch ``rewind``, which it must keep; ``perturbed`` changes these
     starting weights (``lib.models.initializers.perturbed``).
     """
-    own = {"rewind": rewind, "replica": replica, "perturbed": perturbed}
-    return _sparse(pruned, solution="sol_t", sparsity=pruned.sparsity, **own)
+    return _sparse(
+        pruned, solution="sol_t", sparsity=pruned.sparsity, rewind=rewind, replica=replica,
+        perturbed=perturbed,
+    )  # fmt: skip
 
 
-def continued(dense: Run, *, at: int, sparsity: float) -> Run:
+def continued(dense: Run, *, at: float, sparsity: float) -> Run:
     """Sol-P: the dense run pruned at the end of epoch ``at``, and trained on to its last epoch.
 
     Prune(θ_{0→t}, r)_{t→T} of the early-pruning study (section 3), on the dense run's own schedule
     and data order; the setup's ``continuation`` says how the rate and the momentum go on. ``at=0``
-    trains the dense run's masked start, ``at`` the last epoch is one-shot pruning without training.
+    trains the dense run's masked start, ``at`` the last epoch is one-shot pruning without training;
+    at 2.25 the dense run has taken a quarter of the third epoch's steps, and it takes the others.
     It is measured at its end alone (and before its first step, where ``at`` is 0).
     """
     recipe, goes_on = dense.setup.dense, dense.setup.continuation or Continuation(at=0)
     return _sparse(
         dense, solution="sol_p", sparsity=sparsity, recipe=recipe, flow=None,
-        measure_every=max(recipe.epochs, 1), continuation=goes_on.model_copy(update={"at": at}),
+        measure_every=max(recipe.epochs, 1), continuation={**goes_on.model_dump(), "at": at},
     )  # fmt: skip

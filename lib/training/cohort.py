@@ -87,7 +87,7 @@ class Member:
         self.history: list[dict] = []
         self.kept: Named = {}
         self.best = -1.0
-        self.diverged: int | None = None  # the epoch after which it was found so
+        self.diverged: float | None = None  # the epoch after which it was found so
 
     def done(self, trained: int) -> bool:
         """Whether this member has nothing left to train after ``trained`` epochs of the cohort."""

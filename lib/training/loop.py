@@ -8,6 +8,7 @@ others never notice.
 
 import time
 from collections.abc import Callable
+from itertools import islice
 
 import torch
 from torch import nn
@@ -86,7 +87,8 @@ class Training:
         members, rows, recipe = group.members, group.rows, self.recipe
         count, size = len(self.images.y_train), recipe.batch_size
         steps = -(-count // size)
-        clocks = [(member, member.run.begin + self.epoch) for member in members]
+        clocks = [(member, int(member.run.begin) + self.epoch) for member in members]
+        skipped = 0 if self.epoch else schedules.step_of(members[0].run.begin, steps)  # all alike
 
         def draws(name):
             return [member.draws(name, clock) for member, clock in clocks]
@@ -105,18 +107,19 @@ class Training:
             mask_updates.after(group, 0, steps)
         total = torch.zeros(len(members), device=self.device)
         batch = zip(self.feed.epoch(order, size, draws), labels, strict=True)
-        for step, (x, y) in enumerate(batch):
+        for step, (x, y) in islice(enumerate(batch), skipped, None):
             if self.workers.cancelled.is_set():
                 return
             total += group.engine.gradients(x, y)
             sgd_(rows, rate(step), recipe.momentum, recipe.nesterov, decay)
             if watched:
                 mask_updates.after(group, self.epoch * steps + step + 1, steps, (x, y))
+                monitors.within(group, self.epoch, step + 1, steps)
             tick(y.numel())
         finite = total.isfinite() & rows.weights.isfinite().all(1)
         for (member, clock), sound in zip(clocks, finite.tolist(), strict=True):
             if not sound:
-                member.diverged = clock + 1
+                member.diverged = member.diverged or clock + 1
 
     def observe(self) -> None:
         """Measure and keep weights after an epoch (or before the first), where it is due."""

@@ -26,7 +26,11 @@ BLIND = ("magnitude", "random", "synflow")  # criteria that look at no example
 def check(run: Run, examples: int) -> None:
     """Raise ``ValueError`` for what makes no sense in a run on so many training examples."""
     t, flow, pruning = run.mask_update, run.flow, run.pruning
-    steps = run.length * -(-examples // run.recipe.batch_size)
+    batches = -(-examples // run.recipe.batch_size)
+    steps, every = run.length * batches, run.watch_every or 0
+    off = [m for m in run.keep if m % 1 and schedules.step_of(m, batches) in (0, batches)]
+    refuse(every >= batches, f"watch_every is {every}: an epoch has only {batches} steps")
+    refuse(bool(off), f"keep holds {off}: no step lies there, an epoch has only {batches} of them")
     last, scored = max(run.snapshots, default=0), pruning and pruning.score_examples
     refuse(
         last > steps,
@@ -45,8 +49,7 @@ def check(run: Run, examples: int) -> None:
         "held": t.held if t and t.method != "gradual" and t.gradient == "held" else 0,
     }
     for name, count in looked_at.items():
-        words = f"{name} is {count}: there are only {examples} training examples"
-        refuse(count > examples, words)
+        refuse(count > examples, f"{name} is {count}: there are only {examples} training examples")
     refuse(
         run.data.name == "folder" and pruning and pruning.criterion not in BLIND and not scored,
         f"criterion is {pruning and pruning.criterion!r}: it needs examples, and a folder is never "
@@ -56,7 +59,11 @@ def check(run: Run, examples: int) -> None:
 
 def watched(group: Group) -> bool:
     """Whether there is anything to do for a group after its steps."""
-    return any(m.run.mask_update or m.run.flow or m.run.snapshots for m in group.members)
+    return any(
+        run.mask_update or run.flow or run.snapshots or run.watch_every
+        or any(moment % 1 for moment in run.keep)
+        for run in (member.run for member in group.members)
+    )  # fmt: skip
 
 
 def after(group: Group, steps: int, batches: int, batch: Batch | None = None) -> None:

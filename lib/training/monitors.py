@@ -16,7 +16,9 @@ from lib.metrics import fisher as fishers
 from lib.metrics import geometry, predictions
 from lib.registry import monitor
 from lib.training.plan import Group
+from lib.training.schedules import step_of
 
+KEPT = ("weights", "buffers", "velocity")  # at a moment, the last for those who go on with it
 CHUNK = 500  # examples at a time in a forward pass
 
 
@@ -45,23 +47,42 @@ def observe(group: Group, epoch: int) -> None:
     class 0.
     """
     due = [
-        (member.run.begin + epoch) % member.run.measure_every == 0 or member.done(epoch)
+        member.run.clock(epoch) % member.run.measure_every == 0 or member.done(epoch)
         for member in group.members
     ]
     found = _measures(group) if any(due) else []
     for k, member in enumerate(group.members):
-        run, clock = member.run, member.run.begin + epoch
+        run, clock = member.run, member.run.clock(epoch)
         row = {**(found[k] if due[k] else {}), **_watched(group, k, clock)}
-        moments = [f"@{clock}"] if clock in run.keep else []
+        moments: list[float | str] = [clock] if clock in run.keep else []
         if row:
             member.history.append({"epoch": clock, **row})
         if not math.isfinite(row.get("train_loss", 0.0)):
-            member.diverged = clock
+            member.diverged = member.diverged or clock
         elif run.keep_best and row.get("test_accuracy", -1.0) > member.best:
             member.best = row["test_accuracy"]
-            moments.append("@best")
+            moments.append("best")
         for moment in moments:
-            group.rows.keep(k, moment, "weights", "buffers", *["velocity"] * run.keep_velocity)
+            group.rows.keep(k, f"@{moment}", *KEPT[: 2 + run.keep_velocity])
+
+
+def within(group: Group, epoch: int, step: int, steps: int) -> None:
+    """Write what is due after ``step`` of the ``steps`` of an epoch of the cohort, before its end.
+
+    Who is found diverged there keeps nothing more: no run can be pruned behind that moment.
+    """
+    for k, member in enumerate(group.members):
+        run, clock = member.run, int(member.run.begin) + epoch
+        kept = [m for m in run.keep if m % 1 and int(m) == clock and step_of(m, steps) == step]
+        looks = run.watch_every is not None and step % run.watch_every == 0 and step < steps
+        if member.diverged is not None or not (kept or looks):
+            continue
+        now, sound = clock + step / steps, bool(group.rows.weights[k].isfinite().all())
+        member.diverged = None if sound else now
+        for moment in kept if sound else ():
+            group.rows.keep(k, f"@{moment}", *KEPT[: 2 + run.keep_velocity])
+        if looks:
+            member.history.append({"epoch": now, **_watched(group, k, now)})
 
 
 def _measures(group):

@@ -8,7 +8,7 @@ from lib.specs.parts import Continuation, Recipe
 
 
 def rates(
-    recipe: Recipe, epoch: int, steps: int, continuation: Continuation | None = None
+    recipe: Recipe, epoch: float, steps: int, continuation: Continuation | None = None
 ) -> torch.Tensor:
     """The rate of each of the ``steps`` steps of ``epoch`` (counted from 0), float64 [steps].
 
@@ -25,7 +25,7 @@ def rates(
     factor = {
         "constant": lambda: torch.ones_like(position),
         "step": lambda: torch.full_like(position, recipe.gamma**falls),
-        "exponential": lambda: torch.full_like(position, recipe.gamma**epoch),
+        "exponential": lambda: torch.full_like(position, recipe.gamma ** int(epoch)),
         "cosine": lambda: (1 + torch.cos(math.pi * done)) / 2,
         "linear": lambda: 1 - done,
     }[recipe.schedule]()
@@ -33,6 +33,11 @@ def rates(
     if recipe.warmup_epochs:
         rate = rate * ((position + 1 / steps) / recipe.warmup_epochs).clamp_max(1.0)
     return rate
+
+
+def step_of(moment: float, steps: int) -> int:
+    """How many of the ``steps`` of its epoch are taken at a moment: of 2.25, a quarter of them."""
+    return round(moment % 1 * steps)
 
 
 def _continued(recipe, epoch, steps, c):

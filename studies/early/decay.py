@@ -2,7 +2,7 @@
 
 from studies.decide import NotHere
 from studies.early.panels import (
-    best, correlation, epochs, half_step, held_out, peak, signal, values,
+    best, correlation, half_step, held_out, peak, signal, values,
 )  # fmt: skip
 from studies.early.shapes import AFTER_START, LATE, OF_TRAINING, better, not_at_start
 from studies.quantities import between, highest, known, last, ln
@@ -79,7 +79,7 @@ RULES = {
             "peak of Tr(F): middle - weak decay",
             known(peak(**MIDDLE) - peak(**WEAK)),
             OF_TRAINING,
-            resolution=50 / epochs(**WEAK),
+            resolution=half_step("fisher", **WEAK),
         ),
         more(
             "weak decay: best pruning epoch - peak - 10",
@@ -93,7 +93,7 @@ RULES = {
             "peak of Tr(F): strong - middle decay",
             known(peak(**STRONG) - peak(**MIDDLE)),
             OF_TRAINING,
-            resolution=50 / epochs(**STRONG),
+            resolution=half_step("fisher", **STRONG),
         ),
         more(
             "strong decay: peak - best pruning epoch",

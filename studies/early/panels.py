@@ -1,10 +1,10 @@
 """When to prune: one curve of the early-pruning study, and the quantities that its rules compare.
 
 The table has a row per run and measured epoch. Dense rows hold the signals ``fisher`` and
-``kl_uniform`` of every epoch; rows of runs pruned on their way (``sol_p``) hold ``prune_epoch`` and
-the accuracy at the end of training. Columns such as ``scope`` tell variants apart. Places on the
-axis of epochs are in percent of training, so that 20 of 200 epochs and 4 of 40 are the same 10;
-accuracies in points.
+``kl_uniform`` of every look, at each epoch's end or within it; rows of runs pruned on their way
+(``sol_p``) hold ``prune_epoch`` and the accuracy at the end of training. Columns such as ``scope``
+tell variants apart. Places on the axis of epochs are in percent of training, so that 20 of 200
+epochs and 4 of 40 are the same 10; accuracies in points.
 """
 
 from dataclasses import dataclass
@@ -47,14 +47,19 @@ class Panel:
         """Each seed's best pruning epoch, in percent of training."""
         return 100 * self.competing.idxmax(axis=1) / self.epochs
 
-    @property
-    def half_step(self) -> float:
-        """Half of the grid's step around the best epochs, in percent: what a place cannot tell."""
-        grid = self.competing.columns.to_numpy(dtype=float)
+    def half_step(self, name: str = "") -> float:
+        """Half of the grid's step around the best epochs, in percent: what a place cannot tell.
+
+        Of the signal ``name``: half of the step between two looks at it, around its peaks.
+        """
+        found, places = (
+            (self.signal(name), self.peak(name)) if name else (self.competing, self.best)
+        )
+        grid = found.columns.to_numpy(dtype=float)
         if len(grid) < LEAST:
-            raise NotHere(f"a best pruning epoch needs {LEAST} of them or more")
+            raise NotHere(f"a best pruning epoch, or a peak, needs {LEAST} of them or more")
         steps = np.diff(grid, append=2 * grid[-1] - grid[-2])
-        return 50 * np.interp(self.best * self.epochs / 100, grid, steps).mean() / self.epochs
+        return 50 * np.interp(places * self.epochs / 100, grid, steps).mean() / self.epochs
 
     def signal(self, name: str) -> pd.DataFrame:
         """The dense run's ``name`` by seed and epoch."""
@@ -70,7 +75,7 @@ class Panel:
 
     def correlation(self, name: str = "fisher") -> pd.Series:
         """Spearman's rho between accuracy and signal over the pruning epochs, one per seed."""
-        signal = self.signal(name).reindex(columns=self.competing.columns)
+        signal = self.signal(name).reindex(columns=self.competing.columns, method="nearest")
         return self.competing.rank(axis=1).corrwith(signal.rank(axis=1), axis=1)
 
 
@@ -82,14 +87,15 @@ def panel(table: pd.DataFrame, **chosen) -> Panel:
     rows = part(table, **chosen)
     pruned, dense = rows[rows["solution"] == "sol_p"], rows[rows["solution"] == "sol_d"]
     if pruned.empty or dense.empty:
-        variant = ", ".join(f"{name} {value}" for name, value in chosen.items())
-        raise NotHere(f"not among the variants of this run: {variant}")
+        asked = (f"{name} {value}" for name, value in chosen.items())
+        raise NotHere(f"not among the variants of this run: {', '.join(asked)}")
     last = pruned.sort_values("epoch").groupby("key").tail(1)
     if last.duplicated(["seed", "prune_epoch"]).any():
-        among = ", ".join(n for n in VARIANTS if n in table)
-        raise ValueError(f"the table holds several variants beside {chosen}: choose among {among}")
+        raise ValueError(
+            f"the table holds several variants beside {chosen}: choose among "
+            f"{', '.join(name for name in VARIANTS if name in table)}"
+        )
     accuracy = 100 * last.pivot_table(index="seed", columns="prune_epoch", values="test_accuracy")
-    accuracy.columns = accuracy.columns.astype(int)
     level = 100 * dense.sort_values("epoch").groupby("seed")["test_accuracy"].last()
     return Panel(accuracy.dropna(), level, dense, int(dense["epochs"].max()))
 

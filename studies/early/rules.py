@@ -6,7 +6,7 @@ Figures 1, 2, 4, 5, 9, 10 and 11 (when to prune); the others stand in ``decay`` 
 from itertools import pairwise
 
 from studies.early.panels import (
-    best, correlation, dense, epochs, half_step, held_out, peak, signal, values,
+    best, correlation, dense, half_step, held_out, peak, signal, values,
 )  # fmt: skip
 from studies.early.shapes import (
     EARLY, LATE, NEAR, OF_TRAINING, better, early, near, not_at_start, on, period, variants,
@@ -66,7 +66,7 @@ def order(table) -> Rule:
 LOST = known(dense(sparsity=0.9) - held_out(sparsity=0.9))
 ALLOWED = Numbers(lambda table: 2.5 if on("cifar100")(table) else 0.5)
 EARLY_OVER_LATE = known(held_out(0.0, EARLY) - held_out(LATE, 100.0))
-TRACE, FINE = signal("fisher"), 50 / epochs()
+TRACE, FINE = signal("fisher"), half_step("fisher")
 
 
 RULES = {

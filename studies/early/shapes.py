@@ -38,7 +38,7 @@ def not_at_start(**chosen) -> Rule:
     """Pruned at the first epoch of the grid, the untrained network, it ends worse."""
     grid = competing(**chosen)
     gain = known(held_out(AFTER_START, **chosen) - first(grid))
-    what = says("best later - pruned at epoch {}", lambda table: grid(table).columns[0])
+    what = says("best later - pruned at epoch {:g}", lambda table: grid(table).columns[0])
     return more(what, gain, "points", margin=matters())
 
 

@@ -58,7 +58,8 @@ OTHERS = {
 RUN = {
     "solution": "sol_f", "seed": 1, "parent": Run.dense(SETUP, seed=1), "measure_every": 2,
     "keep": [3], "keep_best": True, "keep_velocity": True, "watch": ["fisher"],
-    "watch_examples": 7, "form": "layer", "rewind": 1, "flow": {"every": 5}, "snapshots": [3, 7],
+    "watch_examples": 7, "watch_every": 9,
+    "form": "layer", "rewind": 1, "flow": {"every": 5}, "snapshots": [3, 7],
     "replica": 1, "fresh": True, "perturbed": "signs",
     "mask_update": {"method": "rigl", "every": 3, "end": 9, "fraction": 0.3},
 }  # fmt: skip
@@ -376,9 +377,9 @@ GRADUAL = gradually_pruned(
         (lambda: scratch(PARENT, sparsity=0.4, form="odd"), "form is 'odd': allowed are masked"),
         (lambda: scratch(PARENT, sparsity=0.4, snapshots=(4, 4)), "snapshots is .* rise"),
         (lambda: continued(GRADUAL, at=2, sparsity=0.5), "pruned on its way is a dense run"),
-        (lambda: continued(PARENT, at=6, sparsity=0.5), "a whole number from 0 to 5"),
-        (lambda: continued(PARENT, at=1.0, sparsity=0.5), "a whole number from 0 to 5"),
-        (lambda: continued(PARENT, at=True, sparsity=0.5), "a whole number from 0 to 5"),
+        (lambda: continued(PARENT, at=6, sparsity=0.5), "a number from 0 to 5"),
+        (lambda: continued(PARENT, at=1.5, sparsity=0.5), r"weights at \[\] only"),
+        (lambda: continued(PARENT, at=True, sparsity=0.5), "it should be a number"),
         (lambda: continued(PARENT, at=2, sparsity=0.5), r"weights at \[\] only"),
     ],
 )
@@ -399,7 +400,7 @@ def test_a_setup_takes_over_every_setting():
         "milestones": [2, 3], "sparse_milestones": [4], "gamma": 0.6, "lr_floor": 0.01,
         "warmup_epochs": 0.5, "precision": "bfloat16", "measure_every": 2, "score_examples": 30,
         "decay": "kernels", "flow_every": 7, "flow_examples": 11, "held": 5,
-        "watch": ["kl_uniform"], "watch_examples": 20, "rate_floor": 0.02,
+        "watch": ["kl_uniform"], "watch_examples": 20, "watch_every": 3, "rate_floor": 0.02,
         "floor_reading": "restart", "momentum_after": "kept", "label_smoothing": 0.1,
         "micro_batch": 3,
     }  # fmt: skip
@@ -425,6 +426,7 @@ def test_a_setup_takes_over_every_setting():
     assert (dense.recipe, sparse.recipe) == (setup.dense, setup.sparse)
     assert (dense.measure_every, sparse.measure_every) == (2, 2)
     assert (dense.watch, dense.watch_examples, dense.keep_velocity) == (("kl_uniform",), 20, True)
+    assert dense.watch_every == 3
     assert (sparse.watch, dense.keep_best, sparse.sparsity) == ((), True, 0.75)
     assert (sparse.pruning.scope, sparse.seed) == ("layer", 4)
     elsewhere = {"dataset", "seeds", "width", "folder", "image_size"}  # said or tested elsewhere

@@ -66,34 +66,33 @@ def test_the_map_recovers_distances_of_the_plane(notebook):
 # -- the online rule -------------------------------------------------------------------------------
 
 
+def says(values, patience, tolerance=0.0, step=1.0):
+    """When the rule says so, of values that are ``step`` epochs apart."""
+    looks = [(step * number, value) for number, value in enumerate(values)]
+    return pruning_epoch(looks, patience=patience, tolerance=tolerance)
+
+
 def test_the_rule_waits_for_its_patience():
     """It speaks ``patience`` epochs after the peak, and not before; of a signal that only rises it
-    never does."""
+    never does; within epochs likewise."""
     hill = [0, 1, 5, 9, 7, 6, 5, 4]
-    assert [pruning_epoch(hill, patience=k, tolerance=0.0) for k in (1, 2, 3)] == [4, 5, 6]
-    assert pruning_epoch(range(50), patience=1, tolerance=0.0) is None
+    assert [says(hill, patience) for patience in (0, 1, 2, 3)] == [4, 4, 5, 6]
+    assert [says(hill, patience, step=0.25) for patience in (0.25, 0.4, 1)] == [1, 1.25, 1.75]
+    assert says(range(50), 1) is None
+    assert says([9, *range(8)], 3) == 3, "highest before training"
 
 
 def test_the_rule_sees_no_future():
     """What comes after its word changes nothing."""
     past = [0, 3, 9, 8, 7]
-    assert (
-        pruning_epoch(past, patience=2)
-        == pruning_epoch([*past, 1e9, -1e9, math.nan], patience=2)
-        == 4
-    )
+    assert says(past, 2) == says([*past, 1e9, -1e9, math.nan], 2) == 4
 
 
 def test_a_plateau_is_a_turn():
-    """A signal that rises by less than the tolerance has turned; one that rises faster has not."""
+    """A signal that rises by less than the tolerance has turned; one that rises faster has not;
+    what is no number is no rise."""
     slow, fast = (np.cumsum([1.0] + [step] * 30) for step in (0.001, 0.1))
-    assert pruning_epoch(slow, patience=3, tolerance=0.01) is not None
-    assert pruning_epoch(fast[:20], patience=3, tolerance=0.01) is None
-
-
-def test_the_start_is_let_pass():
-    """A jump before training counts only with ``start=0``; NaN is no rise."""
-    signal = [100.0, 1, 2, 3, 2.5, 2.4, 2.3]
-    assert pruning_epoch(signal, patience=2) == 5
-    assert pruning_epoch(signal, patience=2, start=0) == 2
-    assert pruning_epoch([0, 1, 2, math.nan, math.nan], patience=2) == 4
+    assert says(slow, 3, 0.01) is not None
+    assert says(fast[:20], 3, 0.01) is None
+    assert says([0, 1, 2, math.nan, math.nan], 2) == 4
+    assert says([math.nan] * 5, 1) is None

@@ -323,16 +323,45 @@ def test_the_mildest_sparsity_ends_best():
 
 
 @pytest.mark.parametrize(
-    ("at", "slope", "expected"),
-    [(8, 0.001, "supported"), (36, 0.001, "refuted"), (8, 0.0, "refuted")],
-    ids=["at the best epoch", "late", "where every epoch is as good"],
+    ("rule", "always", "best", "random", "expected"),
+    [
+        (0.90, 0.88, 0.901, 0.85, "supported"),
+        (0.90, 0.90, 0.901, 0.85, "refuted"),
+        (0.90, 0.91, 0.901, 0.85, "refuted"),
+        (0.90, 0.88, 0.950, 0.85, "refuted"),
+        (0.90, 0.88, 0.901, 0.90, "refuted"),
+    ],
+    ids=["it is a rule", "a constant does as well", "or better", "it is costly", "chance as well"],
 )
-def test_the_online_rule(at, slope, expected):
-    """It must lose little against the best epoch, and gain against a random one."""
-    grid = runs(policy="grid", slope=slope)
-    chosen = grid[grid["prune_epoch"] == at].assign(policy="fisher")
-    chosen["key"] += " by the rule"
-    assert verdict("early-pruned-at-decision-rule", pd.concat([grid, chosen])) == expected
+def test_the_online_rule(rule, always, best, random, expected):
+    """It must lose little against each setting's best moment, and gain against the best constant
+    and against chance, in the mean over settings."""
+    stream = np.random.default_rng(0)
+    ends = {"rule on fisher": rule, "always": always, "best": best, "random": random}
+    cells = [(seed, cell) for seed in range(10) for cell in (-0.03, 0.0, 0.03)]
+    table = pd.DataFrame(
+        {
+            "key": f"{policy} {seed} {cell}", "policy": policy, "solution": "sol_p", "seed": seed,
+            "sparsity": 0.9 + cell, "test_accuracy": end + cell + stream.normal(0, 5e-4),
+        }
+        for policy, end in ends.items() for seed, cell in cells
+    )  # fmt: skip
+    dense = table[table["policy"] == "best"].assign(solution="sol_d", policy=None)
+    dense["key"] += " dense"
+    table = pd.concat([table, dense]).assign(epoch=EPOCHS, **HERE)
+    assert verdict("early-pruned-at-decision-rule", table) == expected
+
+
+def test_a_peak_is_told_within_the_epoch():
+    """To half the step between two looks; where looks are a quarter of an epoch apart, a fourth."""
+    coarse = runs(**PLAIN)
+    fine = coarse[coarse["solution"] == "sol_d"].assign(fisher=0.1, test_accuracy=np.nan)
+    fine["epoch"] = fine["epoch"] + np.where(fine["epoch"] < 9, 0.25, 0.0)
+    found = (
+        panels.panel(coarse).half_step("fisher"),
+        panels.panel(pd.concat([coarse, fine])).half_step("fisher"),
+    )
+    assert found == (pytest.approx(50 / EPOCHS), pytest.approx(50 * 0.25 / EPOCHS))
 
 
 def test_a_best_epoch_needs_a_grid():
