@@ -116,6 +116,9 @@ class Recipe(Spec):
     label_smoothing: fields.Sparsity = 0.0
     micro_batch: fields.Count | None = None
     """Examples in one pass, and in one BatchNorm, where memory is short."""
+    threads: fields.Count = 1
+    """Of the CPU in one pass of one network. More change the last bits, and go without batched and
+    sparse products; they are for a large network that trains alone."""
 
     def contradictions(self):
         many, epochs = list(self.milestones), self.epochs

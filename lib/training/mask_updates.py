@@ -59,6 +59,7 @@ def watched(group: Group) -> bool:
     return any(m.run.mask_update or m.run.flow or m.run.snapshots for m in group.members)
 
 
+@rng.on_threads(1)
 def after(group: Group, steps: int, batches: int, batch: Batch | None = None) -> None:
     """Change the masks that are due after ``steps`` optimiser steps, ``batches`` an epoch; record.
 
