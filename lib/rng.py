@@ -1,9 +1,8 @@
-"""What makes numbers the same again: named draws, and sums on a named number of threads.
-
-Every draw has its own generator, derived from a seed and the draw's name.
+"""Named randomness: every draw has its own generator, derived from a seed and the draw's name.
 
 Nothing in this project touches a global random state. Generators live on the CPU and their numbers
-are moved, so that a run draws the same numbers on every device and in every cohort.
+are moved, so that a run draws the same numbers on every device and in every cohort. Sums too
+have a number of threads: their last bits depend on it.
 """
 
 import contextlib
@@ -26,11 +25,9 @@ def generator(seed: int, *name) -> torch.Generator:
 
 @contextlib.contextmanager
 def on_threads(count: int) -> Iterator[None]:
-    """Compute with ``count`` threads, whatever number is at hand: sums over many numbers have
-    other last bits on two threads than on one. The caller's number stands again afterwards.
+    """Compute with ``count`` threads, whatever number is at hand; it stands again afterwards.
 
-    >>> with on_threads(3):
-    ...     torch.get_num_threads()
+    >>> on_threads(3)(torch.get_num_threads)()
     3
     """
     with contextlib.ExitStack() as afterwards:

@@ -24,15 +24,9 @@ NORMS = nn.modules.batchnorm._BatchNorm
 
 
 def check(
-    network: nn.Module,
-    x: Tensor,
-    labels: Tensor | None = None,
-    *,
-    mask: Named | None = None,
-    which: str = "all",
-    chunk: int | None = None,
-    **counts: int | None,
-) -> tuple[Named | None, str, int | None]:
+    network: nn.Module, x: Tensor, labels: Tensor | None = None, *, mask: Named | None = None,
+    which: str = "all", chunk: int | None = None, **counts: int | None,
+) -> tuple[Named | None, str, int | None]:  # fmt: skip
     """(mask, which, chunk); ``MeasureError`` for what no estimator can measure.
 
     That is: a layer with parameters that no formula covers, or that two layers share; train mode;

@@ -128,8 +128,7 @@ def _cohorts(runs):
         r = run.recipe
         shared = (
             len(with_parents([run])), run.data, run.network, run.measure_every, r.batch_size,
-            r.momentum, r.nesterov, r.precision, r.label_smoothing, r.micro_batch,
-            r.threads,
+            r.momentum, r.nesterov, r.precision, r.label_smoothing, r.micro_batch, r.threads,
         )  # fmt: skip
         groups.setdefault(shared, []).append(run)
     return [

@@ -117,8 +117,7 @@ class Recipe(Spec):
     micro_batch: fields.Count | None = None
     """Examples in one pass, and in one BatchNorm, where memory is short."""
     threads: fields.Count = 1
-    """Of the CPU in one pass of one network. More change the last bits, and go without batched and
-    sparse products; they are for a large network that trains alone."""
+    """Of the CPU in one pass; more, for one large network alone, know no batched or sparse ones."""
 
     def contradictions(self):
         many, epochs = list(self.milestones), self.epochs

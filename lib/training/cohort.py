@@ -55,18 +55,12 @@ class Layout:
     def mask_row(self, mask: Named) -> torch.Tensor:
         """The flat bool row [P] of a mask by name; parameters that it does not name live."""
         return self.row(
-            {
-                name: mask[name] if name in mask else torch.ones(shape, dtype=torch.bool)
-                for name, shape in self.parameters.items()
-            }
+            {n: torch.ones(s, dtype=torch.bool) for n, s in self.parameters.items()} | mask
         )
 
     def fresh_buffers(self) -> torch.Tensor:
         """Running statistics [B] as they are before training: mean 0, variance 1."""
-        rows = [
-            torch.full((shape.numel(),), float(name.endswith("running_var")))
-            for name, shape in self.buffers.items()
-        ]
+        rows = [torch.full((s.numel(),), float(n.endswith("var"))) for n, s in self.buffers.items()]
         return torch.cat([*rows, torch.zeros(0)])
 
 
@@ -205,8 +199,6 @@ def decays(recipes: list, layout: Layout, device) -> float | torch.Tensor:
     shares = torch.tensor([[recipe.weight_decay] for recipe in recipes])
     if all(recipe.decay == "all" for recipe in recipes):
         return column(shares, device)(0)
-    kernels = layout.row(
-        {name: torch.full(s, float(len(s) > 1)) for name, s in layout.parameters.items()}
-    )
+    kernels = layout.row({n: torch.ones(s) * (len(s) > 1) for n, s in layout.parameters.items()})
     whole = {"kernels": kernels, "all": torch.ones_like(kernels)}
     return (shares * torch.stack([whole[recipe.decay] for recipe in recipes])).to(device)

@@ -147,8 +147,7 @@ Engine = BatchedMLP | InTurn | live.LiveOnly
 
 
 def batched(network: nn.Module, recipe: Recipe) -> TypeGuard[MLP]:
-    """Whether the passes are batched products: an MLP in float32 (no BatchNorm, small batches),
-    on one thread."""
+    """Whether the passes are batched products: an MLP in float32 on one thread (no BatchNorm)."""
     return type(network) is MLP and recipe.precision == "float32" and recipe.threads == 1
 
 

@@ -1,8 +1,7 @@
 """How many threads do the work of a cohort: workers take its groups of members in turn.
 
-Bits depend on the threads that share a sum. So a pass has as many as its recipe says, one unless
-told otherwise, on any machine and in any cohort; the cores that are at hand take members. More help
-only where they share no sum: in batched products they split the members, in sparse ones the rows.
+Bits depend on the threads that share a sum. So a pass has as many as its recipe says, in any
+cohort; more help only where they split the members of batched products, or rows of sparse ones.
 """
 
 import threading
@@ -22,10 +21,8 @@ def plan(
     of the recipe. Where there are fewer groups than ``cores``, spare ones help with the steps of a
     group of many small members (never more of them than members), or of live ones.
 
-    >>> plan(5, 0, 1e9, False, cores=2), plan(1, 0, 1e9, False, cores=2, threads=2)
-    (([1, 1, 1, 1, 1], 2, 1), ([1], 1, 2))
-    >>> plan(32, 0, 1e6, True, cores=2), plan(0, 1, 1e9, True, cores=4)
-    (([32], 1, 2), ([1], 1, 4))
+    >>> plan(3, 0, 1e9, False, cores=2), plan(32, 0, 1e6, True, cores=2)
+    (([1, 1, 1], 2, 1), ([32], 1, 2))
     """
     size = max(1, min(members, round(60e6 / work))) if batched else 1
     groups = -(-members // size)

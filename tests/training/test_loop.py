@@ -26,6 +26,7 @@ from support import (
     small,
     usual_loop,
 )
+from torch import nn
 
 from lib import rng
 from lib.metrics import predictions
@@ -185,7 +186,7 @@ def test_threads_that_share_no_sum_leave_the_bits(tmp_path):
         alive = torch.rand(members, layout.size, generator=stream) < (0.03 if sparse else 1)
         weights = 0.1 * torch.randn(alive.shape, generator=stream) * alive
         x = torch.randn(members, 128, *shape, generator=stream)
-        y = torch.randint(10, (members, 128), generator=stream)
+        y, rows = torch.randint(10, (members, 128), generator=stream), torch.empty(members, 1)
         found = []
         for count in (1, 2, 3, 8):
             group = Cohort(layout, weights.clone(), torch.zeros(members, 0), alive)
@@ -193,6 +194,7 @@ def test_threads_that_share_no_sum_leave_the_bits(tmp_path):
                 engine = engines.engine(group, network, live_inputs=shape if sparse else None)
                 loss = engine.gradients(x, y)
                 sgd_(group, 0.1, 0.9, True, 1e-3)
+                sgd_(group, torch.full((members, 1), 0.03), 0.9, False, torch.full_like(rows, 0.1))
             found.append({"weights": group.weights, "loss": loss})
         for other in found[1:]:
             same_tensors(other, found[0])
@@ -240,7 +242,7 @@ def test_measuring_is_each_members_own(tmp_path):
 LARGE = {  # one network of each kind of passes, so large that sums are shared out among threads
     "mlp": {"widths": [300, 300], "train_examples": 140, "batch_size": 128},
     "resnet": {"network": "resnet-20", "train_examples": 64, "normalise": "channel"},
-    "two threads": {"network": "resnet-20", "width": 0.5, "train_examples": 64, "threads": 2},
+    "two threads": {"network": "resnet-20", "width": 0.25, "train_examples": 64, "threads": 2},
 }
 
 
@@ -248,7 +250,8 @@ LARGE = {  # one network of each kind of passes, so large that sums are shared o
 def test_the_bits_of_a_large_network_are_its_own(kind, tmp_path):
     """On two threads: alone, in a cohort, killed and gone on; and with one thread at hand. Under a
     criterion that sums over examples, and a mask that changes by gradients."""
-    setup = small(**{"epochs": 2, "sparse_epochs": 2, "criterion": "snip", **LARGE[kind]})
+    brief = {"epochs": 2, "sparse_epochs": 2, "test_examples": 20, "criterion": "snip"}
+    setup = small(**{**brief, **LARGE[kind]})
     grown = MaskUpdate(method="rigl", every=1, start=0, end=3, fraction=0.3, held=32)
     dense = [Run.dense(setup, seed=seed) for seed in range(2)]
     runs = [dense[0], scratch(dense[0], sparsity=0.5, mask_update=grown)]
@@ -264,6 +267,20 @@ def test_the_bits_of_a_large_network_are_its_own(kind, tmp_path):
     for store in stores.values():
         same_results(runs, stores["alone"], store)
     assert stores["alone"].get(runs[0].key).info["threads"] == setup.dense.threads
+
+
+def test_only_the_projects_own_rectifiers_work_in_place():
+    """While they train; a user's module may read what goes into one again."""
+    users = nn.Sequential(nn.Flatten(), nn.Linear(192, 10), nn.ReLU()).to("meta")
+    for network, ours in ((networks.build("resnet-20", (3, 8, 8), 10), True), (users, False)):
+        layout = Layout(network)
+        rows = torch.zeros(1, layout.size), torch.zeros(1, layout.buffer_size)
+        group = Cohort(layout, *rows, torch.ones(1, layout.size, dtype=torch.bool))
+        (trained,) = engines.InTurn(group, network, engines.PLAIN).modules
+        for module, inplace in ((trained, ours), (network, False)):
+            found = [part.inplace for part in module.modules() if isinstance(part, nn.ReLU)]
+            assert found
+            assert set(found) == {inplace}
 
 
 def test_the_number_of_threads_is_left_as_it_was(tmp_path):
