@@ -14,8 +14,8 @@ from torch import nn
 from lib.models.networks import MLP, LeNet5
 from lib.sparse.patterns import Named, Pattern, Patterns, Shape, children
 
-# Seconds per entry, example and pass in sparse and in dense products, and per layer in calls
-# (see benchmarks).
+# Seconds per entry, example and pass in sparse and in dense products, and per layer in calls. They
+# choose between sums in two orders: with another one, the FORMAT of ``lib.specs.run`` must rise.
 SPARSE, CALLS = 1 / 15e9, 60e-6
 DENSE: dict[type, float] = {MLP: 1 / 58e9, LeNet5: 1 / 17e9}
 Back = Callable[[torch.Tensor], torch.Tensor]
