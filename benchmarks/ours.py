@@ -39,6 +39,7 @@ class Task:
     classes: int = 10
     lr: float = 1e-4
     precision: str = "float32"
+    threads: int = 1
 
     @functools.cached_property
     def images(self) -> sets.ImageSet:
@@ -69,7 +70,7 @@ class Task:
         settings = Settings(
             dataset=self.images.name, network=self.name, widths=self.widths, width=self.width, augment=self.augment,
             epochs=ENDLESS, sparse_epochs=ENDLESS, batch_size=self.batch, lr=self.lr, momentum=self.momentum,
-            precision=self.precision, seeds=1, measure_every=ENDLESS,
+            precision=self.precision, threads=self.threads, seeds=1, measure_every=ENDLESS,
         )  # fmt: skip
         return Run.dense(setup_of(settings, self.images.fingerprint), seed=0)
 

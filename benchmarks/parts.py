@@ -10,9 +10,14 @@ def _training(quick):
         "Batch 128. *Bare* is a forward and a backward pass over tensors that lie ready, with PyTorch's default threads and memory "
         "format, without optimiser, mask, order or augmentation; ours has all of these. The *DataLoader* loop is the usual "
         "pattern: PIL images and torchvision transforms, SGD, mask re-applied, loss and accuracy at each step, with the faster "
-        "of 0 and 2 worker processes. Images of all members count."
+        "of 0 and 2 worker processes. Images of all members count. A member computes on one thread, unless it is said otherwise."
+    )
+    alone = (
+        "One member and bare passes, in time on the processor. *Convolutions alone* are bare passes of the same network without "
+        "BatchNorm and ReLU: what is between them and the others is all that fusing those could save."
     )
     return [
+        ("The training loop on one thread", alone, training.on_one_thread(quick)),
         ("The training loop with masks", text, rows),
         ("The training loop: images per second", "All contenders.", speeds),
     ]
@@ -86,10 +91,18 @@ def _threads(quick):
 
 def _passes(quick):
     text = (
-        "Optimiser steps of one member on one thread, batch 128, random masks of the same sparsity in every layer: the sparse products of "
-        "`lib.sparse.live` against the dense ones with zeros in them, and which of the two a run takes."
+        "Optimiser steps of one member on one thread, in time on the processor, batch 128: the sparse products of `lib.sparse.live` "
+        "against the dense ones with zeros in them, and which of the two a run takes. Masks by magnitude, ranked over the whole "
+        "network (*global*, as runs have them: the first layer stays half dense) or pruned alike in every layer (*uniform*)."
     )
-    return [("Steps at the cost of the live weights", text, passes.run(quick))]
+    first = (
+        "Examples a second, in time on the processor, through the first convolution with its pool and ReLU, forward and back, in masks of "
+        "0.95 ranked over the whole network: whether dense products would serve that layer better than sparse ones."
+    )
+    return [
+        ("Steps at the cost of the live weights", text, passes.run(quick)),
+        ("The first convolution, which stays half dense", first, passes.first_layer(quick)),
+    ]
 
 
 PARTS = {

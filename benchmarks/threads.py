@@ -35,7 +35,9 @@ def run(quick: bool) -> list[dict]:
 def _line(title, task, members, quick):
     cores = torch.get_num_threads()
     planned, spread = task.training(members), task.training(members)
-    spread.workers = Workers(1, cores)
+    spread.workers = Workers(1)
+    for group in spread.groups:
+        group.threads = cores
     single = task.training(members, cores=1)
     rates = race(
         {
@@ -45,10 +47,10 @@ def _line(title, task, members, quick):
         2 if quick else 3,
         0.1 if quick else 0.5,
     )
-    team, largest = planned.workers, max(len(group.members) for group in planned.groups)
+    largest = max(len(group.members) for group in planned.groups)
     return {
         "work": f"{title}, batch {task.batch}, {members} member{'s' * (members > 1)}",
-        "chosen": f"{len(planned.groups)} group(s) of up to {largest}, {team.count} worker(s) x {team.threads} thread(s)",
+        "chosen": f"{len(planned.groups)} group(s) of up to {largest}, {min(cores, len(planned.groups))} worker(s) x {planned.groups[0].threads} thread(s)",
         "images per second as chosen": str(rates.rate("plan")),
         "1 thread": str(rates.rate("one")),
         "all threads in each pass": str(rates.rate("all")),

@@ -24,13 +24,14 @@ def network(task: Task) -> torch.nn.Module:
     return module.train()
 
 
-def bare(task: Task, channels_last: bool = False) -> Contender:
+def bare(task: Task, channels_last: bool = False, products_alone: bool = False) -> Contender:
     """Forward and backward passes over tensors that lie ready: no optimiser, no mask, no shuffling,
     no measuring.
 
     This is the most that any loop around these passes could reach in this memory format with
     autograd and all of PyTorch's threads. The batches are slices (views) of one tensor,
-    gradients are dropped before each pass.
+    gradients are dropped before each pass. With ``products_alone`` the network has no BatchNorm
+    and no ReLU any more: what is left is the time that no fusing of these could save.
     """
     kind = torch.channels_last if channels_last else torch.contiguous_format
     module, x, y = (
@@ -38,6 +39,10 @@ def bare(task: Task, channels_last: bool = False) -> Contender:
         task.images.x_train.contiguous(memory_format=kind),
         task.images.y_train,
     )
+    for parent in list(module.modules()) if products_alone else []:
+        for name, part in list(parent.named_children()):
+            if isinstance(part, (torch.nn.BatchNorm2d, torch.nn.ReLU)):
+                setattr(parent, name, torch.nn.Identity())
 
     def epoch():
         for start in range(0, len(y), task.batch):

@@ -59,6 +59,7 @@ class ImageSet:
         return tuple(self.x_train.shape[1:])
 
 
+@rng.on_threads(1)
 def normalised(
     train: torch.Tensor, test: torch.Tensor, how: str
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -10,14 +10,9 @@ from lib.metrics.gradients import asked, norms_and_dots, passes
 
 
 def cosines(
-    network: nn.Module,
-    x: Tensor,
-    labels: Tensor,
-    direction: Named,
-    *,
-    masks: Sequence[Named | None] = (None,),
-    **options,
-) -> list[Tensor]:
+    network: nn.Module, x: Tensor, labels: Tensor, direction: Named, *,
+    masks: Sequence[Named | None] = (None,), **options,
+) -> list[Tensor]:  # fmt: skip
     """Cosines [n] between each example's negative loss gradient and ``direction``, by mask.
 
     Price study, Figures 8b and 8c; over the live weights that count. The gradient of the loss is

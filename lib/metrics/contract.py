@@ -24,15 +24,9 @@ NORMS = nn.modules.batchnorm._BatchNorm
 
 
 def check(
-    network: nn.Module,
-    x: Tensor,
-    labels: Tensor | None = None,
-    *,
-    mask: Named | None = None,
-    which: str = "all",
-    chunk: int | None = None,
-    **counts: int | None,
-) -> tuple[Named | None, str, int | None]:
+    network: nn.Module, x: Tensor, labels: Tensor | None = None, *, mask: Named | None = None,
+    which: str = "all", chunk: int | None = None, **counts: int | None,
+) -> tuple[Named | None, str, int | None]:  # fmt: skip
     """(mask, which, chunk); ``MeasureError`` for what no estimator can measure.
 
     That is: a layer with parameters that no formula covers, or that two layers share; train mode;
@@ -52,11 +46,12 @@ def check(
             f"layer {name or '(the network itself)'!r} is a {type(module).__name__}: no formula "
             f"covers it; there are formulas for {', '.join(kind.__name__ for kind in KINDS)}",
         )
+    named = dict(network.named_parameters(remove_duplicate=False))
     require(
-        not shares(network),
+        len(set(named.values())) == len(named),
         "two layers share a parameter: the formulas need each parameter to be used in one layer",
     )
-    for name, p in network.named_parameters():  # the sum is the fast question; it may overflow
+    for name, p in named.items():  # the sum is the fast question; it may overflow
         require(
             p.detach().sum().isfinite() or p.detach().isfinite().all(),
             f"parameter {name!r} holds values that are not finite: the run has diverged",

@@ -40,8 +40,7 @@ def exact(network: nn.Module, x: Tensor, *, chunk: int | None = None) -> Tensor:
     if isinstance(first, nn.Linear) and first.in_features > first.out_features:
         gram = first.weight.detach() @ first.weight.detach().t()
         for _, taken in passes(network, x, chunk):
-            rows = _rows(taken.logits, taken.outputs[0])  # type: ignore[union-attr]
-            delta = torch.cat(list(rows))
+            delta = torch.cat([*_rows(taken.logits, taken.outputs[0])])  # type: ignore[union-attr]
             found.append((delta @ gram).mul_(delta).sum(1).view(-1, len(taken.logits)).sum(0))
         return torch.cat(found)
     frozen = {name: p.detach() for name, p in network.named_parameters()}

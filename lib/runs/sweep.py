@@ -129,6 +129,7 @@ def _cohorts(runs):
         shared = (
             len(with_parents([run])), run.data, run.network, run.measure_every, run.begin % 1,
             r.batch_size, r.momentum, r.nesterov, r.precision, r.label_smoothing, r.micro_batch,
+            r.threads,
         )  # fmt: skip
         groups.setdefault(shared, []).append(run)
     return [
@@ -215,7 +216,7 @@ def _finished(member, tensors, task):
     run, facts, on_gpu = member.run, member.facts, task.device.type == "cuda"
     machine = torch.cuda.get_device_name() if on_gpu else platform.processor() or platform.machine()
     info = {
-        **facts, "diverged": member.diverged, "device": machine,
+        **facts, "diverged": member.diverged, "device": machine, "threads": run.recipe.threads,
         "density": 1 - facts["pruned"] / max(facts["prunable"], 1),
         "python": sys.version.split()[0], "torch": torch.__version__,
     }  # fmt: skip

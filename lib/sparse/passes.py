@@ -163,14 +163,15 @@ def patterns_of(
     and the values of its mask, and hold no weights: to know them changes time alone.
     """
     shape = tuple(x.shape[1:])
-    tensors = (x, *network.parameters())
+    named = dict(network.named_parameters())  # once: in small networks such walks count
+    tensors = (x, *named.values())
     if type(network) not in live.DENSE or not (
         x.dtype in (torch.float32, torch.float64)
         and all(t.device.type == "cpu" and t.dtype == x.dtype for t in tensors)
         and all(_fits(module, before) for _, module, before, _ in children(network, shape))
     ):
         return None
-    weights = {n: p.detach() for n, p in network.named_parameters() if p.dim() > 1}
+    weights = {n: p.detach() for n, p in named.items() if p.dim() > 1}
     every = torch.ones((), dtype=torch.bool)
     lives = {
         name: torch.from_numpy(value.numpy() != 0)  # NumPy compares and counts much faster
@@ -178,14 +179,18 @@ def patterns_of(
         else mask.get(name, every).expand_as(value)
         for name, value in weights.items()
     }
-    kernels = (kernel.numpy() for kernel in lives.values() if kernel.dim() == 4)
-    dense = any(np.count_nonzero(kernel) > DENSEST * kernel.size for kernel in kernels)
+    dense = any(
+        np.count_nonzero(kernel.numpy()) > DENSEST * kernel.numel()
+        for kernel in lives.values()
+        if kernel.dim() == 4
+    )
     if dense or not live.pays(network, lives, shape, batch):
         return None
     if network not in _known or not _known[network].are_of(lives, shape):
         _known[network] = Patterns(network, lives, shape)
-    pairs = ((weights[n].numpy(), alive.numpy()) for n, alive in lives.items())
-    outside = any(np.count_nonzero((weight != 0) & ~alive) for weight, alive in pairs)
+    outside = any(
+        np.count_nonzero((weights[n].numpy() != 0) > alive.numpy()) for n, alive in lives.items()
+    )
     return None if outside else _known[network]
 
 

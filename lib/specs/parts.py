@@ -116,6 +116,8 @@ class Recipe(Spec):
     label_smoothing: fields.Sparsity = 0.0
     micro_batch: fields.Count | None = None
     """Examples in one pass, and in one BatchNorm, where memory is short."""
+    threads: fields.Count = 1
+    """Of the CPU in one pass; more, for one large network alone, know no batched or sparse ones."""
 
     def contradictions(self):
         many, epochs = list(self.milestones), self.epochs

@@ -43,8 +43,10 @@ class Layout:
         """Views [..., *shape] by name into ``rows`` [..., P] (or [..., B] for ``buffers``)."""
         shapes = self.buffers if buffers else self.parameters
         parts = rows.split([shape.numel() for shape in shapes.values()], -1)
-        placed = zip(shapes.items(), parts, strict=True)
-        return {name: part.view((*rows.shape[:-1], *shape)) for (name, shape), part in placed}
+        return {
+            name: part.view((*rows.shape[:-1], *shape))
+            for (name, shape), part in zip(shapes.items(), parts, strict=True)
+        }
 
     def row(self, values: Named) -> torch.Tensor:
         """The flat row [P] of parameters given by name; the inverse of ``views``."""
@@ -52,13 +54,13 @@ class Layout:
 
     def mask_row(self, mask: Named) -> torch.Tensor:
         """The flat bool row [P] of a mask by name; parameters that it does not name live."""
-        ones = {n: torch.ones(shape, dtype=torch.bool) for n, shape in self.parameters.items()}
-        return self.row({**ones, **mask})
+        return self.row(
+            {n: torch.ones(s, dtype=torch.bool) for n, s in self.parameters.items()} | mask
+        )
 
     def fresh_buffers(self) -> torch.Tensor:
         """Running statistics [B] as they are before training: mean 0, variance 1."""
-        shapes = self.buffers.items()
-        rows = [torch.full((s.numel(),), float(n.endswith("running_var"))) for n, s in shapes]
+        rows = [torch.full((s.numel(),), float(n.endswith("var"))) for n, s in self.buffers.items()]
         return torch.cat([*rows, torch.zeros(0)])
 
 
@@ -197,7 +199,6 @@ def decays(recipes: list, layout: Layout, device) -> float | torch.Tensor:
     shares = torch.tensor([[recipe.weight_decay] for recipe in recipes])
     if all(recipe.decay == "all" for recipe in recipes):
         return column(shares, device)(0)
-    shapes = layout.parameters.items()
-    kernels = layout.row({name: torch.full(s, float(len(s) > 1)) for name, s in shapes})
+    kernels = layout.row({n: torch.ones(s) * (len(s) > 1) for n, s in layout.parameters.items()})
     whole = {"kernels": kernels, "all": torch.ones_like(kernels)}
     return (shares * torch.stack([whole[recipe.decay] for recipe in recipes])).to(device)

@@ -16,6 +16,7 @@ from lib.specs.run import Run
 from lib.training.cohort import Layout, Named, filled
 
 
+@rng.on_threads(1)
 def initial_state(
     run: Run, network: nn.Module, parent: Named | None, images: sets.ImageSet
 ) -> tuple[Named, dict]:

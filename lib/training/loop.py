@@ -1,9 +1,9 @@
 """The one training loop: a cohort of K networks in lock-step, epoch by epoch.
 
 Every member has its own weights, mask, data order, labels and hyper-parameters. Within an epoch the
-members are split into groups that workers take in turn: how large a group and how many threads, the
-size of the work decides. A member whose loss is not finite stops alone and is marked diverged; the
-others never notice.
+members are split into groups that workers take in turn: how large a group and how many workers, the
+size of the work decides; what a step computes does not hang on it. A member whose loss is not
+finite stops alone and is marked diverged; the others never notice.
 """
 
 import time
@@ -13,6 +13,7 @@ from itertools import islice
 import torch
 from torch import nn
 
+from lib import rng
 from lib.data import batches, sets
 from lib.models.networks import MLP
 from lib.specs.run import Run
@@ -51,7 +52,7 @@ class Training:
             Member(run, *labels_of(run, images), facts)
             for run, (_, facts) in zip(runs, starts, strict=True)
         ]
-        self.workers = Workers(1, 1)
+        self.workers = Workers(1)
         self._arrange(Cohort(Layout(network), members=members, **rows))
 
     @property
@@ -72,11 +73,14 @@ class Training:
 
         It may be called by several threads at once.
         """
-        sparse = [group.sparse for group in self.groups for _ in group.members]
-        if sparse != plan.sparsely(self.cohort, self.network, self.images):
+        if plan.sparsely(self.cohort, self.network, self.images) != [
+            group.sparse for group in self.groups for _ in group.members
+        ]:
             self._arrange(self.cohort)  # for masks that are pruned gradually
         begin = time.perf_counter()
-        self.workers.each(lambda group: self._group_epoch(group, tick), self.groups)
+        self.workers.each(
+            lambda group: rng.on_threads(group.threads)(self._group_epoch)(group, tick), self.groups
+        )
         self.epoch += 1
         seconds = (time.perf_counter() - begin) / len(self.members)
         for member in self.members:
@@ -123,7 +127,8 @@ class Training:
 
     def observe(self) -> None:
         """Measure and keep weights after an epoch (or before the first), where it is due."""
-        self.workers.each(lambda group: monitors.observe(group, self.epoch), self.groups)
+        measured = rng.on_threads(self.recipe.threads)(monitors.observe)
+        self.workers.each(lambda group: measured(group, self.epoch), self.groups)
 
     # -- leaving, interrupting, resuming -----------------------------------------------------------
 

@@ -66,6 +66,7 @@ def watched(group: Group) -> bool:
     )  # fmt: skip
 
 
+@rng.on_threads(1)
 def after(group: Group, steps: int, batches: int, batch: Batch | None = None) -> None:
     """Change the masks that are due after ``steps`` optimiser steps, ``batches`` an epoch; record.
 

@@ -21,6 +21,7 @@ class Group:
     images: sets.ImageSet
     sparse: bool  # whether a step costs their live weights alone
     engine: engines.Engine
+    threads: int  # in a step
 
     @property
     def members(self) -> list[Member]:
@@ -37,8 +38,8 @@ def sparsely(rows: Cohort, network: nn.Module, images: sets.ImageSet) -> list[bo
     """For each member, whether its steps are taken at the cost of its live weights: by its own mask
     and specification alone, whoever else is in the cohort."""
     recipe = rows.members[0].run.recipe
-    plain = recipe.precision == "float32" and not (recipe.label_smoothing or recipe.micro_batch)
-    if rows.weights.device.type != "cpu" or not plain:
+    other = recipe.threads > 1 or recipe.label_smoothing or recipe.micro_batch
+    if rows.weights.device.type != "cpu" or recipe.precision != "float32" or other:
         return [False] * len(rows)
     masks = (rows.layout.views(row) for row in rows.mask)
     return [live.pays(network, mask, images.shape, recipe.batch_size) for mask in masks]
@@ -50,7 +51,7 @@ def arranged(
     """The cohort with those whose live weights are few behind the others, its groups, the workers:
     they follow from the size of the work; on a GPU all are one group."""
     if not cohort.members:
-        return cohort, [], threads.Workers(1, 1)
+        return cohort, [], threads.Workers(1)
     kinds = sparsely(cohort, network, images)
     order = sorted(range(len(kinds)), key=kinds.__getitem__)
     if order != sorted(order):
@@ -60,10 +61,12 @@ def arranged(
     if cohort.weights.device.type == "cpu":
         work = flops.training(flops.forward(network, images.shape), recipe.batch_size)
         batched = engines.batched(network, recipe)
-        sizes, workers, each = threads.plan(dense, len(kinds) - dense, work, batched, cores)
+        sizes, workers, each = threads.plan(
+            dense, len(kinds) - dense, work, batched, cores, recipe.threads
+        )
     groups = []
     for stop, size in zip(accumulate(sizes), sizes, strict=True):
         rows, sparse = cohort[stop - size : stop], kinds[stop - size]
         engine = engines.engine(rows, network, recipe, images.shape if sparse else None)
-        groups.append(Group(rows, network, images, sparse, engine))
-    return cohort, groups, threads.Workers(workers, each)
+        groups.append(Group(rows, network, images, sparse, engine, each))
+    return cohort, groups, threads.Workers(workers)

@@ -1,36 +1,40 @@
-"""How many threads do the work of a cohort: workers take its groups of members in turn."""
+"""How many threads do the work of a cohort: workers take its groups of members in turn.
+
+Bits depend on the threads that share a sum. So a pass has as many as its recipe says, in any
+cohort; more help only where they split the members of batched products, or rows of sparse ones.
+"""
 
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from typing import Any
 
-import torch
-
 
 def plan(
-    members: int, live: int, work: float, batched: bool, cores: int
+    members: int, live: int, work: float, batched: bool, cores: int, threads: int = 1
 ) -> tuple[list[int], int, int]:
     """(sizes of the groups, workers, threads of each) for ``members``, and ``live`` ones behind.
 
     A step of one of the ``members`` costs ``work`` FLOPs. Small networks are grouped until a step
     is worth its calls (about 60 MFLOP); those whose steps cost their live weights alone
-    (``lib.sparse.live``) are groups of one. A worker takes a group at a time and computes with one
-    thread; where there are fewer groups than cores, spare cores help with a group of many members,
-    or with a lone large one (whose convolutions then add up in another order than in a cohort).
+    (``lib.sparse.live``) are groups of one. A worker takes a group at a time, with the ``threads``
+    of the recipe. Where there are fewer groups than ``cores``, spare ones help with the steps of a
+    group of many small members (never more of them than members), or of live ones.
+
+    >>> plan(3, 0, 1e9, False, cores=2), plan(32, 0, 1e6, True, cores=2)
+    (([1, 1, 1], 2, 1), ([32], 1, 2))
     """
     size = max(1, min(members, round(60e6 / work))) if batched else 1
     groups = -(-members // size)
     size = -(-members // max(groups, 1))
     sizes = [min(size, members - k * size) for k in range(groups)] + [1] * live
-    workers = min(cores, len(sizes))
-    # batched products are split between members: the bits stay
-    shared = members and (work > 100e6 or (size >= 8 and size * work > 5e6))
-    return sizes, workers, cores // workers if shared else 1
+    workers = min(max(1, cores // threads), len(sizes))
+    alone = members and (not batched or size < 8 or size * work < 5e6)
+    return sizes, workers, threads if alone else min([cores // workers, *sizes[:groups]])
 
 
 class Workers:
-    """``count`` workers with ``threads`` threads each.
+    """``count`` workers; each piece of work says on how many threads it computes.
 
     A lone worker is the calling thread itself: another one would have OpenMP threads of its own,
     and where there are more of these than cores they no longer wait actively, which halves the
@@ -38,22 +42,15 @@ class Workers:
     its buffers for matrix products anew.
     """
 
-    def __init__(self, count: int, threads: int):
-        self.count, self.threads = count, threads
+    def __init__(self, count: int):
         self.cancelled = threading.Event()  # set when one fails
-        pool = ThreadPoolExecutor(count, "", torch.set_num_threads, (threads,))
-        self.pool = pool if count > 1 else None  # it has no threads before it has work
+        self.pool = ThreadPoolExecutor(count) if count > 1 else None
 
     def each(self, work: Callable[[Any], None], items: Iterable) -> None:
         """``work(item)`` for every one of the ``items``; where one fails the others stop soon."""
         if self.pool is None:
-            before = torch.get_num_threads()
-            torch.set_num_threads(self.threads)
-            try:
-                for item in items:
-                    work(item)
-            finally:
-                torch.set_num_threads(before)
+            for item in items:
+                work(item)
             return
         tasks = [self.pool.submit(work, item) for item in items]
         try:

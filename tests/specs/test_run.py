@@ -48,7 +48,7 @@ OTHERS = {
         "epochs": 6, "batch_size": 33, "lr": 0.1 + 1e-9, "momentum": 0.8, "nesterov": True,
         "weight_decay": 1e-9, "schedule": "cosine", "milestones": [3], "gamma": 0.2,
         "lr_floor": 1e-3, "warmup_epochs": 0.5, "precision": "bfloat16", "decay": "kernels",
-        "label_smoothing": 1e-9, "micro_batch": 5,
+        "label_smoothing": 1e-9, "micro_batch": 5, "threads": 2,
     },
     "pruning": {
         "sparsity": 0.5 + 1e-9, "criterion": "random", "scope": "layer", "keep_dense": [],
@@ -402,11 +402,11 @@ def test_a_setup_takes_over_every_setting():
         "decay": "kernels", "flow_every": 7, "flow_examples": 11, "held": 5,
         "watch": ["kl_uniform"], "watch_examples": 20, "watch_every": 3, "rate_floor": 0.02,
         "floor_reading": "restart", "momentum_after": "kept", "label_smoothing": 0.1,
-        "micro_batch": 3,
+        "micro_batch": 3, "threads": 2,
     }  # fmt: skip
     setup = small(**given)
     named = "batch_size momentum nesterov weight_decay schedule gamma lr_floor warmup_epochs"
-    named += " precision decay label_smoothing micro_batch"
+    named += " precision decay label_smoothing micro_batch threads"
     common = {name: given[name] for name in named.split()}
     assert setup.dense == Recipe(epochs=7, lr=0.3, milestones=[2, 3], **common)
     assert setup.sparse == Recipe(epochs=8, lr=0.4, milestones=[4], **common)

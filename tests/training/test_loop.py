@@ -14,24 +14,28 @@ from support import (
     carry_out,
     family,
     images_of,
+    kill_at,
     labels_of,
     layout_of,
     network_at,
     outcomes,
     same_in_all,
+    same_results,
     same_table,
     same_tensors,
     small,
     usual_loop,
 )
+from torch import nn
 
+from lib import rng
 from lib.metrics import predictions
 from lib.models import initializers, networks
 from lib.runs.store import Store
-from lib.specs.parts import Recipe, Setup
+from lib.specs.parts import MaskUpdate, Recipe, Setup
 from lib.specs.run import Run, finetune, scratch
-from lib.training import loop, schedules, threads
-from lib.training.cohort import network_of
+from lib.training import engines, loop, schedules, threads
+from lib.training.cohort import Cohort, Layout, network_of, sgd_
 
 CIFAR = {"dataset": "cifar10", "train_examples": None, "test_examples": None, "batch_size": 16}
 CONVOLUTIONAL = [
@@ -154,20 +158,46 @@ def test_a_member_does_not_depend_on_its_cohort(network, tmp_path):
     same_in_all(Run.dense(setup, seed=0), [others[:1], others[:2], others], tmp_path)
 
 
-def test_spare_threads_help_a_lone_large_member_or_a_large_group():
-    """Bits of a lone member depend on the number of threads, so more than one serves it only where
-    cores would idle on large work."""
+def test_a_pass_has_the_threads_of_its_recipe_in_any_company():
+    """Where spare cores would change a sum they idle; a group of many small members has at most as
+    many threads as members, and sparse steps as many as there are."""
     large, small_work = 1e9, 1e6
-    assert threads.plan(1, 0, large, False, 2) == ([1], 1, 2)
-    assert threads.plan(2, 0, large, False, 2) == ([1, 1], 2, 1)
-    assert threads.plan(5, 0, large, False, 2) == ([1] * 5, 2, 1)
-    assert threads.plan(1, 0, small_work, True, 2) == ([1], 1, 1)
+    for cores in (1, 2, 16):
+        for members in (1, 2, 5):
+            for batched in (False, True):
+                sizes, workers, each = threads.plan(members, 0, large, batched, cores)
+                assert (sizes, each) == ([1] * members, 1)
+                assert workers == min(cores, members)
+    assert threads.plan(1, 0, large, False, 1, threads=2) == ([1], 1, 2)
+    assert threads.plan(5, 0, large, False, 4, threads=2) == ([1] * 5, 2, 2)
     assert threads.plan(4, 0, small_work, True, 2) == ([4], 1, 1)
-    assert threads.plan(32, 0, small_work, True, 2) == (
-        [32],
-        1,
-        2,
-    )  # batched products: each member is one thread's
+    assert threads.plan(32, 0, small_work, True, 2) == ([32], 1, 2)
+    assert threads.plan(32, 0, small_work, True, 64) == ([32], 1, 32)
+    assert threads.plan(0, 1, large, True, 4) == ([1], 1, 4)
+    assert threads.plan(1, 1, large, True, 8) == ([1, 1], 2, 1)
+
+
+def test_threads_that_share_no_sum_leave_the_bits(tmp_path):
+    """The steps of many small members, and sparse ones, are the same on any number of threads."""
+    shapes = {"mlp": (64,), "lenet-300-100": (784,), "lenet-5": (1, 28, 28)}
+    for (name, shape), members in zip(shapes.items(), (9, 1, 1), strict=True):
+        network, stream = networks.build(name, shape, 10), rng.generator(0, "test")
+        layout, sparse = Layout(network), members == 1
+        alive = torch.rand(members, layout.size, generator=stream) < (0.03 if sparse else 1)
+        weights = 0.1 * torch.randn(alive.shape, generator=stream) * alive
+        x = torch.randn(members, 128, *shape, generator=stream)
+        y, rows = torch.randint(10, (members, 128), generator=stream), torch.empty(members, 1)
+        found = []
+        for count in (1, 2, 3, 8):
+            group = Cohort(layout, weights.clone(), torch.zeros(members, 0), alive)
+            with rng.on_threads(min(count, members) if members > 1 else count):
+                engine = engines.engine(group, network, live_inputs=shape if sparse else None)
+                loss = engine.gradients(x, y)
+                sgd_(group, 0.1, 0.9, True, 1e-3)
+                sgd_(group, torch.full((members, 1), 0.03), 0.9, False, torch.full_like(rows, 0.1))
+            found.append({"weights": group.weights, "loss": loss})
+        for other in found[1:]:
+            same_tensors(other, found[0])
 
 
 def test_a_member_does_not_depend_on_the_recipes_beside_it(tmp_path):
@@ -209,21 +239,48 @@ def test_measuring_is_each_members_own(tmp_path):
     same_in_all(run, [others], tmp_path)
 
 
-def test_the_number_of_threads_changes_nothing(tmp_path):
-    """One thread and four give the same bits, for MLPs that train in groups and for ones large
-    enough to train singly."""
-    before = torch.get_num_threads()
-    setups = [small(widths=[100, 100]), small(widths=[300, 300], train_examples=70)]
-    runs = [Run.dense(setup, seed=seed) for setup in setups for seed in (0, 1)]
-    results = []
-    try:
-        for threads in (1, 4):
-            torch.set_num_threads(threads)
-            results.append(outcomes(runs, tmp_path / str(threads)))
-    finally:
-        torch.set_num_threads(before)
-    for one, four in zip(*results, strict=True):
-        same_tensors(one.tensors, four.tensors)
+LARGE = {  # one network of each kind of passes, so large that sums are shared out among threads
+    "mlp": {"widths": [300, 300], "train_examples": 140, "batch_size": 128},
+    "resnet": {"network": "resnet-20", "train_examples": 64, "normalise": "channel"},
+    "two threads": {"network": "resnet-20", "width": 0.25, "train_examples": 64, "threads": 2},
+}
+
+
+@pytest.mark.parametrize("kind", LARGE)
+def test_the_bits_of_a_large_network_are_its_own(kind, tmp_path):
+    """On two threads: alone, in a cohort, killed and gone on; and with one thread at hand. Under a
+    criterion that sums over examples, and a mask that changes by gradients."""
+    brief = {"epochs": 2, "sparse_epochs": 2, "test_examples": 20, "criterion": "snip"}
+    setup = small(**{**brief, **LARGE[kind]})
+    grown = MaskUpdate(method="rigl", every=1, start=0, end=3, fraction=0.3, held=32)
+    dense = [Run.dense(setup, seed=seed) for seed in range(2)]
+    runs = [dense[0], scratch(dense[0], sparsity=0.5, mask_update=grown)]
+    company = [dense[1], finetune(dense[0], sparsity=0.8), *runs]
+    stores = {name: Store(tmp_path / name) for name in ("alone", "company", "killed", "one")}
+    kill_at(runs, stores["killed"].root, "lib.training.loop.Training.run_epoch", 3, after=True)
+    for name, count, which in (
+        ("alone", 2, runs[:1]), ("alone", 2, runs), ("company", 2, company), ("killed", 2, runs),
+        ("one", 1, runs),
+    ):  # fmt: skip
+        with rng.on_threads(count):
+            carry_out(which, stores[name])
+    for store in stores.values():
+        same_results(runs, stores["alone"], store)
+    assert stores["alone"].get(runs[0].key).info["threads"] == setup.dense.threads
+
+
+def test_only_the_projects_own_rectifiers_work_in_place():
+    """While they train; a user's module may read what goes into one again."""
+    users = nn.Sequential(nn.Flatten(), nn.Linear(192, 10), nn.ReLU()).to("meta")
+    for network, ours in ((networks.build("resnet-20", (3, 8, 8), 10), True), (users, False)):
+        layout = Layout(network)
+        rows = torch.zeros(1, layout.size), torch.zeros(1, layout.buffer_size)
+        group = Cohort(layout, *rows, torch.ones(1, layout.size, dtype=torch.bool))
+        (trained,) = engines.InTurn(group, network, engines.PLAIN).modules
+        for module, inplace in ((trained, ours), (network, False)):
+            found = [part.inplace for part in module.modules() if isinstance(part, nn.ReLU)]
+            assert found
+            assert set(found) == {inplace}
 
 
 def test_the_number_of_threads_is_left_as_it_was(tmp_path):
