@@ -46,7 +46,7 @@ def with_parents(runs: Iterable[Run]) -> list[Run]:
     """``runs`` and all that they are made from, each once, parents before their children."""
     line: list[Run] = []
     for run in runs:
-        line += [*with_parents([run.parent] if run.parent else []), run]
+        line += [*with_parents(filter(None, (run.parent, run.guide))), run]
     return list(dict.fromkeys(line))
 
 

@@ -88,6 +88,7 @@ class Member:
         self.kept: Named = {}
         self.best = -1.0
         self.diverged: int | None = None  # the epoch after which it was found so
+        self.looked_up: Named = {}  # see ``selection.beforehand``
 
     def done(self, trained: int) -> bool:
         """Whether this member has nothing left to train after ``trained`` epochs of the cohort."""

@@ -52,7 +52,8 @@ def arranged(
     if not cohort.members:
         return cohort, [], threads.Workers(1, 1)
     kinds = sparsely(cohort, network, images)
-    order = sorted(range(len(kinds)), key=kinds.__getitem__)
+    added = [member.run.objective for member in cohort.members]  # alike ones side by side
+    order = sorted(range(len(kinds)), key=lambda k: (kinds[k], added[k] is not None))
     if order != sorted(order):
         cohort, kinds = cohort[order], sorted(kinds)
     recipe, dense = cohort.members[0].run.recipe, kinds.count(False)
