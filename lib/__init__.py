@@ -29,7 +29,7 @@ _HOMES = {
     "network": "registry", "initializer": "registry", "dataset": "registry",
     "criterion": "registry", "mask_update": "registry", "monitor": "registry",
     "selection": "registry", "objective": "registry",
-    "fisher_penalty": "specs.arms", "jacobian_penalty": "specs.arms", "sam": "specs.arms",
+    "fisher_penalty": "specs.arms", "Objective": "specs.arms", "Selection": "specs.arms",
 }  # fmt: skip
 
 __all__ = sorted([*_HOMES, *(room.name for room in pkgutil.iter_modules(__path__))])

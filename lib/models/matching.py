@@ -7,7 +7,6 @@ layers follow one another.
 
 from itertools import pairwise
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -16,6 +15,7 @@ from lib.checks import refuse
 from lib.models import networks
 
 Named = dict[str, torch.Tensor]
+MOST = 100  # rounds of weight matching; a few are enough
 
 
 def hidden(network: nn.Module) -> list[tuple[str, str]]:
@@ -41,12 +41,9 @@ def permuted(network: nn.Module, values: Named, order: list[torch.Tensor]) -> Na
     changed = dict(values)
     for (into, out), places in zip(hidden(network), order, strict=True):
         bias = into.removesuffix("weight") + "bias"
-        for name in (into, bias):
-            if name in changed:
-                changed[name] = changed[name][places]
-        fed = changed[out]
-        each = fed.unflatten(1, (len(places), -1))  # of a channel, all its places in the image
-        changed[out] = each[:, places].flatten(1, 2)
+        changed[into], changed[bias] = changed[into][places], changed[bias][places]
+        # of a channel, all its places in the image
+        changed[out] = changed[out].unflatten(1, (len(places), -1))[:, places].flatten(1, 2)
     return changed
 
 
@@ -60,30 +57,23 @@ def matched(network: nn.Module, mine: Named, other: Named, seed: int) -> list[to
     from scipy.optimize import linear_sum_assignment
 
     layers = hidden(network)
-    order = [torch.arange(mine[into].shape[0]) for into, _ in layers]
-    changed, stream = True, rng.generator(seed, "matching")
-    while changed:
-        changed = False
+    order = [torch.arange(len(mine[into])) for into, _ in layers]
+    before, stream = [torch.zeros(0)], rng.generator(seed, "matching")
+    for _ in range(MOST):
+        if all(map(torch.equal, before, order)):
+            break
+        before = list(order)
         for i in torch.randperm(len(layers), generator=stream).tolist():
-            own = [torch.arange(len(p)) if j == i else p for j, p in enumerate(order)]
-            now = permuted(network, mine, own)
-            likeness = _likeness(layers[i], other, now)
-            found = torch.from_numpy(linear_sum_assignment(likeness, maximize=True)[1])
-            units = np.arange(len(found))
-            gain = likeness[units, found].sum() - likeness[units, order[i]].sum()
-            if gain > 1e-9 * abs(likeness).max():
-                order[i], changed = found, True
+            order[i] = torch.arange(len(order[i]))
+            now = permuted(network, mine, order)
+            likeness = _rows(other, *layers[i]) @ _rows(now, *layers[i]).t()
+            order[i] = torch.from_numpy(linear_sum_assignment(likeness, maximize=True)[1])
     return order
 
 
-def _likeness(layer, other, mine):
-    """Inner products of all weights of each unit of ``other`` with those of each of ``mine``."""
-    into, out = layer
-    units, bias = len(mine[into]), into.removesuffix("weight") + "bias"
-
-    def rows(values):
-        fed = values[out].unflatten(1, (units, -1)).transpose(0, 1)
-        parts = [values[into], fed, *([values[bias]] if bias in values else [])]
-        return torch.cat([part.reshape(units, -1).double() for part in parts], 1)
-
-    return (rows(other) @ rows(mine).t()).numpy()
+def _rows(values, into, out):
+    """All weights of each unit between two kernels: those that lead to it, its bias, and those that
+    it feeds, float64 [units, n]."""
+    units, bias = len(values[into]), values[into.removesuffix("weight") + "bias"]
+    fed = values[out].unflatten(1, (units, -1)).transpose(0, 1)
+    return torch.cat([part.reshape(units, -1).double() for part in (values[into], bias, fed)], 1)

@@ -6,8 +6,6 @@ and the passes of an objective are in it; measuring is not, nor making the mask,
 gradients by which RigL grows.
 """
 
-import torch
-
 from lib.masks import dynamic
 from lib.models import flops
 from lib.runs.results import with_parents
@@ -51,9 +49,9 @@ def _own(run, store):
     steps = epochs * -(-count // run.recipe.batch_size)
     done = flops.training(forward, epochs * count)
     done += forward * (info.get("scored", 0) + info.get("penalised", 0))
-    passes = LOOKS_UP.get(run.selection.name, 0) if run.selection else 0
-    if passes:
-        done += passes * count * _forward(run.guide or run.parent, store)
+    if run.selection and run.selection.name in LOOKS_UP:
+        other = _forward(run.guide or run.parent, store)
+        done += LOOKS_UP[run.selection.name] * count * other
     return steps, done
 
 
@@ -73,5 +71,5 @@ def _forward(run, store):
         dynamic.gradual(step, start=t.start, end=t.end, final=run.sparsity)
         for step in range(1, steps + 1)
     ]
-    reached = torch.tensor(course).mean().item() / run.sparsity
+    reached = sum(course) / len(course) / run.sparsity
     return live + (1 - reached) * (flops.forward(network, images.shape) - live)

@@ -31,7 +31,12 @@ class Selection(Spec):
 
 
 class Objective(Spec):
-    """What is added to the loss, or done to it: see ``lib.training.objectives``."""
+    """What is added to the loss, or done to it: see ``lib.training.objectives``.
+
+    ``jacobian`` is the mean ‖∂ logits / ∂ x‖²_F by one random vector an example, as in the price
+    study's code (Hoffman et al. 2019), ``jacobian_exact`` without; ``sam`` takes the gradient at
+    the worst weights within its radius (Foret et al. 2021); for the others see ``fisher_penalty``.
+    """
 
     name: Annotated[str, among(registry.objective)]
     weight: Annotated[float, fields.Number]
@@ -118,15 +123,3 @@ def fisher_penalty(
     (Jastrzebski et al. 2021), or ``"examples"``, the mean of each example's own norm.
     """
     return Objective(name=f"fisher_{reading}", weight=weight, until=until, fade=fade)
-
-
-def jacobian_penalty(weight: float, *, until: float = 1.0, exact: bool = False) -> Objective:
-    """Loss + ``weight`` times the mean ‖∂ logits / ∂ x‖²_F: by one random vector an example, as the
-    price study's code (Hoffman et al. 2019), or ``exact``."""
-    name = "jacobian_exact" if exact else "jacobian"
-    return Objective(name=name, weight=weight, until=until)
-
-
-def sam(radius: float) -> Objective:
-    """Sharpness-aware minimisation (Foret et al. 2021): the gradient at the worst weights near."""
-    return Objective(name="sam", weight=radius)

@@ -240,7 +240,9 @@ def scratch(
     mask. On a step of ``snapshots`` at which the mask changes, the state is kept twice. A ``fresh``
     replica draws its fresh weights for itself too; replica 0 is then another run than without. An
     ``arm`` is told by the fields ``start``, ``perturbed``, ``selection`` (a name will do),
-    ``objective`` and ``guide``: see ``lib.specs.arms``.
+    ``objective`` and ``guide``: see ``lib.specs.arms``. So hard examples first, and Fisher
+    information rewarded in the first tenth of training, are ``scratch(dense, sparsity=0.95,
+    form="neuron", selection="hard_first", objective=fisher_penalty(-0.01, until=0.1))``.
     """
     return _sparse(
         dense, solution="sol_s", sparsity=sparsity, keep=keep, form=form, mask_update=mask_update,

@@ -56,9 +56,8 @@ class Arms:
                 y.shape[1], rule, progress, streams["score"],
             )  # fmt: skip
             for name, value in member.looked_up.items():
-                ahead = name == "ahead"
-                found = self.group.rows.layout.views(value) if ahead else value[index]
-                setattr(pool, name, found)
+                way = self.group.rows.layout.views(value) if name == "ahead" else value[index]
+                setattr(pool, name, way)
             chosen = selection[rule.name](pool)
             member.facts["scored"] = member.facts.get("scored", 0) + pool.passes
             if chosen is None and rule.holdout:  # an ordinary batch would hold of these
@@ -79,9 +78,10 @@ class Arms:
                 seen = Step(self.modules[k], mask, x[k], y[k], gradient, smoothing, draws)
                 with torch.enable_grad():
                     value = objective[chosen.name](seen, weight)
-                leaves = seen.weights
-                found = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)
-                for name, change in zip(leaves, found, strict=True):
+                found = torch.autograd.grad(
+                    value, list(seen.weights.values()), materialize_grads=True
+                )
+                for name, change in zip(seen.weights, found, strict=True):
                     gradient[name] += change
                 passes = PASSES.get(chosen.name, lambda classes: OTHERS)(classes) * y.shape[1]
                 member.facts["penalised"] = member.facts.get("penalised", 0) + passes
@@ -91,7 +91,7 @@ class Arms:
         truth, classes = self.group.images.y_train, self.group.images.classes
         for k, taken in self.taken.items():
             member, every = self.group.members[k], torch.cat(taken)
-            wrong = member.flipped[every].double().mean().item()
             counts = truth[every].bincount(minlength=classes).tolist()
-            row = [member.run.begin + self.epoch + 1, len(every), wrong, counts]
-            member.facts.setdefault("chosen", []).append(row)
+            wrong = member.flipped[every].double().mean().item()
+            seen = [member.run.begin + self.epoch + 1, len(every), wrong, counts]
+            member.facts.setdefault("chosen", []).append(seen)

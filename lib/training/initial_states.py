@@ -40,8 +40,7 @@ def initial_state(
     if parent is None or run.parent is None:
         weights = layout.row(initializers.dense(network, init, seed, _draw("init", run)))
         facts: dict = {"live": layout.size, "prunable": 0, "pruned": 0}
-        more = selection.beforehand(run, network, weights, None, guide, images)
-        return {**start, "weights": weights, "mask": layout.mask_row({}), **more}, facts
+        return {**start, "weights": weights, "mask": layout.mask_row({})}, facts
     moment = _moment(run)
     weights, buffers = parent[f"weights{moment}"], parent[f"buffers{moment}"]
     row = parent["mask"]  # that of a gradually pruned run is there already

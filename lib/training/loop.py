@@ -47,11 +47,14 @@ class Training:
             for name in TRAINED
         }
         members = [
-            Member(run, *labels_of(run, images), facts)
-            for run, (_, facts) in zip(runs, starts, strict=True)
+            Member(
+                run,
+                *labels_of(run, images),
+                facts,
+                {n: start[n].to(self.device) for n in start.keys() - set(TRAINED)},
+            )
+            for run, (start, facts) in zip(runs, starts, strict=True)
         ]
-        for member, (start, _) in zip(members, starts, strict=True):
-            member.looked_up = {n: start[n].to(self.device) for n in start.keys() - set(TRAINED)}
         self.workers = Workers(1, 1)
         self._arrange(Cohort(Layout(network), members=members, **rows))
 

@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from lib.masks.masks import Named
-from lib.metrics import fisher
+from lib.metrics import fisher, gradients
+from lib.models.networks import MLP
 from lib.registry import objective
 
 # Forward passes of an example that a step costs beyond the plain one: a backward pass is two, a
@@ -72,18 +73,43 @@ def fisher_batch(step: Step, weight: float) -> torch.Tensor:
 
 @objective
 def fisher_examples(step: Step, weight: float) -> torch.Tensor:
-    """Tr(F): the mean of each example's own squared norm, y sampled; BatchNorm in eval mode."""
+    """Tr(F): the mean of each example's own squared norm, y sampled; BatchNorm in eval mode.
+
+    As sampled gradients have mean 0, this is B times ``fisher_batch`` in expectation, with less
+    noise. In one pass for MLPs (see ``lib.metrics.layers``); for others by each example's gradient.
+    """
     network = step.network.eval()
     with torch.no_grad():
         labels = fisher.drawn(network(step.x), step.generator)
 
     def loss(weights, x, y):
         state = {name: w * step.mask[name] for name, w in weights.items()}
-        logits = torch.func.functional_call(network, state, (x.unsqueeze(0),))
-        return F.cross_entropy(logits, y.unsqueeze(0))
+        logits = torch.func.functional_call(network, state, (x,))
+        return F.cross_entropy(logits, y, reduction="sum")
 
-    found = torch.func.vmap(torch.func.grad(loss), (None, 0, 0))(step.weights, step.x, labels)
+    if type(network) is MLP:
+        return weight * _of_linear(step, lambda x: loss(step.weights, x, labels)) / len(labels)
+    each = torch.func.vmap(torch.func.grad(loss), (None, 0, 0))
+    found = each(step.weights, step.x.unsqueeze(1), labels.unsqueeze(1))
     return weight * squared(found.values()) / len(labels)
+
+
+def _of_linear(step, loss):
+    """Sum of the examples' squared norms: of each layer Σ_o δ_o² (M a² + m)_o, with m the bias's
+    mask."""
+    names = {m: n for n, m in step.network.named_modules() if type(m) is nn.Linear}
+    kept: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def keep(module, inputs, output):
+        kept[names[module]] = inputs[0], output
+
+    total = gradients.hooked(loss, step.x, dict.fromkeys(names, keep))
+    deltas = torch.autograd.grad(total, [z for _, z in kept.values()], create_graph=True)
+    squares = []
+    for (name, (a, _)), delta in zip(kept.items(), deltas, strict=True):
+        live, bias = (step.mask[f"{name}.{kind}"].to(a.dtype) for kind in ("weight", "bias"))
+        squares.append((delta.square() * (a.square() @ live.t() + bias)).sum())
+    return torch.stack(squares).sum()
 
 
 @objective

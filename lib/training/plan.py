@@ -52,8 +52,8 @@ def arranged(
     if not cohort.members:
         return cohort, [], threads.Workers(1, 1)
     kinds = sparsely(cohort, network, images)
-    added = [member.run.objective for member in cohort.members]  # alike ones side by side
-    order = sorted(range(len(kinds)), key=lambda k: (kinds[k], added[k] is not None))
+    heavy = [member.run.objective is not None for member in cohort.members]
+    order = sorted(range(len(kinds)), key=lambda k: (kinds[k], heavy[k]))
     if order != sorted(order):
         cohort, kinds = cohort[order], sorted(kinds)
     recipe, dense = cohort.members[0].run.recipe, kinds.count(False)

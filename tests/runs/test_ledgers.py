@@ -3,7 +3,7 @@
 import pytest
 from support import carry_out, images_of, layout_of, small
 
-from lib import fisher_penalty, sam
+from lib import fisher_penalty
 from lib.runs.ledgers import ledgers
 from lib.specs.parts import MaskUpdate
 from lib.specs.run import Run, finetune, gradually_pruned, scratch
@@ -26,7 +26,7 @@ def test_by_hand(store):
         dense,
         finetune(dense, sparsity=0.8),
         scratch(dense, sparsity=0.8, selection={"name": "top_fisher", "pool": 3}),
-        scratch(dense, sparsity=0.8, objective=sam(0.05)),
+        scratch(dense, sparsity=0.8, objective={"name": "sam", "weight": 0.05}),
         scratch(dense, sparsity=0.8, objective=fisher_penalty(0.01, until=0.4)),
         scratch(dense, sparsity=0.8, guide=guide, selection={"name": "reducible_fisher", **chosen}),
     ]

@@ -17,7 +17,7 @@ from support import (
 )
 from torch.nn.functional import cross_entropy
 
-from lib import fisher_penalty, registry, rng, sam
+from lib import fisher_penalty, registry, rng
 from lib.metrics import fisher
 from lib.metrics import jacobian as jacobians
 from lib.models import networks
@@ -56,9 +56,9 @@ def step_of(case, smoothing=0.0):
     network, mask, x, y = case
     statistics = {name: buffer.clone() for name, buffer in network.named_buffers()}
     loss = cross_entropy(network.train()(x), y, label_smoothing=smoothing)
-    network.load_state_dict(statistics, strict=False)  # those of before: values are compared
     parameters = dict(network.named_parameters())
     found = torch.autograd.grad(loss, list(parameters.values()))
+    network.load_state_dict(statistics, strict=False)  # those of before: values are compared
     gradient = dict(zip(parameters, found, strict=True))
     draws = rng.generator(1, "draws")
     return Step(network, mask, x, y, gradient, smoothing, draws)
@@ -220,9 +220,20 @@ def test_in_any_company(network, tmp_path, one_thread):
 def test_killed_and_resumed(store, tmp_path):
     """SAM and a penalty that draws end with the same bits after a death."""
     dense = Run.dense(small(), seed=0)
-    runs = [scratch(dense, sparsity=0.7, objective=sam(0.05)), arm(dense, "fisher_batch")]
+    runs = [arm(dense, "sam"), arm(dense, "fisher_batch")]
     undisturbed = Store(tmp_path / "undisturbed")
     carry_out(runs, undisturbed)
     kill_at(runs, store.root, f"{STORE}.save_checkpoint", 6, True)
     carry_out(runs, store)
     same_results(runs, store, undisturbed)
+
+
+def test_both_at_once(store):
+    """A selection and an objective in one arm, as documented; both are counted in its facts."""
+    run = scratch(
+        Run.dense(small(), seed=0), sparsity=0.95, form="neuron",
+        selection={"name": "hard_first", "pool": 3}, objective=fisher_penalty(-0.01, until=0.1),
+    )  # fmt: skip
+    carry_out([run], store)
+    info = store.get(run.key).info
+    assert (info["scored"], info["penalised"]) == (2 * 96, 2 * 9 * 32)  # of 2 of 15 steps
