@@ -229,11 +229,13 @@ def test_killed_and_resumed(store, tmp_path):
 
 
 def test_both_at_once(store):
-    """A selection and an objective in one arm, as documented; both are counted in its facts."""
+    """A selection and an objective in one arm, as documented: named in the table, counted in its
+    facts."""
     run = scratch(
         Run.dense(small(), seed=0), sparsity=0.95, form="neuron",
         selection={"name": "hard_first", "pool": 3}, objective=fisher_penalty(-0.01, until=0.1),
     )  # fmt: skip
-    carry_out([run], store)
+    table = carry_out([run], store)
+    assert set(table["selection"] + " " + table["objective"]) == {"hard_first fisher_batch"}
     info = store.get(run.key).info
     assert (info["scored"], info["penalised"]) == (2 * 96, 2 * 9 * 32)  # of 2 of 15 steps
