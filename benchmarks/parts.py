@@ -1,7 +1,7 @@
 """The parts of the benchmark: each runs what it measures and says how to read it. ``(title,
 text, rows)`` for each table."""
 
-from benchmarks import cohorts, estimators, passes, processes, threads, training
+from benchmarks import arms, cohorts, estimators, passes, processes, threads, training
 
 
 def _training(quick):
@@ -105,6 +105,18 @@ def _passes(quick):
     ]
 
 
+def _arms(quick):
+    rows, costs = arms.run(quick)
+    text = (
+        "Per-example Fisher traces of a pool under the mask, against one forward pass and the gradients in the layers' outputs alone; and "
+        "against a loop over examples. Networks 0.9 sparse, one thread, processor time."
+    )
+    return [
+        ("Scores of a pool", text, rows),
+        ("Objectives", "Batch 128; one pass is a forward and a backward pass of the loss.", costs),
+    ]
+
+
 PARTS = {
     "training": _training,
     "cohorts": _cohorts,
@@ -112,6 +124,7 @@ PARTS = {
     "threads": _threads,
     "passes": _passes,
     "estimators": _estimators,
+    "arms": _arms,
     "imports": _imports,
     "notebooks": _notebooks,
 }

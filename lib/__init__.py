@@ -28,6 +28,8 @@ _HOMES = {
     "carry_out": "runs.sweep", "measure": "runs.evaluate",
     "network": "registry", "initializer": "registry", "dataset": "registry",
     "criterion": "registry", "mask_update": "registry", "monitor": "registry",
+    "selection": "registry", "objective": "registry",
+    "fisher_penalty": "specs.arms", "Objective": "specs.arms", "Selection": "specs.arms",
 }  # fmt: skip
 
 __all__ = sorted([*_HOMES, *(room.name for room in pkgutil.iter_modules(__path__))])

@@ -23,15 +23,16 @@ from studies.early import decay, schedules
 from studies.early import rules as periods
 from studies.evidence import at_chance, kind, lost, trained
 from studies.flow import gradients, hessian, init, lottery, methods, settings
-from studies.price import curvature, disagreement, lines, noise, regimes
+from studies.gap import arms
+from studies.price import curvature, disagreement, lines, noise, regimes, remedies
 
 HOMES = (
-    regimes, curvature, disagreement, noise, lines, periods, decay, schedules,
+    regimes, curvature, disagreement, noise, lines, remedies, arms, periods, decay, schedules,
     methods, gradients, hessian, init, lottery, settings,
 )  # fmt: skip
 RULES = {claim: rule for home in HOMES for claim, rule in home.RULES.items()}
 
-STUDIES = ("early", "flow", "price")
+STUDIES = ("early", "flow", "gap", "price")
 COLUMNS = [
     "claim", "says", "verdict", "evidence", "rows", "what", "effect", "low", "high", "t_low",
     "t_high", "unit", "in_sd", "seeds", "kind", "note", "preset", "setting", "apart",

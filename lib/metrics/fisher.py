@@ -13,14 +13,18 @@ from lib.metrics.estimate import Estimate
 from lib.metrics.gradients import asked, at_once, flushed, passes, residual, squares
 
 
-def _sampled(logits, generator, draws):
-    """Gradients in the logits for labels from the network's own distribution, drawn on the CPU.
+def drawn(logits: Tensor, generator: Generator) -> Tensor:
+    """A label for each example from the network's own distribution, int64 [n], drawn on the CPU.
 
     Any label where the logits overflow.
     """
     p = torch.softmax(logits.detach().double(), -1).cpu().nan_to_num(1.0)
-    labels = [torch.multinomial(p, 1, generator=generator).squeeze(1) for _ in range(draws)]
-    return [residual(logits, y.to(logits.device)) for y in labels]
+    return torch.multinomial(p, 1, generator=generator).squeeze(1).to(logits.device)
+
+
+def _sampled(logits, generator, draws):
+    """Gradients in the logits for so many labels of the network's own."""
+    return [residual(logits, drawn(logits, generator)) for _ in range(draws)]
 
 
 def _columns(logits):
@@ -58,6 +62,25 @@ def sampled(
     found = [
         squares(taken, _sampled(taken.logits, generator, draws), wanted, draws) / draws
         for _, taken in passes(network, x, chunk, draws, mask)
+    ]
+    return torch.cat(found)
+
+
+def empirical(network: nn.Module, x: Tensor, labels: Tensor, **options) -> Tensor:
+    """Each example's squared loss gradient for the ``labels`` given, [n]: the *empirical* Fisher.
+
+    It is another quantity than ``sampled`` (Kunstner et al. 2019), and costs as much.
+
+    >>> network = nn.Linear(2, 2, bias=False).eval()
+    >>> _ = nn.init.zeros_(network.weight)
+    >>> empirical(network, torch.tensor([[3.0, 4.0]]), torch.tensor([1]))
+    tensor([12.5000])
+    """
+    mask, which, chunk = check(network, x, labels, **options)
+    wanted = asked(network, which, mask)
+    found = [
+        squares(taken, [residual(taken.logits, labels[part])], wanted, 1)
+        for part, taken in passes(network, x, chunk, mask=mask)
     ]
     return torch.cat(found)
 

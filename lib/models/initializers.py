@@ -32,10 +32,17 @@ FANS = {
     "out": lambda into, out: out,
     "average": lambda into, out: (into + out) / 2,
 }
+
+
+def _shuffled(w, stream):
+    return w[torch.randperm(len(w), generator=stream)]
+
+
 PERTURBATIONS = {  # of a kernel's live weights w, with their root mean square
     "signs": lambda w, size, stream: size * w.sign(),
     "noise": lambda w, size, stream: w + size * torch.randn(w.shape, generator=stream),
-    "shuffled": lambda w, size, stream: w[torch.randperm(len(w), generator=stream)],
+    "shuffled": lambda w, size, stream: _shuffled(w, stream),
+    "shuffled-signs": lambda w, size, stream: w.abs() * _shuffled(w, stream).sign(),
 }
 
 
@@ -157,6 +164,7 @@ def perturbed(values: Named, mask: Named, kind: str, seed: int) -> Named:
     ``signs``     the sign alone is kept: each has the root mean square of the kernel's live weights
     ``noise``     Gaussian noise with this root mean square as its standard deviation is added
     ``shuffled``  they change places among themselves
+    ``shuffled-signs``  their signs do, and their magnitudes stay
 
     After Zhou et al. 2019 and Frankle et al. 2020c. Each parameter of two or more dimensions draws
     from its own generator (seed, "perturbed", kind, parameter name).

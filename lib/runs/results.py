@@ -46,7 +46,7 @@ def with_parents(runs: Iterable[Run]) -> list[Run]:
     """``runs`` and all that they are made from, each once, parents before their children."""
     line: list[Run] = []
     for run in runs:
-        line += [*with_parents([run.parent] if run.parent else []), run]
+        line += [*with_parents(filter(None, (run.parent, run.guide))), run]
     return list(dict.fromkeys(line))
 
 
@@ -64,12 +64,14 @@ def _table(runs, store, rows_of: Callable[[Finished], list[dict]], held=None):
 def columns_of(run: Run, info: dict) -> dict:
     """The columns that every row of a run has: what it is, and what became of it."""
     moment = {"prune_epoch": run.begin} if run.continuation else {}
+    named = {"selection": run.selection, "objective": run.objective}
     return {
         "key": run.key, "solution": run.solution, "sparsity": run.sparsity, "seed": run.seed,
         "dataset": run.data.name, "network": run.network.name, "noise": run.data.noise,
         "epochs": run.recipe.epochs, "density": info["density"], "pruned": info["pruned"],
         "prunable": info["prunable"], "mask": info.get("mask", ""),
         "diverged": info["diverged"] is not None, **moment,
+        **{column: part.name for column, part in named.items() if part},
     }  # fmt: skip
 
 

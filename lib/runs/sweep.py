@@ -142,14 +142,16 @@ def _cohorts(runs):
 def _has_diverged_parent(run, store):
     """Whether there is nothing to prune; such a run enters the store as diverged at its start."""
     parent = store.finished(run.parent.key) if run.parent else None
-    if parent is None or parent.info["diverged"] is None:
+    lost = run.guide and store.finished(run.guide.key).info["diverged"] is not None
+    if parent is None or (parent.info["diverged"] is None and not lost):
         return False
     best = parent.tensors.get("weights@best", torch.tensor(math.nan))
     from_best = run.pruning.source == "best-test" and bool(best.isfinite().all())
-    if (run.begin < parent.info["diverged"]) if run.continuation else from_best:
+    if not lost and ((run.begin < parent.info["diverged"]) if run.continuation else from_best):
         return False  # it was pruned as it was before it diverged
     tensors = {name: parent.tensors[name] for name in ("weights", "buffers", "mask")}
-    info = {**parent.info, "diverged": run.begin, "note": "its Sol-D diverged"}
+    note = "its guide diverged" if lost else "its Sol-D diverged"
+    info = {**parent.info, "diverged": run.begin, "note": note}
     store.put(Finished(run.key, run.specification, [{"epoch": run.begin}], info, lambda: tensors))
     return True
 
@@ -188,10 +190,13 @@ def _state(runs, layout, tensors, content):
 
 
 def _go_on(runs, saved, network, images, store, name, bar):
-    parents = {run.parent for run in runs if run.parent}
-    origins = {parent: store.finished(parent.key).tensors for parent in parents}
+    others = {other for run in runs for other in (run.parent, run.guide) if other}
+    origins = {other: store.finished(other.key).tensors for other in others}
     beginnings = [
-        initial_states.initial_state(run, network, origins.get(run.parent), images) for run in runs
+        initial_states.initial_state(
+            run, network, origins.get(run.parent), images, origins.get(run.guide)
+        )
+        for run in runs
     ]
     task = loop.Training(runs, beginnings, images, network)
     if saved:

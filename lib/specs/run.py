@@ -24,7 +24,7 @@ from pydantic import PrivateAttr, ValidationError
 
 from lib import registry
 from lib.models import initializers
-from lib.specs import fields
+from lib.specs import arms, fields
 from lib.specs.fields import ParameterError, among, explain, key_of
 from lib.specs.parts import Continuation, MaskUpdate, Pruning, Recipe, Setup, Shared
 
@@ -62,7 +62,12 @@ class Run(Shared):
     fresh: bool = False
     """Whether this replica's fresh weights are its own draw too; so replica 0 is another run."""
     perturbed: Annotated[str, among(initializers.PERTURBATIONS)] | None = None
-    """What is done to a ticket's starting weights: see ``initializers.perturbed``."""
+    """What is done to a sparse run's starting weights: see ``initializers.perturbed``."""
+    start: arms.Start = arms.Start()
+    selection: arms.Selected = None
+    objective: arms.Objective | None = None
+    guide: "Run | None" = None
+    """Another run that a selection or a start looks at."""
     _setup: Setup | None = PrivateAttr(None)
     _versions: dict[str, str] = PrivateAttr(default_factory=dict)
 
@@ -98,6 +103,7 @@ class Run(Shared):
             "last epoch": at > last,
             f"the pruning epoch is {at}: the dense run keeps its weights at {kept} only; add it to "
             "its `keep`": mine == "sol_p" and at not in kept and (at != last or needs_velocity),
+            **arms.clashes(self),
         }
 
     def model_post_init(self, context) -> None:
@@ -158,8 +164,11 @@ class Run(Shared):
     @functools.cached_property
     def specification(self) -> dict:
         """All that can change the result and is not at its default, as plain JSON values."""
-        content = self.model_dump(mode="json", exclude_defaults=True, exclude={"parent"})
-        more = {"parent": self.parent and self.parent.key, "versions": self._versions}
+        content = self.model_dump(mode="json", exclude_defaults=True, exclude={"parent", "guide"})
+        more = {
+            "parent": self.parent and self.parent.key, "guide": self.guide and self.guide.key,
+            "versions": self._versions,
+        }  # fmt: skip
         return {**content, **{name: v for name, v in more.items() if v}, "format": FORMAT}
 
     @functools.cached_property
@@ -182,6 +191,8 @@ class Run(Shared):
             (registry.initializer, self.network.init),
             (registry.criterion, self.pruning.criterion if self.pruning else ""),
             (registry.mask_update, self.mask_update.method if self.mask_update else ""),
+            (registry.selection, self.selection.name if self.selection else ""),
+            (registry.objective, self.objective.name if self.objective else ""),
             *((registry.monitor, name) for name in self.watch),
         ]
         found = {f"{kind.kind} {name}": kind.version(name) for kind, name in named}
@@ -214,29 +225,36 @@ def _sparse(dense: Run, **given: Any) -> Run:
     )
 
 
-def finetune(dense: Run, *, sparsity: float, keep: tuple[int, ...] = (), replica: int = 0) -> Run:
+def finetune(
+    dense: Run, *, sparsity: float, keep: tuple[int, ...] = (), replica: int = 0, **arm: Any
+) -> Run:
     """Init-F to Sol-F: Sol-D's surviving weights, trained on (price study, Figure 2).
 
-    With ``replica`` 1, 2, ... the same in other data orders, all from the same start.
+    With ``replica`` 1, 2, ... the same in other data orders, all from the same start. ``arm``: see
+    ``scratch``.
     """
-    return _sparse(dense, solution="sol_f", sparsity=sparsity, keep=keep, replica=replica)
+    return _sparse(dense, solution="sol_f", sparsity=sparsity, keep=keep, replica=replica, **arm)
 
 
 def scratch(
     dense: Run, *, sparsity: float, keep: tuple[int, ...] = (), form: str = "masked",
     mask_update: MaskUpdate | None = None, snapshots: tuple[int, ...] = (), replica: int = 0,
-    fresh: bool = False,
+    fresh: bool = False, **arm: Any,
 ) -> Run:  # fmt: skip
     """Init-S to Sol-S: the same mask on fresh weights (price study, Figure 2).
 
     ``form`` says how those take account of the mask (``lib.models.initializers.sparse``); with a
     ``mask_update`` the mask changes while training. Of a gradually pruned run it is that run's own
     mask. On a step of ``snapshots`` at which the mask changes, the state is kept twice. A ``fresh``
-    replica draws its fresh weights for itself too; replica 0 is then another run than without.
+    replica draws its fresh weights for itself too; replica 0 is then another run than without. An
+    ``arm`` is told by the fields ``start``, ``perturbed``, ``selection`` (a name will do),
+    ``objective`` and ``guide``: see ``lib.specs.arms``. So hard examples first, and Fisher
+    information rewarded in the first tenth of training, are ``scratch(dense, sparsity=0.95,
+    form="neuron", selection="hard_first", objective=fisher_penalty(-0.01, until=0.1))``.
     """
     return _sparse(
         dense, solution="sol_s", sparsity=sparsity, keep=keep, form=form, mask_update=mask_update,
-        snapshots=snapshots, replica=replica, fresh=fresh,
+        snapshots=snapshots, replica=replica, fresh=fresh, **arm,
     )  # fmt: skip
 
 

@@ -82,10 +82,16 @@ def filled(
 
 
 class Member:
-    """One run in training, a row of its cohort, its labels ``given`` [N], those ``flipped``."""
+    """One run in training, a row of its cohort, its labels ``given`` [N], those ``flipped``.
 
-    def __init__(self, run: Run, given: torch.Tensor, flipped: torch.Tensor, facts: dict):
+    What its selection has ``looked_up``: see ``selection.beforehand``.
+    """
+
+    def __init__(
+        self, run: Run, given: torch.Tensor, flipped: torch.Tensor, facts: dict, looked_up: Named
+    ):
         self.run, self.given, self.flipped, self.facts = run, given, flipped, facts
+        self.looked_up = looked_up
         self.history: list[dict] = []
         self.kept: Named = {}
         self.best = -1.0

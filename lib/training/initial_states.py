@@ -11,19 +11,22 @@ from torch import nn
 from lib import rng
 from lib.data import sets
 from lib.masks import criteria, masks
-from lib.models import initializers, networks
+from lib.models import initializers, matching, networks
 from lib.specs.run import Run
+from lib.training import selection
 from lib.training.cohort import Layout, Named, filled
 
 
 @rng.on_threads(1)
 def initial_state(
-    run: Run, network: nn.Module, parent: Named | None, images: sets.ImageSet
-) -> tuple[Named, dict]:
+    run: Run, network: nn.Module, parent: Named | None, images: sets.ImageSet,
+    guide: Named | None = None,
+) -> tuple[Named, dict]:  # fmt: skip
     """The start of ``run``: "weights" and "velocity" float32 [P], "buffers" [B] and "mask" bool
-    [P], and facts about the mask.
+    [P], and facts about the mask; and what a selection looks up (``selection.beforehand``).
 
-    ``parent`` holds the tensors of its finished dense run ("weights", "buffers", and kept ones).
+    ``parent`` holds the tensors of its finished dense run ("weights", "buffers", and kept ones),
+    ``guide`` those of another that it looks at.
     Init-D is drawn from (seed, "init"). A mask is made from the dense run's weights by the run's
     criterion (its draws come from (seed, "criterion")), which may look at the training examples of
     ``images``. Init-F is Sol-D under it, with Sol-D's BatchNorm statistics; Init-S is a draw from
@@ -44,6 +47,8 @@ def initial_state(
     row = parent["mask"]  # that of a gradually pruned run is there already
     if run.parent.solution != "sol_g":
         row = layout.mask_row(_mask(run, network, layout, weights, buffers, images))
+    if run.start.mask != "own":
+        row = _reordered(run, network, layout, weights, row, guide)
     facts = mask_facts(run, network, layout, row)
     empty = ", ".join(facts.get("empty layers", []))
     masks.refuse(
@@ -52,8 +57,11 @@ def initial_state(
     )
     if run.solution == "sol_s":
         mask = {name: live for name, live in layout.views(row).items() if live.dim() > 1}
-        draw = _draw("scratch", run)
-        kernels, idle = initializers.sparse(network, mask, init, seed, draw, form=run.form)
+        begun = (seed, _draw("scratch", run))
+        if run.guide and run.start.mask != "own":
+            begun = (run.guide.seed, _draw("init", run.guide))
+        kernels, idle = initializers.sparse(network, mask, init, *begun, form=run.form)
+        kernels = _taken(run, network, kernels, mask, layout.views(weights * row))
         weights, buffers = layout.row(kernels), start["buffers"]
         if run.form != "masked":
             facts["neurons without input"] = sum(map(len, idle.values()))
@@ -65,7 +73,47 @@ def initial_state(
         weights = layout.row(initializers.perturbed(*views, run.perturbed, seed))
     if run.continuation and run.continuation.momentum == "kept":
         start["velocity"] = parent[f"velocity{moment}"] * row
-    return {**start, "weights": weights * row, "buffers": buffers, "mask": row}, facts
+    start |= {"weights": weights * row, "buffers": buffers, "mask": row}
+    return start | selection.beforehand(
+        run, network, start["weights"], parent, guide, images
+    ), facts
+
+
+def _reordered(run, network, layout, weights, row, guide):
+    """The mask with its units as they fit the guide, or in any order (Adnan et al. 2025)."""
+    if run.start.mask == "matched":
+        order = matching.matched(
+            network, layout.views(weights), layout.views(guide["weights"]), run.seed
+        )
+    else:
+        order = [
+            torch.randperm(len(layout.views(row)[name]), generator=rng.generator(run.seed, name))
+            for name, _ in matching.hidden(network)
+        ]
+    return layout.row(matching.permuted(network, layout.views(row), order))
+
+
+def _taken(run, network, own, mask, init_f):
+    """A fresh start's weights with what ``run.start`` takes from others in its live kernels."""
+    asked, init, draw = run.start, run.network.init, _draw("init", run.parent)
+    kernels = networks.kernels(network)
+    if asked.units == "matched":
+        begun = (run.seed, _draw("scratch", run))
+        whole = initializers.dense(network, init, *begun)
+        order = matching.matched(network, whole, init_f, run.seed)
+        usual = initializers.variances(network, {}, init, form="masked")
+        scaled = initializers.variances(network, mask, init, form=run.form)
+        whole = matching.permuted(network, whole, order)
+        own = {n: whole[n] * (scaled[n] / usual[n]).sqrt().float() for n in kernels} | {
+            n: value for n, value in own.items() if n not in kernels
+        }
+    if {asked.signs, asked.magnitudes} == {"own"}:
+        return own
+    init_d = initializers.dense(network, init, run.parent.seed, draw)
+    found = {"own": own, "init-f": init_f, "init-d": init_d}
+    signs, sizes = found[asked.signs], found[asked.magnitudes]
+    taken = {n: sizes[n].abs() * torch.where(signs[n] < 0, -1.0, 1.0) for n in kernels}
+    return {**own, **taken}
 
 
 def _draw(name, run):

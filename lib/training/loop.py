@@ -17,7 +17,7 @@ from lib import rng
 from lib.data import batches, sets
 from lib.models.networks import MLP
 from lib.specs.run import Run
-from lib.training import mask_updates, monitors, plan, schedules
+from lib.training import arms, mask_updates, monitors, plan, schedules
 from lib.training.cohort import STATE, TRAINED, Cohort, Layout, Member, Named, column, decays, sgd_
 from lib.training.cohort import network_of as network_of
 from lib.training.initial_states import labels_of, mask_facts
@@ -49,8 +49,13 @@ class Training:
             for name in TRAINED
         }
         members = [
-            Member(run, *labels_of(run, images), facts)
-            for run, (_, facts) in zip(runs, starts, strict=True)
+            Member(
+                run,
+                *labels_of(run, images),
+                facts,
+                {n: start[n].to(self.device) for n in start.keys() - set(TRAINED)},
+            )
+            for run, (start, facts) in zip(runs, starts, strict=True)
         ]
         self.workers = Workers(1)
         self._arrange(Cohort(Layout(network), members=members, **rows))
@@ -109,17 +114,21 @@ class Training:
         watched = mask_updates.watched(group)
         if watched and self.epoch == 0:
             mask_updates.after(group, 0, steps)
+        each = arms.Arms(group, self.feed, self.epoch, steps)
         total = torch.zeros(len(members), device=self.device)
         batch = zip(self.feed.epoch(order, size, draws), labels, strict=True)
         for step, (x, y) in islice(enumerate(batch), skipped, None):
             if self.workers.cancelled.is_set():
                 return
+            each.choose_(step, x, y)
             total += group.engine.gradients(x, y)
+            each.add_(step, x, y)
             sgd_(rows, rate(step), recipe.momentum, recipe.nesterov, decay)
             if watched:
                 mask_updates.after(group, self.epoch * steps + step + 1, steps, (x, y))
                 monitors.within(group, self.epoch, step + 1, steps)
             tick(y.numel())
+        each.note()
         finite = total.isfinite() & rows.weights.isfinite().all(1)
         for (member, clock), sound in zip(clocks, finite.tolist(), strict=True):
             if not sound:

@@ -53,7 +53,8 @@ def arranged(
     if not cohort.members:
         return cohort, [], threads.Workers(1)
     kinds = sparsely(cohort, network, images)
-    order = sorted(range(len(kinds)), key=kinds.__getitem__)
+    heavy = [member.run.objective is not None for member in cohort.members]
+    order = sorted(range(len(kinds)), key=lambda k: (kinds[k], heavy[k]))
     if order != sorted(order):
         cohort, kinds = cohort[order], sorted(kinds)
     recipe, dense = cohort.members[0].run.recipe, kinds.count(False)

@@ -88,7 +88,8 @@ def test_every_field_changes_the_key():
         assert set(others) == known, "every field needs another value here"
         for field, value in others.items():
             keys.add(Run(**{**fields, part: changed(fields[part], field, value)}).key)
-    assert set(RUN) | set(OTHERS) | {"continuation"} == set(Run.model_fields), "likewise"
+    arms = {"start", "selection", "objective", "guide"}  # see test_arms
+    assert set(RUN) | set(OTHERS) | arms | {"continuation"} == set(Run.model_fields), "likewise"
     for field, value in RUN.items():
         keys.add(Run(**{**fields, field: value}).key)
     assert len(keys) == 1 + sum(map(len, OTHERS.values())) + len(RUN)
@@ -119,6 +120,26 @@ def test_every_field_of_an_optional_part_changes_the_key(name, others, base):
     for field, value in others.items():
         keys.add(Run(**{**fields_of(run), name: changed(part, field, value)}).key)
     assert len(keys) == 1 + len(others)
+
+
+def test_keys_are_those_of_the_runs_that_stand_in_stores():
+    """What came to specifications later has a default that leaves older runs their keys."""
+    recipe = Recipe(epochs=3, batch_size=32, lr=0.1)
+    data, mlp = Data(name="digits", fingerprint="0123"), Network(name="mlp")
+    half = Pruning(sparsity=0.5)
+    setup = Setup(data=data, network=mlp, dense=recipe, sparse=recipe, pruning=half)
+    dense = Run.dense(setup, seed=0, keep=(2,))
+    gradual = MaskUpdate(method="gradual", every=2, end=8)
+    pruned = gradually_pruned(setup, seed=0, sparsity=0.9, mask_update=gradual)
+    runs = {
+        dense: "77a04b780b2cfd3f2dcc1801ae742bf5d50b40d9",
+        finetune(dense, sparsity=0.9): "3672275f75f5b1a377a6a9a79d12cc083b1a20df",
+        scratch(dense, sparsity=0.9, form="neuron"): "07529e8e4c26e54c616cd9e64feb9565f6aab231",
+        continued(dense, at=2, sparsity=0.9): "30b4947b9ca516e60c55788c7ae9c0636bf9fba6",
+        pruned: "1f29972e510728f2e3eb4674274728f3279c4904",
+        ticket(pruned, perturbed="signs"): "6d9f4c8af51726405c35306bc6d3e0735e0e4df9",
+    }
+    assert [run.key for run in runs] == list(runs.values())
 
 
 def test_the_width_changes_the_key():

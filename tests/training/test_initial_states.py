@@ -103,3 +103,86 @@ def test_counts_by_layer_are_checked_before_any_training(scope, store):
     ):
         carry_out([finetune(dense, sparsity=0.999)], store)
     assert not store.has(dense.key)
+
+
+# -- starts that take from others ------------------------------------------------------------------
+
+
+def kernels_at_start(runs, root):
+    """By run, the kernels' starting weights and the mask, by name."""
+    for run, done in zip(runs, outcomes(runs, root), strict=True):
+        views = layout_of(run).views
+        weights, mask = views(done.tensors["weights"]), views(done.tensors["mask"])
+        whole = networks.build("mlp", (1, 8, 8), 10, widths=(20, 10))
+        names = networks.prunable(whole, run.setup.pruning.keep_dense)
+        yield {name: weights[name] for name in names}, {name: mask[name] for name in names}
+
+
+def test_signs_and_magnitudes_of_others(untrained, tmp_path):
+    """The fresh start's own magnitudes with the signs of Init-F or Init-D, and the other way."""
+    dense = Run.dense(small(**untrained), seed=3)
+
+    def arm(**start):
+        return scratch(dense, sparsity=0.7, form="neuron", start=start)
+
+    runs = [scratch(dense, sparsity=0.7, form="neuron"), finetune(dense, sparsity=0.7)]
+    runs += [arm(signs="init-f"), arm(signs="init-d"), arm(magnitudes="init-f")]
+    runs += [arm(signs="init-f", magnitudes="init-f")]
+    own, init_f, signs, of_d, sizes, both = kernels_at_start(runs, tmp_path)
+    init_d = initializers.dense(networks.build("mlp", (1, 8, 8), 10, widths=(20, 10)), "he", 3)
+    for name, live in own[1].items():
+        assert all(torch.equal(live, arm[1][name]) for arm in (init_f, signs, of_d, sizes, both))
+        n, f, d = own[0][name][live], init_f[0][name][live], init_d[name][live]
+        assert torch.equal(signs[0][name][live], n.abs() * f.sign())
+        assert torch.equal(of_d[0][name][live], n.abs() * d.sign())
+        assert torch.equal(sizes[0][name][live], f.abs() * n.sign())
+        assert torch.equal(both[0][name][live], f)
+
+
+def test_shuffled_signs(untrained, tmp_path):
+    """The control of signs: as many of each in each layer, the magnitudes in their places."""
+    dense = Run.dense(small(**untrained), seed=3)
+    start = {"form": "neuron", "start": {"signs": "init-f"}}
+    runs = [scratch(dense, sparsity=0.7, **start, perturbed=p) for p in (None, "shuffled-signs")]
+    (signs, mask), (shuffled, _) = kernels_at_start(runs, tmp_path)
+    for name, live in mask.items():
+        one, other = signs[name][live], shuffled[name][live]
+        assert torch.equal(one.abs(), other.abs())
+        assert (one > 0).sum() == (other > 0).sum()
+        assert not torch.equal(one, other)
+
+
+def test_units_that_fit(untrained, tmp_path):
+    """Init-matched: the same draws in another order of units, nearer to Init-F than before."""
+    dense = Run.dense(small(**untrained), seed=3)
+    runs = [scratch(dense, sparsity=0.7, start=s) for s in ({}, {"units": "matched"})]
+    runs += [finetune(dense, sparsity=0.7)]
+    (own, mask), (fits, its_mask), (init_f, _) = kernels_at_start(runs, tmp_path)
+    assert all(torch.equal(mask[name], its_mask[name]) for name in mask)
+    near = [sum((w[n] * init_f[n]).sum() for n in mask) for w in (own, fits)]
+    assert near[1] > near[0]
+
+
+def test_masks_on_another_networks_start(untrained, tmp_path):
+    """The mask with its units re-aligned, or in any order, on the guide's own draw: as many live
+    weights in each layer, in other places."""
+    setup = small(**untrained)
+    dense, guide = Run.dense(setup, seed=3), Run.dense(setup, seed=4)
+    runs = [scratch(dense, sparsity=0.7)]
+    runs += [scratch(dense, sparsity=0.7, start={"mask": m}, guide=guide)
+             for m in ("matched", "random")]  # fmt: skip
+    (_, own), (matched, first), (_, second) = kernels_at_start(runs, tmp_path)
+    init_d = initializers.dense(networks.build("mlp", (1, 8, 8), 10, widths=(20, 10)), "he", 4)
+    for name, live in own.items():
+        assert live.sum() == first[name].sum() == second[name].sum()
+        assert not torch.equal(live, first[name])
+        assert not torch.equal(first[name], second[name])
+        assert torch.equal(matched[name], init_d[name] * first[name])
+
+
+def test_a_mask_of_the_same_network_stays(untrained, tmp_path):
+    """Re-aligned to the network that it comes from, a mask is as it was."""
+    dense = Run.dense(small(**untrained), seed=3)
+    arm = scratch(dense, sparsity=0.7, start={"mask": "matched"}, guide=dense)
+    (_, mask), (_, own) = kernels_at_start([arm, scratch(dense, sparsity=0.7)], tmp_path)
+    assert all(torch.equal(mask[name], own[name]) for name in own)

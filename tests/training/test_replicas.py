@@ -199,6 +199,8 @@ def test_perturbed_starts(tmp_path):
         torch.testing.assert_close(own["signs"], size * own[None].sign())
         assert torch.equal(own["shuffled"].sort().values, own[None].sort().values)
         assert not torch.equal(own["shuffled"], own[None])
+        assert torch.equal(own["shuffled-signs"].abs(), own[None].abs())
+        assert not torch.equal(own["shuffled-signs"], own[None])
         noise = own["noise"] - own[None]
         assert abs(noise.std() / size - 1) < 5 / (2 * len(noise)) ** 0.5
         assert all(not view[name][~live].any() for view in views.values())
@@ -212,5 +214,5 @@ def test_perturbations_are_named():
         ticket(pruned(), perturbed="upside-down")
     assert (
         len({ticket(pruned(), perturbed=kind).key for kind in (None, *initializers.PERTURBATIONS)})
-        == 4
+        == 5
     )

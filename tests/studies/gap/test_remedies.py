@@ -1,0 +1,90 @@
+"""The rules of the gap study and of the price study's remedies: what they make of known arms."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from support import judged
+
+from studies import ledger
+from studies.decide import NOT_TESTED, REFUTED, SUPPORTED, NotHere
+from studies.rules import rows
+
+LEVELS = {"dense": 0.0, "sol_s": 0.0, "sol_f": 4.0, "scale": 3.0}  # points above 90%, by arm
+
+
+def table(dataset="mnist", noise=0.0, **others):
+    """Ten seeds of arms that end so many points above 90%; a loss falls by a tenth a point."""
+    found = []
+    for seed in range(10):
+        shared = np.sin(seed)
+        for arm, points in {**LEVELS, **others}.items():
+            points = points + shared + 0.05 * np.cos(7 * seed + len(arm))
+            solution = {"dense": "sol_d", "sol_f": "sol_f"}.get(arm, "sol_s")
+            found.append({
+                "key": f"{arm}{seed}", "seed": seed, "arm": arm, "solution": solution,
+                "sparsity": 0.0 if arm == "dense" else 0.95, "dataset": dataset, "noise": noise,
+                "network": "lenet-300-100", "epoch": 5, "diverged": False,
+                "train_accuracy": 0.9 + points / 100, "test_accuracy": 0.9 + points / 100,
+                "train_loss": np.exp(-points / 10), "chosen_wrong": points / 100,
+                "fisher": np.exp(points),
+            })  # fmt: skip
+    return pd.DataFrame(found)
+
+
+PAIRS = {  # claim -> the arm that it says is ahead, and the one behind
+    "gap-signs-of-init-f": ("signs_f", "signs_f_shuffled"),
+    "gap-mask-realigned": ("mask_matched", "mask_random"),
+    "gap-init-matched": ("matched", "scale"),
+    "gap-low-fisher-first-worse": ("scale", "low_fisher_first"),
+    "gap-hard-first-equal-flops": ("hard_first_equal_flops", "scale"),
+    "gap-negative-fisher-first-tenth": ("negative_fisher", "scale"),
+    "gap-finetuned-stays-ahead": ("sol_f_tuned", "scale_tuned"),
+    "price-curriculum-low-fisher-first": ("low_fisher_first", "scale"),
+    "price-curriculum-stabilises-fisher": ("scale", "low_fisher_first"),
+    "price-hard-first-phases": ("hard_first", "scale"),
+    "price-negative-fisher-regulariser": ("negative_fisher", "scale"),
+}
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "digits"])
+@pytest.mark.parametrize("claim", PAIRS)
+def test_the_arm_ahead_decides(claim, dataset):
+    """Two points more support a claim, two less refute it; by losses and by accuracies alike."""
+    ahead, behind = PAIRS[claim]
+    for gain, verdict in ((2.0, SUPPORTED), (-2.0, REFUTED)):
+        levels = {ahead: 3.0 + gain, behind: 3.0}
+        if ahead == "scale":
+            levels = {ahead: 3.0, behind: 3.0 - gain}
+        assert judged(claim, table(dataset, **levels)) == verdict
+
+
+@pytest.mark.parametrize(("points", "verdict"), [(3.0, SUPPORTED), (1.0, REFUTED)])
+def test_half_of_the_gap(points, verdict):
+    """Of a gap of four points, three are more than half and one is less."""
+    assert judged("gap-scale-closes-half", table(scale=points)) == verdict
+
+
+def test_without_a_gap_nothing_is_decided():
+    """Where Sol-F does not lead, or too few seeds tell, a share of the gap has no meaning."""
+    none = table(sol_f=0.0, matched=5.0)
+    few = table(matched=5.0).query("seed < 5")
+    for found in (none, few):
+        assert judged("gap-init-matched", found) == NOT_TESTED
+
+
+def test_wrong_labels_that_are_chosen():
+    """On noisy labels alone, whatever the gap."""
+    levels = {"top_fisher": 6.0, "reducible_fisher": 2.0}
+    claim = "price-selection-reducible-fisher"
+    assert judged(claim, table(noise=0.3, **levels)) == SUPPORTED
+    assert judged(claim, table(**levels)) == NOT_TESTED
+
+
+@pytest.mark.parametrize("arm", ["top_fisher", "bilevel"])
+def test_what_has_no_direction_is_described(arm):
+    """Its numbers are said beside those of plain training and of random subsets."""
+    claim = {"top_fisher": "price-selection-top-fisher", "bilevel": "price-bilevel-selection"}[arm]
+    found = table(random_subset=1.0, **{arm: 2.0})
+    assert judged(claim, found) == NOT_TESTED
+    with pytest.raises(NotHere, match=r"described, not decided: 9[12]"):
+        rows(ledger.RULES[claim], found)
