@@ -102,7 +102,7 @@ class GeneralPass:
             def logits(own):
                 return torch.func.functional_call(self.network, own, (x.unsqueeze(0),)).squeeze(0)
 
-            _, back = torch.func.vjp(logits, self.own)
+            back = torch.func.vjp(logits, self.own)[1]
             return [back(cotangent)[0] for cotangent in along]
 
         try:
@@ -127,8 +127,8 @@ def uses(logits: Tensor) -> Counter[Tensor]:
     >>> uses((weight @ weight).sum())[weight]
     2
     """
-    found, nodes = Counter[Tensor](), [logits.grad_fn]
-    seen = set(nodes)
+    found, seen = Counter[Tensor](), set[Any]()
+    nodes: list[Any] = [logits.grad_fn]
     while nodes:
         for node, _ in nodes.pop().next_functions:
             if hasattr(node, "variable"):

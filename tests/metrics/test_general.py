@@ -205,6 +205,19 @@ def test_the_fisher_and_cosines(case):
     )
 
 
+@pytest.mark.parametrize("case", ["attention", "tied weights", "weight used twice"])
+def test_the_weights_alone(case):
+    """Those of convolutions and linear layers; a shared one counts once."""
+    network, x, y, mask = made(case)
+    kernels = [n for n in networks.kernels(network) if n in dict(network.named_parameters())]
+    found, p = 0.0, torch.softmax(network(x), -1).detach()
+    for c in range(CLASSES):
+        g = each(network, x, torch.full((len(x),), c), mask)
+        found = found + p[:, c] * norms({name: g[name] for name in kernels})
+    torch.testing.assert_close(fisher.exact(network, x, mask=mask, which="weights"), found)
+    assert list(gradients.loss_gradient(network, x, y, which="weights")) == kernels
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_what_plain_passes_give(case):
     """The mean gradient, its flow and its signal, the Jacobian, and products with the Hessian."""
