@@ -13,9 +13,9 @@ import studies
 HOME = Path(lib.__file__).parent.parent
 # Statements without docstrings, so that no formatting changes the count; and lines, so that no long
 # literal hides in a statement. The design's borders are 3,300 for lib, to which estimators for any
-# network, and care with what is no image, add 94; and for studies 1,700 with 150 for the verdicts:
+# network, and care with what is no image, add 90; and for studies 1,700 with 150 for the verdicts:
 # it is 24 above them, and may only fall.
-LIMITS = {"lib": (3394, 7300), "studies": (1874, 5200)}
+LIMITS = {"lib": (3390, 7300), "studies": (1874, 5200)}
 # From the notebook's side to the machine's: a module imports from its own room and those after it.
 ROOMS = [
     ["studies"],

@@ -131,7 +131,9 @@ def _headers(x):
 
     def sides(name):
         try:
-            with opened(x.where / name) as image:
+            with Image.open(x.where / name, formats=FORMATS) as image:
+                if image.width * image.height > PIXELS:
+                    raise Image.DecompressionBombError
                 image.verify()  # what can be checked without decoding: PNG's checksums, not JPEG
                 return image.size
         except Exception as error:
@@ -151,14 +153,6 @@ def _headers(x):
         lie = f"{len(away)} images of {x.where} lie elsewhere, behind links: {_some(away)}"
         warnings.warn(lie, stacklevel=3)
     return found.values()
-
-
-def opened(path: Path) -> Image.Image:
-    """The image in a file of ``FORMATS`` and at most ``PIXELS``, not decoded; or Pillow's error."""
-    image = Image.open(path, formats=FORMATS)
-    if image.width * image.height > PIXELS:
-        raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels")
-    return image
 
 
 def _some(names):
@@ -280,7 +274,7 @@ class Streamed:
         """
         path = self.where / self.names[number]
         try:
-            with opened(path) as file:
+            with Image.open(path, formats=FORMATS) as file:
                 image = file.convert("RGB")
             if seed is None:
                 whole = functional.resize(image, round(self.size * 8 / 7))

@@ -173,8 +173,7 @@ def _tried(network, x, reason):
             require(found[p] == in_layer, f"parameter {name!r} is used elsewhere than in its layer")
         return "", sum(z.nbytes for z in taken.outputs)
     except MeasureError as error:
-        held = sum(p.nbytes for p in every.values())
-        return str(error), held + outputs_bytes(network, x)
+        return str(error), outputs_bytes(network, x) + sum(p.nbytes for p in every.values())
 
 
 def outputs_bytes(network: nn.Module, x: Tensor) -> int:
