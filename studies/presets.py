@@ -163,6 +163,8 @@ class Settings(_Specified):
         late, slow = list(self.prune_epochs or ()), list(self.update_intervals or ())
         steps = self.epochs * -(-self.examples_there() // self.batch_size) if slow else 1
         return {
+            f"dataset is 'folder': {self.figure} holds its images in memory; hand tensors over, as "
+            "docs/extending.md does": self.dataset == "folder" and "folder" not in own(self.figure),
             f"prune_epochs is {late}: none may lie beyond epochs, which is {self.epochs}; give "
             "both": max(late, default=0) > self.epochs,
             f"rewind is {self.rewind}: a ticket cannot go back to an epoch beyond epochs, which is "
@@ -226,7 +228,7 @@ def own(figure: str) -> list[str]:
     what its plan sets itself or does not use, ``only`` lists all that a figure takes which trains
     nothing.
     """
-    entries = catalogue()[figure]
+    entries = catalogue().get(figure, {"only": set(_Specified.model_fields)})
     named = set().union(*(values for values in entries.values() if isinstance(values, dict)))
     apart = {*_LISTS, *_BRINGS, *_settings(MaskUpdate), *_settings(Flow)}.union(*_BRINGS.values())
     brought = set().union(*(_BRINGS[name] for name in named if name in _BRINGS))

@@ -14,7 +14,7 @@ HOME = Path(lib.__file__).parent.parent
 # Statements without docstrings, so that no formatting changes the count; and lines, so that no long
 # literal hides in a statement. The design's borders are 3,300 for lib, and for studies 1,700 with
 # 150 for the verdicts and 150 for the door (command line, parameters in print): it is 10 above.
-LIMITS = {"lib": (3709, 8050), "studies": (2069, 5600)}
+LIMITS = {"lib": (3798, 8200), "studies": (2069, 5600)}
 # From the notebook's side to the machine's: a module imports from its own room and those after it.
 ROOMS = [
     ["studies"],

@@ -12,6 +12,7 @@ import itertools as it
 import math
 import os
 import threading
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,8 @@ from lib.data.images import CONSTANTS, DataError, ImageSet, require, require_cou
 
 PARTS = {"train": "train", "test": "val"}  # our name of a part -> its folder
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp")
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")  # PostScript would be run
+PIXELS = 100_000_000  # of an image: decoded, it takes three times as many bytes
 SIZE = 224  # sides of the images of ImageNet's networks, in pixels
 SAMPLE = 256  # images of each part that are read whole, and whose bytes the fingerprint knows
 AHEAD = 2  # batches that are decoded while one is at work
@@ -48,14 +51,15 @@ def place(folder: str | None) -> Path:
 def listed(where: Path, part: str) -> tuple[list[str], list[tuple[str, int]]]:
     """(classes, (image, number of its class)) of the part "train" or "test" (``val/``).
 
-    Images are known by their suffixes, and named from the part's folder on; what is hidden (a name
-    that begins with a dot) is passed over. Raises ``DataError`` for a folder that is not there, no
-    classes in it, or classes without any image, by name.
+    Images are files, known by their suffixes, and named from the part's folder on; what is hidden
+    (a name that begins with a dot) is passed over. Raises ``DataError`` for a folder that is not
+    there, no classes in it, or classes without any image, by name.
     """
     root = str(where / PARTS[part])
 
     def shown(path):
-        return path.lower().endswith(SUFFIXES) and "/." not in path.removeprefix(root)
+        image = path.lower().endswith(SUFFIXES) and "/." not in path.removeprefix(root)
+        return image and os.path.isfile(path)  # reading from a pipe would wait for ever
 
     try:
         classes = [name for name in layout.find_classes(root)[0] if not name.startswith(".")]
@@ -86,7 +90,8 @@ def load(
     their keys: other images under the same names are noticed by their sides or those 256, or never.
 
     Raises ``DataError`` for what ``listed`` does, classes that are not in both parts, images that
-    cannot be opened, or more examples than there are.
+    cannot be opened or have more than ``PIXELS``, or more examples than there are. A warning names
+    images that lie elsewhere, behind links.
     """
     require(
         normalise in CONSTANTS,
@@ -126,7 +131,9 @@ def _headers(x):
 
     def sides(name):
         try:
-            with Image.open(x.where / name) as image:
+            with Image.open(x.where / name, formats=FORMATS) as image:
+                if image.width * image.height > PIXELS:
+                    raise Image.DecompressionBombError
                 image.verify()  # what can be checked without decoding: PNG's checksums, not JPEG
                 return image.size
         except Exception as error:
@@ -140,6 +147,11 @@ def _headers(x):
         f"{len(broken)} of the {len(found)} images in {x.where} cannot be opened: {_some(broken)}; "
         "mend or remove them",
     )
+    inside = f"{x.where.resolve()}{os.sep}"
+    away = [n for n in x.names if not os.path.realpath(x.where / n).startswith(inside)]
+    if away:
+        lie = f"{len(away)} images of {x.where} lie elsewhere, behind links: {_some(away)}"
+        warnings.warn(lie, stacklevel=3)
     return found.values()
 
 
@@ -262,7 +274,7 @@ class Streamed:
         """
         path = self.where / self.names[number]
         try:
-            with Image.open(path) as file:
+            with Image.open(path, formats=FORMATS) as file:
                 image = file.convert("RGB")
             if seed is None:
                 whole = functional.resize(image, round(self.size * 8 / 7))

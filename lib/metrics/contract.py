@@ -20,7 +20,7 @@ from lib.models.networks import kernels
 from lib.sparse.patterns import Named
 
 WHICH = ("all", "weights")
-NORMS = nn.modules.batchnorm._BatchNorm
+NORMS, DROPOUTS = nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd
 
 
 def check(
@@ -29,29 +29,19 @@ def check(
 ) -> tuple[Named | None, str, int | None]:  # fmt: skip
     """(mask, which, chunk); ``MeasureError`` for what no estimator can measure.
 
-    That is: a layer with parameters that no formula covers, or that two layers share; train mode;
-    weights that are not finite; a mask of unknown names or other shapes; no examples; labels of
-    another number, or negative; an unknown ``which``; ``chunk`` or another of ``counts`` below 1.
+    That is: train mode; weights that are not finite; a mask of unknown names or other shapes; no
+    examples; labels of another number, or negative; an unknown ``which``; ``chunk`` or another of
+    ``counts`` below 1.
     """
     for name, count in {"chunk": chunk, **counts}.items():
         require(count is None or count >= 1, f"{name} is {count}; it must be at least 1")
-    for name, module in network.named_modules():
-        require(
-            not module.training or (name and not isinstance(module, (NORMS, nn.Dropout))),
-            "the network is in train mode, where BatchNorm and dropout make examples depend on one "
-            "another: call .eval()",
-        )
-        require(
-            type(module) in KINDS or all(p is None for p in module._parameters.values()),
-            f"layer {name or '(the network itself)'!r} is a {type(module).__name__}: no formula "
-            f"covers it; there are formulas for {', '.join(kind.__name__ for kind in KINDS)}",
-        )
-    named = dict(network.named_parameters(remove_duplicate=False))
     require(
-        len(set(named.values())) == len(named),
-        "two layers share a parameter: the formulas need each parameter to be used in one layer",
+        not network.training
+        and not any(m.training for m in network.modules() if isinstance(m, (NORMS, DROPOUTS))),
+        "the network, or a part of it, is in train mode, where BatchNorm and dropout make examples "
+        "depend on one another: call .eval()",
     )
-    for name, p in named.items():  # the sum is the fast question; it may overflow
+    for name, p in network.named_parameters():  # the sum is the fast question; it may overflow
         require(
             p.detach().sum().isfinite() or p.detach().isfinite().all(),
             f"parameter {name!r} holds values that are not finite: the run has diverged",
@@ -61,6 +51,24 @@ def check(
     if labels is not None:
         check_labels(labels, len(x))
     return mask, which, chunk
+
+
+def beyond(network: nn.Module) -> str:
+    """Why the formulas cannot cover a network, as far as its modules tell; "" where they may.
+
+    >>> beyond(nn.Sequential(nn.Linear(2, 4), nn.GroupNorm(2, 4)))
+    "layer '1' is a GroupNorm"
+    """
+    for name, module in network.named_modules():
+        held = {kind for kind, p in module._parameters.items() if p is not None}
+        layer = f"layer {name or '(the network itself)'!r}"
+        if held and type(module) not in KINDS:
+            return f"{layer} is a {type(module).__name__}"
+        if held - {"weight", "bias"} or (
+            held and (module._forward_hooks or module._forward_pre_hooks)
+        ):
+            return f"{layer} has hooks, or its weights in another form"
+    return "two layers share a parameter" if shares(network) else ""
 
 
 def shares(network: nn.Module) -> bool:
@@ -109,7 +117,8 @@ def parameters(network: nn.Module, which: str = "all", mask: Named | None = None
     return {
         name: named[name]
         for name in (kernels(network) if which == "weights" else named)
-        if name not in live or live[name].view(torch.uint8).any()  # bytes: ten times as fast
+        if name in named  # and not another name of a shared one
+        and (name not in live or live[name].view(torch.uint8).any())  # bytes: ten times as fast
     }
 
 

@@ -10,9 +10,11 @@ from functools import cached_property
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lib.metrics.contract import Named, check, leaves, require
-from lib.metrics.gradients import hooked, summed_loss
+from lib.metrics.gradients import summed_loss
+from lib.metrics.passes import outputs_bytes
 
 GRAPH_BYTES = 512 << 20  # graphs of the gradient kept between products; beyond, each builds anew
 
@@ -53,7 +55,9 @@ class Curvature:
         given = [(mask or {}).get(n, live).to(self.device).flatten() for n, live in every.items()]
         self.live = torch.cat(given).nonzero().squeeze(1)
         self.size = len(self.live)
-        self.bytes_each = self._graph_bytes()
+        # about the memory of a graph: some multiple of all outputs. Two examples: BatchNorm
+        # without running statistics refuses one
+        self.bytes_each = max(1, 2 * outputs_bytes(network, x[:2]))
         self.chunk = chunk or max(1, min(len(x), 512, GRAPH_BYTES // (2 * self.bytes_each)))
         together = any(getattr(m, "running_mean", m) is None for m in network.modules())
         require(
@@ -64,21 +68,12 @@ class Curvature:
         )
         self._keep = len(x) * self.bytes_each <= GRAPH_BYTES
 
-    def _graph_bytes(self):
-        """About the memory of one example's graph: some multiple of all the modules' outputs."""
-        sizes: list[int] = []
-        modules = [m for m in self.network.modules() if not any(m.children())]
-        x = self.x[:2]  # two examples: BatchNorm without running statistics refuses one
-        with torch.no_grad():
-            note = dict.fromkeys(modules, lambda _, inputs, output: sizes.append(output.nbytes))
-            hooked(self.network, x, note)
-        return 2 * sum(sizes) // len(x)
-
     def _gradient(self, start):
         """The gradient of a chunk's part of the loss, with its graph, where it is not constant."""
         part = slice(start, start + self.chunk)
         labels = None if self.labels is None else self.labels[part]
-        with torch.enable_grad():
+        # fused attention has no second derivative
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             loss = summed_loss(self.network, self.parameters, self.x[part], labels) / len(self.x)
             gradient = torch.autograd.grad(
                 loss, list(self.parameters.values()),
@@ -97,7 +92,7 @@ class Curvature:
         """
         inputs, result = list(self.parameters.values()), torch.zeros_like(vector)
         split = zip(vector.split(self.sizes, -1), inputs, strict=True)
-        pieces = [v.view(*vector.shape[:-1], *p.shape) for v, p in split]
+        pieces = [v.view((*vector.shape[:-1], *p.shape)) for v, p in split]
         anew = map(self._gradient, range(0, len(self.x), self.chunk))
         for varying in self._graphs if self._keep else anew:
             rows = torch.autograd.grad(
@@ -105,7 +100,7 @@ class Curvature:
                 retain_graph=self._keep, allow_unused=True, materialize_grads=True,
                 is_grads_batched=batched,
             )  # fmt: skip
-            result += torch.cat([row.flatten(int(batched)) for row in rows], -1)
+            result += torch.cat([row.reshape((*vector.shape[:-1], -1)) for row in rows], -1)
         return result.index_select(-1, self.live)
 
     def __matmul__(self, v: Tensor) -> Tensor:

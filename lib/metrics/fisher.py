@@ -110,7 +110,7 @@ def exact(network: nn.Module, x: Tensor, **options) -> Tensor:
     tensor([12.5000])
     """
     mask, which, chunk = check(network, x, **options)
-    together = at_once(network, x, network(x[:1]).shape[1] - 1)
+    together = at_once(network, x, network(x[:2]).shape[1] - 1)
     wanted = asked(network, which, mask)
     found = [
         squares(taken, _columns(taken.logits), wanted, together)
@@ -134,7 +134,7 @@ def diagonal(
             [2.2500, 4.0000]])
     """
     mask, which, chunk = check(network, x, draws=draws, **options)
-    copies = draws if generator else network(x[:1]).shape[1] - 1
+    copies = draws if generator else network(x[:2]).shape[1] - 1
     total = {n: torch.zeros_like(p.detach()) for n, p in parameters(network, which, mask).items()}
     for _, taken in passes(network, x, chunk, copies):
         cotangents = (

@@ -3,13 +3,15 @@
 Each layer's input a and output z are kept, and one ``autograd.grad`` in the outputs alone gives δ,
 without any weight gradient. ``lib.metrics.layers`` has the formulas that lead from a and δ to the
 numbers of each example. Masked MLPs and LeNet-5 on a CPU pass at the cost of their live weights
-(``lib.sparse.passes``) where that is faster; the numbers are the same but for rounding. Arguments
-(``options``) and errors: see ``lib.metrics.contract``; without a ``chunk``, 256 MB of activations.
+(``lib.sparse.passes``) where that is faster; the numbers are the same but for rounding. A network
+that the formulas do not cover passes by ``GeneralPass``, and a warning says so, once.
+Arguments (``options``) and errors: see ``lib.metrics.contract``; without a ``chunk``, 256 MB of
+activations.
 """
 
-import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+import functools
+import warnings
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,100 +24,49 @@ from lib.metrics.contract import (
     leaves,
     masked,
     parameters,
-    require,
 )
-from lib.metrics.layers import KINDS
+from lib.metrics.passes import GeneralPass, Pass, examined
 from lib.sparse.passes import Asked, LivePass, patterns_of
 
 ACTIVATION_BYTES, CACHE_BYTES = 256 << 20, 16 << 20
-# network -> input shape -> bytes of its layers' outputs for one example
-_activations: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
-def hooked(network: nn.Module, x: Tensor, hooks: Mapping[nn.Module, Callable]) -> Tensor:
-    """The network's output for ``x``, with a forward hook on each of these modules meanwhile."""
-    handles = [module.register_forward_hook(hook) for module, hook in hooks.items()]
-    try:
-        return network(x)
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-class Pass:
-    """One forward pass of ``x`` that keeps what the formulas need; ``deltas`` goes back."""
-
-    def __init__(self, network: nn.Module, x: Tensor):
-        self.layers, self.outputs, versions = dict[str, Any](), list[Tensor](), []
-        names = {module: name for name, module in network.named_modules() if type(module) in KINDS}
-
-        def keep(module, inputs, output):
-            name = names[module]
-            require(
-                name not in self.layers,
-                f"layer {name!r} is used more than once in a pass: the formulas need each "
-                "parameter in one place",
-            )
-            output.requires_grad_()  # the first layer's of a frozen network does not yet
-            self.layers[name] = KINDS[type(module)](module, inputs[0].detach())
-            self.outputs.append(output)
-            versions.append(output._version)
-
-        with torch.enable_grad():
-            self.logits = hooked(network, x, dict.fromkeys(names, keep))
-        for name, output, version in zip(self.layers, self.outputs, versions, strict=True):
-            require(
-                output._version == version,
-                f"the output of layer {name!r} is changed in place (an activation with "
-                "inplace=True?)",
-            )
-
-    def deltas(self, cotangents: list[Tensor], more: bool = False) -> Iterator:
-        """(name, layer, δ [k, n, ...]) of each layer for k ``cotangents`` [n, C] in the logits.
-
-        ``more`` if others follow.
-        """
-        last = len(cotangents) - 1
-        found = [
-            torch.autograd.grad(self.logits, self.outputs, c, retain_graph=more or i < last)
-            for i, c in enumerate(cotangents)
-        ]
-        for number, (name, layer) in enumerate(self.layers.items()):
-            every = [deltas[number] for deltas in found]
-            yield name, layer, torch.stack(every) if last else every[0].unsqueeze(0)
+@functools.cache  # once for each reason
+def _say(reason):
+    warnings.warn(
+        f"{reason}: no formula covers this network, and torch.func takes each example's gradient "
+        "instead; the numbers are the same, at a higher cost",
+        stacklevel=3,
+    )
 
 
 def passes(
     network: nn.Module, x: Tensor, chunk: int | None, copies: int = 1, mask: Named | None = None
-) -> Iterator[tuple[slice, Pass | LivePass]]:
+) -> Iterator[tuple[slice, Pass | LivePass | GeneralPass]]:
     """Forward passes over all of ``x`` in chunks; ``copies`` δ of each layer are held at a time.
 
     With a ``mask`` they may be at the cost of the live weights (``lib.sparse.passes``): the
     formulas that their layers are then asked for must be under this mask.
     """
+    reason, each = examined(network, x)
+    if reason:
+        _say(reason)
     if chunk is None:  # a few times the cache, but enough examples for efficient products
-        held = (2 + copies) * _outputs_bytes(network, x)
+        held = (2 + copies) * each
         most = max(CACHE_BYTES // held, 128) if x.device.type == "cpu" else 2048
         chunk = min(most, ACTIVATION_BYTES // held)
     chunk = max(1, min(len(x), chunk))
     chunk = -(-len(x) // -(-len(x) // chunk))  # the same number of chunks, of even sizes
-    patterns = None if mask is None else patterns_of(network, x, mask, chunk)
+    patterns = None if mask is None or reason else patterns_of(network, x, mask, chunk)
+    dense = GeneralPass if reason else Pass
     for start in range(0, len(x), chunk):
         part = slice(start, start + chunk)
         yield (
             part,
-            Pass(network, channels_last(x[part]))
+            dense(network, channels_last(x[part]))
             if patterns is None
             else LivePass(network, x[part], patterns),
         )
-
-
-def _outputs_bytes(network, x):
-    """The memory that the outputs of all layers take for one example."""
-    sizes = _activations.setdefault(network, {})
-    if x.shape[1:] not in sizes:
-        sizes[x.shape[1:]] = sum(z.numel() * z.element_size() for z in Pass(network, x[:1]).outputs)
-    return sizes[x.shape[1:]]
 
 
 def at_once(network: nn.Module, x: Tensor, cotangents: int) -> int:
@@ -124,7 +75,7 @@ def at_once(network: nn.Module, x: Tensor, cotangents: int) -> int:
     All where 64 examples then still fit. Together they share what depends on the inputs of the
     layers alone; but fewer examples at a time cost large networks more.
     """
-    fits = 64 * (2 + cotangents) * _outputs_bytes(network, x) <= ACTIVATION_BYTES
+    fits = 64 * (2 + cotangents) * examined(network, x)[1] <= ACTIVATION_BYTES
     return cotangents if fits else 1
 
 
@@ -170,7 +121,10 @@ def asked(
 
 
 def squares(
-    taken: Pass | LivePass, cotangents: list[Tensor], wanted: dict[str, Asked], together: int
+    taken: Pass | LivePass | GeneralPass,
+    cotangents: list[Tensor],
+    wanted: dict[str, Asked],
+    together: int,
 ) -> Tensor:
     """Each example's squared gradient norm, [n], summed over ``cotangents``.
 
@@ -191,7 +145,7 @@ def squares(
 
 
 def norms_and_dots(
-    taken: Pass | LivePass, cotangent: Tensor, wanted: Sequence[dict[str, Asked]]
+    taken: Pass | LivePass | GeneralPass, cotangent: Tensor, wanted: Sequence[dict[str, Asked]]
 ) -> list[tuple[Tensor, Tensor]]:
     """(squared norms [n], dot products [n]) of each example's gradient, as each of them asks.
 
@@ -223,7 +177,7 @@ def mean_gradient(
 
 def summed_loss(network: nn.Module, own: Named, x: Tensor, labels: Tensor | None) -> Tensor:
     """Cross-entropy summed over ``x`` as a function of ``own``; None: to the predictions' own."""
-    logits = torch.func.functional_call(network, own, (x,), tie_weights=False)
+    logits = torch.func.functional_call(network, own, (x,))
     if labels is None:
         return nn.functional.cross_entropy(
             logits, torch.softmax(logits.detach(), -1), reduction="sum"

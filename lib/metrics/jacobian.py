@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from lib.metrics.contract import check
 from lib.metrics.estimate import Estimate
 from lib.metrics.gradients import channels_last, passes
+from lib.metrics.passes import examined
 from lib.models.networks import MLP
 from lib.sparse.passes import LivePass, patterns_of
 
@@ -36,7 +37,8 @@ def exact(network: nn.Module, x: Tensor, *, chunk: int | None = None) -> Tensor:
             [LivePass(network, part, patterns).jacobian_squares() for part in x.split(chunk or 128)]
         )
     found = []
-    first = network[1] if isinstance(network, MLP) else None
+    reason, _ = examined(network, x)
+    first = network[1] if isinstance(network, MLP) and not reason else None
     if isinstance(first, nn.Linear) and first.in_features > first.out_features:
         gram = first.weight.detach() @ first.weight.detach().t()
         for _, taken in passes(network, x, chunk):
@@ -48,7 +50,7 @@ def exact(network: nn.Module, x: Tensor, *, chunk: int | None = None) -> Tensor:
     for part in x.split(chunk or (64 if x.device.type == "cpu" else 1024)):
         part = channels_last(part).detach().requires_grad_()
         with torch.enable_grad():
-            logits = torch.func.functional_call(network, frozen, (part,), tie_weights=False)
+            logits = torch.func.functional_call(network, frozen, (part,))
         found.append(sum(g.flatten(1).square().sum(1) for g in _rows(logits, part)))
     return torch.cat(found)
 

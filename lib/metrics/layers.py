@@ -19,7 +19,8 @@ a direction is for k = 1).
                       dot product [n] with the direction (0 without one)
 ``diagonal``          by kind, the squared gradient of each weight, summed over k and n
 
-To cover another layer, write its class and add it to ``KINDS``.
+To cover another layer, write its class and add it to ``KINDS``. A network with a layer that no
+formula covers is measured by ``lib.metrics.passes.GeneralPass``.
 """
 
 from typing import Any
@@ -40,16 +41,30 @@ def _live(values, mask):
 
 
 def _explicit(g, live, ahead):
-    """The squares and dots of gradients g [k, n, c]."""
-    return _live(g, live).square().sum((0, 2)), 0.0 if ahead is None else g[0] @ ahead
+    """The squares and dots of gradients g [k, n, ...]."""
+    squares = _live(g, live).square().reshape(*g.shape[:2], -1).sum((0, 2))
+    return squares, 0.0 if ahead is None else g[0].reshape(len(squares), -1) @ ahead.reshape(-1)
+
+
+class Explicit:
+    """Parameters whose gradients are at hand: δ is kind -> [k, n, *shape]."""
+
+    def _gradients(self, delta) -> Named:
+        return delta
+
+    def squares_and_dots(self, delta, asked: Asked):
+        g = self._gradients(delta)
+        return [_explicit(g[kind], *each) for kind, each in asked.items()]
+
+    def diagonal(self, delta) -> Named:
+        return {kind: g.square().sum((0, 1)) for kind, g in self._gradients(delta).items()}
 
 
 class _Linear:
     def __init__(self, module, a: torch.Tensor):
         require(
             a.dim() == 2,
-            f"a Linear layer is applied to inputs of shape {tuple(a.shape)}; the formulas need "
-            "[n, features]",
+            f"a Linear layer is applied to inputs of shape {tuple(a.shape)} and not [n, features]",
         )
         self.module, self.a = module, a
 
@@ -84,8 +99,7 @@ class _Convolution:
     def __init__(self, module, a: torch.Tensor):
         require(
             module.padding_mode == "zeros" and not isinstance(module.padding, str),
-            f"a convolution has padding {module.padding!r} of mode {module.padding_mode!r}; "
-            "numbers of zeros are covered",
+            f"a convolution has padding {module.padding!r} of mode {module.padding_mode!r}",
         )
         self.module, self.a = module, a
 
@@ -147,7 +161,7 @@ class _Convolution:
         return found
 
 
-class _BatchNorm:
+class _BatchNorm(Explicit):
     def __init__(self, module, a: torch.Tensor):
         require(
             module.running_mean is not None,
@@ -164,13 +178,6 @@ class _BatchNorm:
             along, shift = along.sum(places), shift.sum(places)
         scale = (module.running_var + module.eps).rsqrt()
         return {"weight": (along - module.running_mean * shift) * scale, "bias": shift}
-
-    def squares_and_dots(self, delta, asked: Asked):
-        g = self._gradients(delta)
-        return [_explicit(g[kind], *each) for kind, each in asked.items()]
-
-    def diagonal(self, delta) -> Named:
-        return {kind: g.square().sum((0, 1)) for kind, g in self._gradients(delta).items()}
 
 
 KINDS: dict[type[nn.Module], Any] = {

@@ -116,7 +116,7 @@ class _Convolution(_Layer):
 
 
 class LivePass:
-    """A forward pass of ``x`` as ``lib.metrics.gradients.Pass`` makes it, along ``patterns``."""
+    """A forward pass of ``x`` as ``lib.metrics.passes.Pass`` makes it, along ``patterns``."""
 
     @torch.no_grad()
     def __init__(self, network: nn.Module, x: torch.Tensor, patterns: Patterns):

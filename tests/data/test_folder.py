@@ -2,8 +2,10 @@
 the code of every other set.
 """
 
+import os
 import random
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from lib.data import folder as folders
 from lib.data import sets
 from lib.runs import results, sweep
 from lib.runs.store import Store
+from lib.specs.fields import ParameterError
 from lib.specs.parts import MaskUpdate
 from lib.specs.run import Run, gradually_pruned, scratch, ticket
 from lib.training import loop
@@ -533,3 +536,53 @@ def test_each_epoch_and_member_has_its_own_crops(folder, store, monkeypatch):
             expected += zip(order.tolist(), crops.tolist(), strict=True)
     assert sorted(seen) == sorted(expected)
     assert len(set(seen)) == 96
+
+
+# -- what is no image ------------------------------------------------------------------------------
+
+
+def test_only_images_are_opened(folder):
+    """PostScript would start Ghostscript, whatever the file is called."""
+    path = folder / "train" / "ant" / "train_1.png"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\nshowpage\n")
+    with pytest.raises(sets.DataError, match=r"ant/train_1.png \(UnidentifiedImageError\)"):
+        load(folder)
+
+
+def test_a_pipe_is_no_image(folder):
+    """Reading from one would wait for ever."""
+    os.mkfifo(folder / "val" / "bee" / "pipe.png")
+    assert len(load(folder).x_test) == 3 * VAL
+
+
+def test_no_image_is_larger_than_the_limit(folder, monkeypatch):
+    """A small file may hold very many pixels."""
+    monkeypatch.setattr(folders, "PIXELS", 40 * 40)
+    with pytest.raises(sets.DataError, match=r"\(DecompressionBombError\)"):
+        load(folder)
+
+
+def test_links_that_leave_the_folder_are_said(folder, tmp_path):
+    """By a warning with their names; links within it are silent."""
+    away, ant = tmp_path / "away.png", folder / "train" / "ant"
+    paint(away, 0, 1, (40, 40))
+    (ant / "within.png").symlink_to(ant / "train_1.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load(folder)
+    (ant / "linked.png").symlink_to(away)
+    with pytest.warns(UserWarning, match=r"1 images of .*train lie elsewhere.*: ant/linked.png"):
+        assert len(load(folder).x_train) == 3 * TRAIN + 2
+
+
+@pytest.mark.parametrize("figure", presets.catalogue())
+def test_a_notebook_takes_a_folder_or_refuses_it_by_name(figure, folder):
+    """Before any work, and with what to do instead."""
+    if "dataset" not in presets.own(figure):
+        return
+    if "folder" in presets.own(figure):
+        given = {"dataset": "folder", "folder": str(folder)}
+        assert presets.settings(figure, **given).folder == str(folder)
+    else:
+        with pytest.raises(ParameterError, match=f"dataset is 'folder': {figure} holds its images"):
+            presets.settings(figure, dataset="folder")

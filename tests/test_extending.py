@@ -1,0 +1,64 @@
+"""``docs/extending.md``: its blocks run as they stand, and cover every registry."""
+
+import re
+import sys
+
+import pytest
+import torch
+from support import carry_out
+
+from lib import files, registry
+from lib.runs.store import Store
+
+PAGE = (files.HOME / "docs" / "extending.md").read_text(encoding="utf-8")
+KINDS = [kind for kind in vars(registry).values() if isinstance(kind, registry.Registry)]
+
+
+@pytest.fixture
+def mine(tmp_path):
+    """The page's code as a plugin, its namespace; what it registers is taken out again."""
+    before = {kind.kind: set(kind) for kind in KINDS}
+    path = tmp_path / "extending.py"
+    path.write_text("\n".join(re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)))
+    registry.load_plugin(path)
+    new = {kind.kind: set(kind) - before[kind.kind] for kind in KINDS}
+    yield vars(sys.modules["plugin_extending"]), new
+    for kind in KINDS:
+        for name in new[kind.kind]:
+            kind.forget(name)
+
+
+def test_every_registry_has_its_example(mine):
+    """One name each, known by its source, and said with its decorator."""
+    _, new = mine
+    assert {kind: len(names) for kind, names in new.items()} == dict.fromkeys(new, 1)
+    for kind in KINDS:
+        assert f"@{kind.kind}\n" in PAGE
+        assert not kind.hashed or kind.version(*new[kind.kind])
+
+
+def test_the_examples_train_together(mine, tmp_path):
+    """A vision transformer, pruned, finetuned, trained from scratch, its mask changed."""
+    names, _ = mine
+    runs = names["plan"]()
+    table = carry_out(runs, Store(tmp_path / "runs"))
+    assert not table["diverged"].any()
+    last = table.groupby("key").tail(1)
+    assert (last["pruned"] == (last["sparsity"] * last["prunable"]).round()).all()
+    watched = table[table["solution"] == "sol_d"]
+    assert (watched["fisher"] > 0).all()
+    assert watched["sureness"].between(0.5, 1).all()
+    ends = last.set_index("key")["mask"]
+    assert ends[runs[2].key] != ends[runs[3].key], "the rule changed no mask"
+
+
+def test_a_folder_of_images_becomes_tensors(mine, tmp_path):
+    """As the page reads it: both parts, the classes by their folders."""
+    image = pytest.importorskip("PIL.Image")
+    for number, place in enumerate(("train/a", "train/b", "val/a", "val/b")):
+        (tmp_path / place).mkdir(parents=True)
+        image.new("RGB", (20, 12), (number, 0, 0)).save(tmp_path / place / "one.png")
+    x_train, y_train, x_test, y_test = mine[0]["pictures"](tmp_path, 8)
+    assert x_train.shape == x_test.shape == (2, 3, 8, 8)
+    assert list(y_train) == list(y_test) == [0, 1]
+    torch.testing.assert_close(255 * x_test[:, 0, 0, 0], torch.tensor([2.0, 3.0]))
