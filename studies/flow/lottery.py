@@ -24,7 +24,7 @@ from studies.quantities import (
     Numbers, average, between, final_rows, first, held, known, needed, numbers, pick,
 )  # fmt: skip
 from studies.rules import (
-    MATCH, Condition, Rule, along, beyond, equal, given, if_any, matters, more, needs, only,
+    MATCH, Condition, Rule, along, beyond, equal, given, if_any, is_own, matters, more, needs, only,
     own, ratio, rows, says,
 )  # fmt: skip
 
@@ -64,6 +64,11 @@ PRINTED = {
 }  # fmt: skip
 NATS = ("kl", "js")  # divergences
 CHAIN = [("lottery", "pruned"), ("restart", "pruned"), ("pruned", "scratch")]
+
+
+def printed(table: pd.DataFrame) -> dict:
+    """The study's own Table 6, row -> measure -> (mean, SD), where this is its data and network."""
+    return PRINTED if is_own(table, "mnist", "lenet-5") else {}
 
 
 def rise(losses) -> float:

@@ -10,7 +10,6 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from studies.evidence import family
 from studies.quantities import Numbers, needed, pick, spread
 from studies.rules import (
     MATCH, Condition, Rule, counted, equal, given, if_any, matters, more, needs, says,
@@ -70,16 +69,13 @@ def data_of(table: pd.DataFrame) -> str:
     return "ImageNet" if name == "folder" and whole else name
 
 
-def column(table: pd.DataFrame) -> tuple[str, str]:
-    """The printed column that stands beside a table: that of its data and network, or where there
-    is none that of a network of its family, or of LeNet-5.
+def printed(table: pd.DataFrame) -> dict:
+    """What the study prints for this data and network: cell -> (mean, SD) in percent, or nothing.
 
-    >>> column(pd.DataFrame({"dataset": ["digits"], "network": ["mlp"]}))
-    ('mnist', 'lenet-300-100')
+    >>> printed(pd.DataFrame({"dataset": ["mnist"], "network": ["lenet-5"]}))["lottery", ""]
+    (98.26, 0.27)
     """
-    here = (data_of(table), table["network"].iloc[0])
-    alike = [where for where in PRINTED if family(where[1]) == family(here[1])]
-    return here if here in PRINTED else (alike or [*PRINTED])[0]
+    return PRINTED.get((data_of(table), table["network"].iloc[0]), {})
 
 
 def named(row: str, form: str = "") -> str:

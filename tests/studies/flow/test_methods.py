@@ -153,8 +153,8 @@ def test_what_is_missing_is_named():
 
 def test_claims_of_imagenet_need_imagenet():
     """Rules about ResNet-50 and VGG-16 speak of ImageNet's 1,281,167 images alone."""
-    table = made_up("vgg-16")
-    assert methods.data_of(table) == "ImageNet"
+    table, printed = made_up("vgg-16"), methods.PRINTED["ImageNet", "vgg-16"]
+    assert methods.printed(table) == printed
     gains = rules.rows(ledger.RULES["flow-t1-vgg-init"], table)
     assert [round(decide(effect)["effect"], 6) for effect in gains] == [0, 0]
     for claim, other in (
@@ -163,20 +163,6 @@ def test_claims_of_imagenet_need_imagenet():
     ):
         with pytest.raises(NotHere, match=r"ImageNet: it needs that set and a GPU \(imagenet_\w+"):
             rules.rows(ledger.RULES[claim], table.assign(**other))
-    assert methods.data_of(table.assign(train_images=48)) == "folder"
+    assert not methods.printed(table.assign(train_images=48))
     with pytest.raises(NotHere, match="excepts ResNet-50"):
         rules.rows(ledger.RULES["flow-t1-lenet-init-scratch"], table.assign(network="resnet-50"))
-
-
-@pytest.mark.parametrize(
-    ("data", "network", "column"),
-    [
-        ("mnist", "lenet-300-100", ("mnist", "lenet-300-100")),
-        ("digits", "mlp", ("mnist", "lenet-300-100")),
-        ("cifar10", "resnet-18", ("ImageNet", "resnet-50")),
-        ("digits", "of-a-reader", ("mnist", "lenet-5")),
-    ],
-)
-def test_the_printed_column_beside_a_table(data, network, column):
-    """That of its data and network, else of a network of its family, else of LeNet-5."""
-    assert methods.column(pd.DataFrame({"dataset": [data], "network": [network]})) == column
