@@ -280,7 +280,7 @@ def _adapted(values, given):
     epochs, network = str(given.get("epochs", "")).strip(), given.get("network", values["network"])
     if "prune_epochs" in values and epochs.isdecimal():
         grid = {
-            t if t % 1 else round(t * int(epochs) / values["epochs"])
+            min(t, int(epochs)) if t % 1 else round(t * int(epochs) / values["epochs"])
             for t in values["prune_epochs"]
         }
         values["prune_epochs"] = sorted(grid)

@@ -747,9 +747,11 @@ def test_settings_that_are_refused(name, value, allowed, store):
 @pytest.mark.parametrize("epochs", [20, "20", " 20 "])
 def test_another_number_of_epochs_takes_the_grid_along(epochs):
     """The preset's pruning epochs stay the same shares of training, also where a number comes as
-    text; given ones stay."""
+    text; those within an epoch stay, and given ones."""
     assert settings("early_fig1_periods", "desktop", epochs=epochs).prune_epochs == (
         0,
+        0.25,
+        0.5,
         1,
         2,
         4,
