@@ -195,3 +195,9 @@ dataset = Registry("dataset", "lib.data.sets", hashed=False)
 criterion = Registry("criterion", "lib.masks.criteria")
 mask_update = Registry("mask_update", "lib.masks.dynamic")
 monitor = Registry("monitor", "lib.training.monitors")
+
+
+def own() -> list[tuple[str, str, Any, str | None]]:
+    """What a user registered: kind, name, entry, and its version as it is now."""
+    kinds = (network, initializer, dataset, criterion, mask_update, monitor)
+    return [(k.kind, name, k[name], k.version(name)) for k in kinds for name in k._stated]

@@ -73,7 +73,7 @@ _BRINGS = {
     "update_every": {"update_end", "drop_fraction", "drop_schedule", "growth_gradient", "held"},
     "flow_every": {"flow_examples", "held"}, "sparsity": set(),
 }  # fmt: skip
-_COMMON = {"preset", "plugin", "seeds", "device", "runs_folder", "save_to"}
+_COMMON = {"preset", "plugin", "seeds", "device", "cluster", "runs_folder", "save_to"}
 
 
 def _settings(part: type[Spec]) -> dict[str, str]:
@@ -148,6 +148,8 @@ class Settings(_Specified):
     longer: Annotated[int, Number, Field(ge=2, le=1000)] | None = None
     """Times the epochs, for one run the more."""
     device: str = "auto"
+    cluster: str | None = None
+    """Where runs are carried out: here, or as ``lib.runs.cluster`` says."""
     runs_folder: str | None = None
     save_to: str | None = None
 

@@ -8,6 +8,7 @@ import os
 import pkgutil
 import random
 import signal
+import subprocess
 from pathlib import Path
 
 import nbformat
@@ -349,6 +350,21 @@ def carried_out(runs, root, path, ready=None) -> None:
     table = carry_out(runs, Store(root))
     table.attrs["epochs"] = epochs
     table.to_pickle(path)
+
+
+def namespace():
+    """A command prefix that may mount a file system of its own, or None where the system does
+    not let us.
+    """
+    for prefix in (["unshare", "--user", "--map-root-user", "--mount"], ["unshare", "--mount"]):
+        try:
+            if not subprocess.run(
+                [*prefix, "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True, timeout=20
+            ).returncode:
+                return prefix
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+    return None
 
 
 def of_notebook(name, function, **known):
