@@ -81,7 +81,7 @@ def _client(cluster):
             raise ParameterError(
                 f"cluster is {cluster!r}: that needs Dask, pip install 'price-of-sparsity[cluster]'"
             ) from error
-        place = cluster
+        place: Any = cluster
         if cluster.startswith("local:"):
             count = int(cluster.removeprefix("local:"))
             each = max(1, torch.get_num_threads() // count)

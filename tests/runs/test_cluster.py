@@ -15,9 +15,18 @@ import threading
 import time
 from pathlib import Path
 
-import pandas as pd
 import pytest
-from support import carry_out, family, leftovers, namespace, same_results, same_table, small
+from support import (
+    carry_out,
+    family,
+    leftovers,
+    namespace,
+    same_results,
+    same_table,
+    serve,
+    small,
+    start_process,
+)
 
 from lib import files, registry
 from lib.runs import cluster as clusters
@@ -59,30 +68,31 @@ class Place:
 
     def schedule(self) -> str:
         """The address of a new scheduler."""
-        said = self.folder / f"scheduler{len(self.running)}.json"
-        self.scheduler = self._start("scheduler", "--port", "0", "--scheduler-file", str(said))
-        while not (said.exists() and said.stat().st_size):
-            assert self.scheduler.poll() is None
-            time.sleep(0.05)
-        return pd.read_json(said, typ="series")["address"]
+        said = self.folder / f"scheduler{len(self.running)}"
+        self.scheduler = start_process(serve, "Scheduler", said, "")
+        self.running.append(self.scheduler)
+        while not said.exists():
+            assert self.scheduler.is_alive()
+            time.sleep(0.02)
+        return said.read_text()
 
-    def worker(self, *, before="", pause=0.0, prefix=(), home=files.HOME, options=()):
-        """A new worker, with the library at ``home``, that runs the code ``before`` its first."""
-        preload = self.folder / f"before{len(self.running)}.py"
-        preload.write_text(before or WATCHED.format(log=str(self.log), pause=pause))
-        options = ["--no-nanny", "--nthreads", "1", "--preload", str(preload), *options]
-        return self._start("worker", self.address, *options, prefix=prefix, home=home)
+    def worker(self, before: str | None = None, pause: float = 0.0):
+        """A new worker, that runs the code ``before`` its first task."""
+        before = WATCHED.format(log=str(self.log), pause=pause) if before is None else before
+        said = self.folder / f"worker{len(self.running)}"
+        self.running.append(start_process(serve, "Worker", said, before, self.address))
+        return self.running[-1]
 
-    def _start(self, what, *options, prefix=(), home=files.HOME):
-        command = [*prefix, sys.executable, "-m", f"distributed.cli.dask_{what}", *options]
+    def stranger(self, home=files.HOME, prefix=()):
+        """A worker that a shell starts, with the library at ``home``."""
+        command = [*prefix, sys.executable, "-m", "distributed.cli.dask_worker", self.address]
         paths = os.pathsep.join([str(home), os.environ.get("PYTHONPATH", "")])
-        with open(self.folder / f"{what}{len(self.running)}.log", "w") as said:
+        with open(self.folder / f"worker{len(self.running)}.log", "w") as said:
             process = subprocess.Popen(
-                [*command, "--host", "127.0.0.1", "--no-dashboard"],
+                [*command, "--no-nanny", "--host", "127.0.0.1", "--no-dashboard"],
                 cwd=home, env={**os.environ, "PYTHONPATH": paths}, stdout=said, stderr=said,
             )  # fmt: skip
         self.running.append(process)
-        return process
 
     def epochs(self) -> collections.Counter:
         """How often each (run, epoch) was begun by the workers."""
@@ -95,7 +105,7 @@ class Place:
             connection.close()
         for process in self.running:
             process.kill()
-            process.wait()
+            getattr(process, "join", getattr(process, "wait", None))()
 
 
 @pytest.fixture
@@ -226,11 +236,11 @@ def test_parts():
 def test_tasks_of_large_networks_are_small(monkeypatch):
     """Some for each worker, so that one that comes late, or is slow, does what it can."""
     monkeypatch.setattr(sweep, "STEP", 0)
-    test_parts_of = [Run.dense(small(), seed=seed) for seed in range(24)]
-    run = test_parts_of[0]
+    dense = [Run.dense(small(), seed=seed) for seed in range(24)]
+    run = dense[0]
     images = {run.data: sweep.images_of(run.data)}
     networks = {(run.data, run.network): sweep.loop.network_of(run, images[run.data])}
-    tasks = sweep._tasks([test_parts_of], networks, images, Store("nowhere"), "cpu", 2, 2**40)
+    tasks = sweep._tasks([dense], networks, images, Store("nowhere"), "cpu", 2, 2**40)
     assert [len(task.call.args[0]) for task in tasks] == [24 // (2 * sweep.PARTS)] * 8
 
 
@@ -251,7 +261,8 @@ def test_a_killed_worker_costs_an_epoch(place, store, tmp_path):
     begun = soon(lambda: len(place.epochs()) > 8, lambda: (doomed.kill(), place.worker()))
     same_table(there(runs, store, place.address), table)
     begun.join()
-    assert doomed.wait() == -signal.SIGKILL
+    doomed.join()
+    assert doomed.exitcode == -signal.SIGKILL
     same_results(runs, store, reference)
     again = {epoch: times for epoch, times in place.epochs().items() if times > 1}
     assert len(again) <= 2 * 2, "two epochs of two members at most: the one at work, and its write"
@@ -264,8 +275,8 @@ def test_a_worker_that_comes_late_takes_part(place, store, tmp_path):
     """It is asked, and gets tasks that the first has not begun."""
     runs = [Run.dense(small(epochs=8, batch_size=batch), seed=0) for batch in range(20, 32)]
     place.worker(pause=0.3)
-    late = soon(lambda: len(place.epochs()) > 4, lambda: place.worker(before=late_code))
     late_code = WATCHED.format(log=str(tmp_path / "late"), pause=0)
+    late = soon(lambda: len(place.epochs()) > 4, lambda: place.worker(before=late_code))
     same_table(there(runs, store, place.address), expected(runs, tmp_path / "here")[0])
     late.join()
     mine = (tmp_path / "late").read_text().split("\n")
@@ -333,7 +344,7 @@ def test_strangers_are_refused_by_name(place, store, tmp_path):
     shutil.copytree(files.HOME / "lib", home / "lib", ignore=shutil.ignore_patterns("__pycache__"))
     (home / "lib" / "rng.py").open("a").write("# edited\n")
     (home / "pyproject.toml").touch()
-    place.worker(home=home)
+    place.stranger(home)
     place.worker(before="import torch\ntorch.__version__ = '1.0.0'\n")
     place.worker(before="import sys\nsys.modules['lib.runs.cluster'] = None\n")
     runs = [Run.dense(small(epochs=1), seed=0)]
@@ -363,7 +374,7 @@ def test_a_folder_that_is_not_shared_is_refused(place, store, tmp_path):
         pytest.skip("this system lets us mount nothing")
     store.root.mkdir()
     shell = 'mount -t tmpfs tmpfs "$1" && shift && exec "$@"'
-    place.worker(prefix=[*prefix, "sh", "-c", shell, "sh", str(store.root)])
+    place.stranger(prefix=[*prefix, "sh", "-c", shell, "sh", str(store.root)])
     runs = [Run.dense(small(epochs=1), seed=0)]
     with (
         pytest.warns(UserWarning, match="worker tcp://.* is refused"),
