@@ -88,7 +88,7 @@ def measure(
     asked = {"name": name, "settings": settings or {}, "format": FORMAT, "source": source}
     asked, at, rows = json.loads(json.dumps(asked, allow_nan=False)), list(at), []
     away, runs = clusters.where(cluster), list(dict.fromkeys(runs))
-    shown = partial(
+    shown: Callable[..., tqdm] = partial(
         tqdm, desc=name, disable=not progress, leave=False, mininterval=2.0, ncols=100,
         file=sys.stdout,
     )  # fmt: skip
