@@ -11,7 +11,7 @@ ARGS   :=
 FRESH := runs=$$(mktemp -d) && trap 'rm -rf "$$runs"' EXIT && export SPARSITY_RUNS="$$runs" &&
 
 .DEFAULT_GOAL := help
-.PHONY: help figure test check lab notebooks bench site bounds install clean
+.PHONY: help figure test check cluster lab notebooks bench site bounds install clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -37,6 +37,9 @@ check:
 	$(PY) -m pytest -n auto --doctest-modules lib studies tests
 	@echo "every notebook, from an empty run store"
 	@$(FRESH) $(PY) -m pytest -n auto --nbval-lax --nbval-current-env --nbval-cell-timeout=300 notebooks
+
+cluster: install  ## the long tests of sweeps on a cluster: workers that die, come late or are refused
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m cluster tests/runs/test_cluster.py $(ARGS)
 
 lab: install  ## JupyterLab, opened at the notebooks (ARGS="--no-browser --port 8890" passes options on)
 	$(PY) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks $(ARGS)

@@ -197,3 +197,9 @@ mask_update = Registry("mask_update", "lib.masks.dynamic")
 monitor = Registry("monitor", "lib.training.monitors")
 selection = Registry("selection", "lib.training.selection")
 objective = Registry("objective", "lib.training.objectives")
+
+
+def own() -> list[tuple[str, str, Any, str | None]]:
+    """What a user registered: kind, name, entry, and its version as it is now."""
+    kinds = (network, initializer, dataset, criterion, mask_update, monitor, selection, objective)
+    return [(k.kind, name, k[name], k.version(name)) for k in kinds for name in k._stated]

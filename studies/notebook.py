@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from lib.files import whole_folder
-from lib.runs import results
+from lib.runs import cluster, results
 from lib.runs.sweep import choose_device
 from lib.specs.fields import ParameterError
 from studies import ledger, presets
@@ -39,6 +39,7 @@ def parameters(figure: str, namespace: dict) -> Settings:
     given = _given(namespace)
     try:
         chosen = presets.settings(figure, **{**given, "preset": given.get("preset") or "quick"})
+        cluster.chosen = chosen.cluster and cluster.where(chosen.cluster)
         if chosen.save_to:
             _check_folder(chosen.save_to)
     except ParameterError as error:
@@ -111,7 +112,7 @@ def _check_folder(folder: str) -> None:
 
 
 # Parameters that change no number: where things lie, and what computes.
-_PLACES = {"save_to", "runs_folder", "folder", "plugin", "device"}
+_PLACES = {"save_to", "runs_folder", "folder", "plugin", "device", "cluster"}
 
 
 def _apart(settings, usual):

@@ -73,7 +73,7 @@ _BRINGS = {
     "update_every": {"update_end", "drop_fraction", "drop_schedule", "growth_gradient", "held"},
     "flow_every": {"flow_examples", "held"}, "sparsity": set(),
 }  # fmt: skip
-_COMMON = {"preset", "plugin", "seeds", "device", "runs_folder", "save_to"}
+_COMMON = {"preset", "plugin", "seeds", "device", "cluster", "runs_folder", "save_to"}
 
 
 def _settings(part: type[Spec]) -> dict[str, str]:
@@ -105,6 +105,8 @@ def _types() -> dict[str, Any]:
     return found
 
 
+_Perturbed = Annotated[tuple[Annotated[str, among(initializers.PERTURBATIONS)], ...], Listed, Once]
+_Kinds = Annotated[tuple[Annotated[str, among(MASKS)], ...], Listed, Field(min_length=1), Once]
 _Specified: Any = create_model("_Specified", __base__=Spec, **_types())
 
 
@@ -135,20 +137,16 @@ class Settings(_Specified):
     deep_widths: Annotated[fields.Widths, Field(min_length=1)] | None = None
     alphas: Annotated[tuple[fields.Share, ...], Listed, Field(min_length=1)] | None = None
     replicas: Annotated[int, Number, Field(ge=2, le=1000)] | None = None
-    perturbations: (
-        Annotated[tuple[Annotated[str, among(initializers.PERTURBATIONS)], ...], Listed, Once]
-        | None
-    ) = None
+    perturbations: _Perturbed | None = None
     input_shape: (
         Annotated[tuple[Annotated[int, Number, Field(ge=1, le=4096)], ...], Listed] | None
     ) = None
-    mask_kinds: (
-        Annotated[tuple[Annotated[str, among(MASKS)], ...], Listed, Field(min_length=1), Once]
-        | None
-    ) = None
+    mask_kinds: _Kinds | None = None
     longer: Annotated[int, Number, Field(ge=2, le=1000)] | None = None
     """Times the epochs, for one run the more."""
     device: str = "auto"
+    cluster: str | None = None
+    """Where runs are carried out: here, or as ``lib.runs.cluster`` says."""
     runs_folder: str | None = None
     save_to: str | None = None
 
@@ -188,10 +186,7 @@ def setup_of(s: Settings, fingerprint: str) -> Setup:
 
     Recipes take of the ``milestones`` those that they reach. Raises ``ParameterError``.
     """
-    given = {
-        part: {field: getattr(s, name) for name, field in _settings(part).items()}
-        for part in _NAMES
-    }
+    given = {part: {f: getattr(s, name) for name, f in _settings(part).items()} for part in _NAMES}
     long = {"epochs": s.sparse_epochs, "lr": s.sparse_lr, "milestones": s.sparse_milestones}
     sparse = given[Recipe] | {name: value for name, value in long.items() if value is not None}
     for recipe in (given[Recipe], sparse):

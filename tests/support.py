@@ -1,6 +1,7 @@
 """Small experiments and processes that several test files share."""
 
 import ast
+import asyncio
 import hashlib
 import math
 import multiprocessing
@@ -8,6 +9,7 @@ import os
 import pkgutil
 import random
 import signal
+import subprocess
 from pathlib import Path
 
 import nbformat
@@ -16,7 +18,7 @@ import pandas as pd
 import torch
 from scipy import special
 
-from lib import rng
+from lib import files, rng
 from lib.data import sets
 from lib.data.images import Cropper
 from lib.runs import sweep
@@ -278,6 +280,7 @@ CONTEXT.set_forkserver_preload(
         "sklearn.model_selection",
         "safetensors.torch",
         "filelock",
+        "distributed",
         "lib.runs.sweep",
     ]
 )
@@ -288,6 +291,22 @@ def start_process(function, *arguments):
     process = CONTEXT.Process(target=function, args=arguments)
     process.start()
     return process
+
+
+def serve(kind, said, before, *arguments) -> None:
+    """Run the code ``before``, and be a Dask ``Scheduler`` or ``Worker``, whose address is written
+    to ``said``, until it is ended."""
+    import distributed
+
+    exec(before, {})
+
+    async def run():
+        options = {"host": "127.0.0.1", "dashboard": False}
+        async with getattr(distributed, kind)(*arguments, **options) as server:
+            files.write_atomic(Path(said), server.address.encode())
+            await server.finished()
+
+    asyncio.run(run())
 
 
 def checkpoint_every_epoch() -> None:
@@ -349,6 +368,21 @@ def carried_out(runs, root, path, ready=None) -> None:
     table = carry_out(runs, Store(root))
     table.attrs["epochs"] = epochs
     table.to_pickle(path)
+
+
+def namespace():
+    """A command prefix that may mount a file system of its own, or None where the system does
+    not let us.
+    """
+    for prefix in (["unshare", "--user", "--map-root-user", "--mount"], ["unshare", "--mount"]):
+        try:
+            if not subprocess.run(
+                [*prefix, "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True, timeout=20
+            ).returncode:
+                return prefix
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+    return None
 
 
 def of_notebook(name, function, **known):

@@ -12,9 +12,10 @@ import studies
 
 HOME = Path(lib.__file__).parent.parent
 # Statements without docstrings, so that no formatting changes the count; and lines, so that no long
-# literal hides in a statement. The design's borders are 3,300 for lib, and for studies 1,700 with
-# 150 for the verdicts and 150 for the door (command line, parameters in print): it is 10 above.
-LIMITS = {"lib": (3798, 8200), "studies": (2069, 5600)}
+# literal hides in a statement. The design's borders are 3,300 for lib, with 250 for one GPU and
+# many machines, 300 for the arms of the gap study and 100 for the door; and 1,700 for studies, with
+# 150 for the verdicts, 350 for the gap and 150 for the door. What stands here may only fall.
+LIMITS = {"lib": (3952, 8450), "studies": (2072, 5600)}
 # From the notebook's side to the machine's: a module imports from its own room and those after it.
 ROOMS = [
     ["studies"],

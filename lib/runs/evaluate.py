@@ -7,6 +7,7 @@ epoch: it is never measured twice, and an interruption loses only the one at wor
 import json
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 from tqdm import tqdm
@@ -14,9 +15,10 @@ from tqdm import tqdm
 from lib.data import sets
 from lib.metrics.estimate import MeasureError
 from lib.registry import source_hash
+from lib.runs import cluster as clusters
 from lib.runs import results
 from lib.runs.store import Finished, Store
-from lib.runs.sweep import images_of
+from lib.runs.sweep import PARTS, images_of
 from lib.specs.run import Run
 from lib.training import loop
 from lib.training.cohort import filled
@@ -68,6 +70,7 @@ def measure(
     version: str | None = None,
     device: str = "auto",
     progress: bool = True,
+    cluster: str | None = None,
 ):
     """A DataFrame of ``function(network, mask, run, images)`` for each run and each epoch ``at``.
 
@@ -77,17 +80,27 @@ def measure(
     settings what it takes from them. A row has the run's columns as in ``carry_out``, the epoch,
     and the values; those of a diverged run are missing. Raises ``KeyError`` for a run that the
     store lacks, and ``DamageError`` for one that is found to be damaged. Example: ``lib.runs``.
+    ``cluster`` as in ``carry_out``: its workers measure, and the function goes to them as it is.
     """
     import pandas as pd
 
     source = version or source_hash(getattr(function, "func", function), lenient=True)
     asked = {"name": name, "settings": settings or {}, "format": FORMAT, "source": source}
     asked, at, rows = json.loads(json.dumps(asked, allow_nan=False)), list(at), []
-    bar = tqdm(
-        dict.fromkeys(runs), desc=name, disable=not progress, leave=False, mininterval=2.0,
-        ncols=100, file=sys.stdout,
+    away, runs = clusters.where(cluster), list(dict.fromkeys(runs))
+    shown: Callable[..., tqdm] = partial(
+        tqdm, desc=name, disable=not progress, leave=False, mininterval=2.0, ncols=100,
+        file=sys.stdout,
     )  # fmt: skip
-    for run in bar:
+    due = [run for run in runs if away and _lacks(run, asked, at, store)]
+    if due:
+        call = partial(
+            measure, name=name, function=function, store=Store(store.root.resolve()), at=at,
+            settings=settings, version=source, device=device, progress=False,
+        )  # fmt: skip
+        with shown(total=len(due)) as bar:
+            clusters.carry_out(partial(_tasks, call, due), away, store, bar)
+    for run in shown(runs):
         found = store.finished(run.key)
         for epoch in at:
             rows.append(
@@ -104,3 +117,20 @@ def measure(
                 store.keep_measured(what, values)
             rows[-1].update(values)
     return pd.DataFrame(rows)
+
+
+def _lacks(run, asked, at, store):
+    """Whether something that is asked of ``run`` was not measured yet."""
+    return store.finished(run.key).info["diverged"] is None and any(
+        store.measured({**asked, "run": run.key, "at": epoch}) is None for epoch in at
+    )
+
+
+def _tasks(call, runs, workers, _memory):
+    """Measurements of ``runs`` for a cluster, some tasks a worker."""
+    size = -(-len(runs) // (PARTS * workers))
+    parts = [runs[i : i + size] for i in range(0, len(runs), size)]
+    return [
+        clusters.Task(partial(call, part), f"{call.keywords['name']} of {part}", len(part))
+        for part in parts
+    ]

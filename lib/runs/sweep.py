@@ -12,7 +12,9 @@ from tqdm import tqdm
 
 from lib.data import sets
 from lib.masks import masks
+from lib.models import flops
 from lib.models.networks import prunable
+from lib.runs import cluster as clusters
 from lib.runs.results import final, tabulate, with_parents
 from lib.runs.store import DamageError, Finished, Store
 from lib.specs.parts import Data
@@ -22,6 +24,8 @@ from lib.training.cohort import TRAINED
 
 CHECKPOINT_SECONDS = 20.0
 MAX_MEMBERS = 256
+PARTS = 4  # tasks a worker of a cluster
+STEP = 60e6  # FLOPs of a step that is worth its calls: members below it train together
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
@@ -55,8 +59,9 @@ def images_of(data: Data, device: str | torch.device = "auto") -> sets.ImageSet:
 
 
 def carry_out(
-    runs: list[Run], *, store: Store | None = None, device: str = "auto", progress: bool = True
-):
+    runs: list[Run], *, store: Store | None = None, device: str = "auto", progress: bool = True,
+    cluster: str | None = None,
+):  # fmt: skip
     """Train every run (and every parent) that the store lacks; return the table of ``runs``.
 
     The DataFrame has a row per run and measured epoch: what the run is (``results.columns_of``),
@@ -64,11 +69,16 @@ def carry_out(
     what, or when. Interrupt it as you like: called again, it goes on from the last checkpoint and
     ends with the same table. Where nothing is missing, nothing is written. Example: ``lib.runs``.
 
+    With ``cluster``, ``"local:4"`` or the address of a Dask scheduler, its workers train, each on
+    a ``device`` of its own; the store must be a folder that all share: see ``lib.runs.cluster``.
+
     Raises before any training: ``ValueError`` for a device that is not there, a network that does
     not fit the data, or a plan that cannot be; ``DataError`` for other data than the runs were
-    specified for; ``StorageError`` for a disk that cannot be written to or has no room.
+    specified for; ``StorageError`` for a disk that cannot be written to or has no room. On a
+    cluster ``ClusterError``, at the end, for tasks that failed; what did not need them is done.
     """
-    begin, store, place = time.perf_counter(), store or Store(), choose_device(device)
+    begin, store, away = time.perf_counter(), store or Store(), clusters.where(cluster)
+    place = choose_device("auto" if away else device)
     wanted, every = list(dict.fromkeys(runs)), with_parents(runs)
     for run in every:
         run.check_versions()
@@ -93,13 +103,16 @@ def carry_out(
     ) as bar:  # fmt: skip
         while missing:
             try:
-                for cohort in _cohorts(every):
-                    if not trained.isdisjoint(cohort):
-                        first = cohort[0]
-                        network = networks[first.data, first.network]
-                        _train(cohort, images[first.data], network, store, bar)
+                cohorts = [each for each in _cohorts(every) if not trained.isdisjoint(each)]
+                if away:
+                    plan = partial(_tasks, cohorts, networks, images, store, device)
+                    clusters.carry_out(plan, away, store, bar)
+                for cohort in cohorts:
+                    first = cohort[0]
+                    network = networks[first.data, first.network]
+                    _train(cohort, images[first.data], network, store, bar)
                 break
-            except DamageError:  # in a parent's weights: it is missing now
+            except (DamageError, clusters.ClusterError):  # a parent's weights are missing now
                 missing = [run for run in every if store.get(run.key) is None]
                 if trained.issuperset(missing):
                     raise
@@ -139,6 +152,41 @@ def _cohorts(runs):
     ]
 
 
+def _tasks(cohorts, networks, images, store, device, workers, memory):
+    """The cohorts for a cluster, each in parts of as many members as suit a worker.
+
+    Some parts a worker; larger ones where a step of a member is hardly worth its calls, as long
+    as all workers have some; none with more members than have room in a worker's memory. The list
+    and the number of workers alone fix them, so that another call finds their checkpoints.
+    """
+    tasks: list[clusters.Task] = []
+    part_of: dict[Run, int] = {}
+    for cohort in cohorts:
+        first, many = cohort[0], len(cohort)
+        network, seen = networks[first.data, first.network], images[first.data]
+        step = flops.training(flops.forward(network, seen.shape), first.recipe.batch_size)
+        size = max(-(-many // (PARTS * workers)), int(STEP / step))
+        size = max(1, min(size, -(-many // workers), memory // (2 * _room(first, network))))
+        for begin in range(0, many, size):
+            part = cohort[begin : begin + size]
+            others = {other for run in part for other in (run.parent, run.guide) if other}
+            part_of |= dict.fromkeys(part, len(tasks))
+            tasks.append(
+                clusters.Task(
+                    partial(_train_part, part, device, store.root.resolve()),
+                    f"{first.solution}, {first.network.name}, {len(part)} from seed {part[0].seed}",
+                    len(seen.y_train) * sum(r.length for r in part if not store.has(r.key)),
+                    frozenset(part_of[other] for other in others if other in part_of),
+                )
+            )
+    return tasks
+
+
+def _train_part(runs, device, root):
+    images = images_of(runs[0].data, device)
+    _train(runs, images, loop.network_of(runs[0], images), Store(root), tqdm(disable=True))
+
+
 def _has_diverged_parent(run, store):
     """Whether there is nothing to prune; such a run enters the store as diverged at its start."""
     parent = store.finished(run.parent.key) if run.parent else None
@@ -150,7 +198,7 @@ def _has_diverged_parent(run, store):
     if not lost and ((run.begin < parent.info["diverged"]) if run.continuation else from_best):
         return False  # it was pruned as it was before it diverged
     tensors = {name: parent.tensors[name] for name in ("weights", "buffers", "mask")}
-    note = "its guide diverged" if lost else "its Sol-D diverged"
+    note = f"its {'guide' if lost else 'Sol-D'} diverged"
     info = {**parent.info, "diverged": run.begin, "note": note}
     store.put(Finished(run.key, run.specification, [{"epoch": run.begin}], info, lambda: tensors))
     return True
@@ -165,11 +213,8 @@ def _train(runs, images, network, store, bar):
         if saved:
             begun = [by_key[member["key"]] for member in saved[1]["members"]]
             _go_on(begun, saved, network, images, store, name, bar)
-        lacking = [
-            run
-            for run in runs
-            if store.get(run.key) is None and not _has_diverged_parent(run, store)
-        ]
+        absent = [run for run in runs if store.get(run.key) is None]
+        lacking = [run for run in absent if not _has_diverged_parent(run, store)]
         if lacking:
             _go_on(lacking, None, network, images, store, name, bar)
 

@@ -26,6 +26,7 @@ from support import (
     carry_out,
     family,
     leftovers,
+    namespace,
     same_results,
     same_table,
     same_tensors,
@@ -615,21 +616,6 @@ def test_a_file_that_the_system_cuts_short(store, tmp_path, limit):
     assert leftovers(store.root) == []
     same_table(carry_out(before, store), table)
     same_table(carry_out(after, store), carry_out(after, Store(tmp_path / "other")))
-
-
-def namespace():
-    """A command prefix that may mount a file system of its own, or None where the system does
-    not let us.
-    """
-    for prefix in (["unshare", "--user", "--map-root-user", "--mount"], ["unshare", "--mount"]):
-        try:
-            if not subprocess.run(
-                [*prefix, "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True, timeout=20
-            ).returncode:
-                return prefix
-        except (OSError, subprocess.TimeoutExpired):
-            continue
-    return None
 
 
 FULL_DISK = """
