@@ -93,7 +93,7 @@ def measure(
         file=sys.stdout,
     )  # fmt: skip
     due = [run for run in runs if away and _lacks(run, asked, at, store)]
-    if due:
+    if away and due:
         call = partial(
             measure, name=name, function=function, store=Store(store.root.resolve()), at=at,
             settings=settings, version=source, device=device, progress=False,

@@ -25,7 +25,7 @@ class Arms:
     def __init__(self, group: Group, feed: InMemory | Streaming, epoch: int, steps: int):
         self.group, self.feed, self.epoch, self.steps = group, feed, epoch, steps
         self.streams = {
-            k: {name: member.draws(name, member.run.begin + epoch) for name in STREAMS}
+            k: {name: member.draws(name, int(member.run.begin) + epoch) for name in STREAMS}
             for k, member in enumerate(group.members)
             if member.run.selection or member.run.objective
         }

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lib.masks.masks import Named
-from lib.metrics import fisher, gradients
+from lib.metrics import fisher, passes
 from lib.models.networks import MLP
 from lib.registry import objective
 
@@ -103,7 +103,7 @@ def _of_linear(step, loss):
     def keep(module, inputs, output):
         kept[names[module]] = inputs[0], output
 
-    total = gradients.hooked(loss, step.x, dict.fromkeys(names, keep))
+    total = passes.hooked(loss, step.x, dict.fromkeys(names, keep))
     deltas = torch.autograd.grad(total, [z for _, z in kept.values()], create_graph=True)
     squares = []
     for (name, (a, _)), delta in zip(kept.items(), deltas, strict=True):
