@@ -23,6 +23,7 @@ from studies.figures import png
 from studies.presets import Settings
 from studies.shown import explorer as explorer
 from studies.shown import show_evidence as show_evidence
+from studies.shown import show_rules as show_rules
 from studies.shown import show_verdicts as show_verdicts
 
 

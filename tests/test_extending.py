@@ -50,6 +50,8 @@ def test_the_examples_train_together(mine, tmp_path):
     assert watched["sureness"].between(0.5, 1).all()
     ends = last.set_index("key")["mask"]
     assert ends[runs[2].key] != ends[runs[3].key], "the rule changed no mask"
+    losses = last.set_index("key")["train_loss"]
+    assert losses[runs[2].key] != losses[runs[4].key], "selection and objective changed nothing"
 
 
 def test_a_folder_of_images_becomes_tensors(mine, tmp_path):

@@ -320,7 +320,7 @@ def test_periods_show_what_they_are_given():
     assert any("at the end: 60" in text.get_text() for text in shown[0].texts)
     assert not shown[1].texts
     triangles = [line for line in shown[1].lines if line.get_marker() == "^"]
-    assert triangles[0].get_xdata().tolist() == [30] * 3
+    assert triangles[0].get_xdata().tolist() == [75] * 3, "% of 40 epochs"
     assert len(set(triangles[0].get_ydata())) == 3, "equal ones are piled up"
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels[0] == "paper's best period"
