@@ -46,11 +46,9 @@ class Arms:
         """Replace the batches, x [c, B, ...] and y [c, B], of members that choose another."""
         images = self.group.images
         for k, member, rule, mask, progress in self._at(step, "selection"):
-            streams, there = self.streams[k], len(images.y_train) - rule.holdout
-            crops = streams["chosen-crop"]
-            most = rule.pool * member.run.recipe.batch_size
-            index = torch.randperm(there, generator=streams["pool"])[:most] + rule.holdout
-            index = index.to(y.device)
+            streams, count = self.streams[k], len(images.y_train) - rule.holdout
+            order = torch.randperm(count, generator=streams["pool"]) + rule.holdout
+            index = order[: rule.pool * member.run.recipe.batch_size].to(y.device)
             pool = Pool(
                 self.modules[k].eval(), mask, images.x_train[index], member.given[index],
                 y.shape[1], rule, progress, streams["score"],
@@ -63,10 +61,10 @@ class Arms:
             if chosen is None and rule.holdout:  # an ordinary batch would hold of these
                 chosen = torch.arange(pool.size)
             if chosen is not None:
-                order = index[chosen].unsqueeze(0)
-                batches = self.feed.epoch(order, pool.size, lambda _: [crops])  # noqa: B023
-                x[k], y[k] = next(iter(batches))[0], member.given[order[0]]
-                self.taken.setdefault(k, []).append(order[0])
+                taken, crops = index[chosen], [streams["chosen-crop"]]
+                batches = self.feed.epoch(taken[None], pool.size, lambda _, own=crops: own)
+                x[k], y[k] = next(iter(batches))[0], member.given[taken]
+                self.taken.setdefault(k, []).append(taken)
 
     def add_(self, step: int, x: torch.Tensor, y: torch.Tensor) -> None:
         """Add the objectives' gradients to the loss's, which the group's rows hold by now."""
