@@ -62,7 +62,7 @@ class Arms:
                 chosen = torch.arange(pool.size)
             if chosen is not None:
                 taken, crops = index[chosen], [streams["chosen-crop"]]
-                batches = self.feed.epoch(taken[None], pool.size, lambda _, own=crops: own)
+                batches = self.feed.epoch(taken[None], pool.size, lambda _: crops)  # noqa: B023
                 x[k], y[k] = next(iter(batches))[0], member.given[taken]
                 self.taken.setdefault(k, []).append(taken)
 
