@@ -6,7 +6,7 @@ from textwrap import shorten
 
 import pandas as pd
 
-from studies.decide import NOT_TESTED, REFUTED, SUPPORTED, UNDECIDED
+from studies.decide import MIN_SEEDS, NOT_TESTED, REFUTED, SUPPORTED, UNDECIDED
 from studies.evidence import DECIDING, KINDS, kind
 from studies.ledger import account, held, ledger, notebook_hash
 from studies.presets import PRESETS
@@ -22,7 +22,8 @@ in it. *own*: the paper's data, network and schedule. *near*: its data and famil
 for what is said. *analogue*: another data set or family. *toy*: digits. A claim that names an
 architecture or a data set is decided by own or near alone. The effect is that of the row on which
 the verdict hangs, with its exact 95% interval over seeds (sign-flip; Clopper and Pearson for
-shares). The rules stand in `studies/*/claims.yaml`, what was amended there and in
+shares; t where it says "before hashes"). Fewer than six seeds decide nothing, whatever an earlier
+rule said of them. The rules stand in `studies/*/claims.yaml`, what was amended there and in
 `studies/amendments.yaml`, their hashes and dates in `studies/rules.lock`.
 """
 
@@ -62,6 +63,10 @@ def _result(path):
         age = f"{changed} changed since" if changed else ""
         place = {"figure": figure, "folder": folder, "preset": made["preset"], "apart": apart}
         row["evidence"] = "fact" if row.get("evidence") == "fact" else of
+        few = row["seeds"] < MIN_SEEDS and row["low"] < row["high"]  # facts have no spread
+        if few and row["verdict"] in (SUPPORTED, REFUTED):  # so it was called by older rules
+            row["note"] = f"{row['verdict']} by an earlier rule, which took fewer seeds"
+            row["verdict"] = UNDECIDED
         rows.append({**row, **place, "age": age if "rules" in manifest else "before hashes"})
     return pd.DataFrame(rows)
 

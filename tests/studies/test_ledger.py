@@ -120,6 +120,16 @@ def test_the_scoreboard_has_a_line_a_claim(tmp_path):
     assert "claims tested are refuted wrongly" in text
 
 
+def test_what_an_older_rule_called_of_few_seeds_is_undecided(tmp_path):
+    """Where five seeds were enough once, they are no longer, whatever the table says."""
+    results(tmp_path, "fig1_regimes", "quick-digits", table(0.02, 10), QUICK)
+    path = tmp_path / "fig1_regimes" / "quick-digits" / "verdicts.csv"
+    pd.read_csv(path).assign(seeds=5, verdict="refuted").to_csv(path, index=False)
+    _, verdict, _, effect, seeds, *_ = line_of(scoreboard(tmp_path), "price-gap-test-acc")
+    assert (verdict, seeds) == ("**? undecided**", "5")
+    assert effect.endswith("refuted by an earlier rule, which took fewer seeds")
+
+
 def test_another_network_does_not_decide_a_claim_that_names_one(tmp_path, monkeypatch):
     monkeypatch.setitem(ledger.ledger()["price-gap-test-acc"], "names", True)
     results(tmp_path, "fig1_regimes", "quick-digits", table(0.02, 10), QUICK)
