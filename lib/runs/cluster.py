@@ -10,6 +10,7 @@ Nothing here knows what a task does. Dask is an extra, and loaded when it is fir
 A worker takes part if it has this library, torch and Python and sees the store; others are named.
 """
 
+import collections
 import functools
 import hashlib
 import os
@@ -27,6 +28,8 @@ import torch
 from lib import files, registry
 from lib.runs.store import Store
 from lib.specs.fields import ParameterError
+
+DEATHS = 2  # of workers that a task may cost before it counts as the cause
 
 chosen: str | None = None  # where work goes if nothing else is said
 _clients: dict[str, Any] = {}  # they stay: workers of this machine take seconds to start
@@ -109,27 +112,43 @@ def carry_out(plan: Callable[[int, int], list[Task]], cluster: str, store: Store
     own = registry.own()
     for home in {entry.__module__ for _, _, entry, _ in own} - {"__main__"}:
         cloudpickle.register_pickle_by_value(sys.modules[home])  # a plugin's; others have it not
-    fit = functools.partial(_fit, client, {}, name, versions(), str(mark), cloudpickle.dumps(own))
-    running: dict[Any, int] = {}
+    fit = functools.partial(_fit, client, {}, versions(), str(mark), cloudpickle.dumps(own))
+    running: dict[Any, tuple[int, str]] = {}  # what is done, and where
     failed: dict[int, BaseException] = {}
+    deaths: collections.Counter[int] = collections.Counter()
     try:
-        tasks = plan(len(fit()), min(worker["memory_limit"] or sys.maxsize for worker in fit()))
+        memory = min(worker["memory_limit"] or sys.maxsize for worker in fit().values())
+        tasks = plan(len(fit()), memory)
         bar.set_postfix_str(f"{len(tasks)} tasks, {len(fit())} workers")
         waiting = dict(enumerate(tasks))
         while waiting or running:
-            unmet = {*waiting, *running.values(), *failed}
+            unmet = {*waiting, *(number for number, _ in running.values()), *failed}
             ready = [number for number, task in waiting.items() if not task.needs & unmet]
             if not running and not ready:
                 break  # what is left needs what failed
-            for number in ready[: max(len(fit()) - len(running), 0)]:
-                content, key = cloudpickle.dumps(waiting.pop(number).call), f"{name}-{number}"
-                running[client.submit(_done, content, key=key, resources={name: 1})] = number
+            there, busy = fit(), {worker for _, worker in running.values()}
+            for number, worker in zip(ready, (w for w in there if w not in busy), strict=False):
+                key = f"{name}-{number}-{deaths[number]}"
+                content = cloudpickle.dumps(waiting.pop(number).call)
+                future = client.submit(_done, content, key=key, workers=[worker])
+                running[future] = number, worker
             with client.as_current(), suppress(TimeoutError, CancelledError):
                 wait(list(running), timeout=1, return_when="FIRST_COMPLETED")
             if client.status != "running" or any(future.cancelled() for future in running):
                 raise ClusterError("the scheduler is gone: start it, and do the same again")
-            for future in [future for future in running if future.done()]:
-                number, error = running.pop(future), future.exception()
+            for future, (number, worker) in list(running.items()):
+                if not future.done() and worker in there:
+                    continue
+                del running[future]
+                if future.done():
+                    error = future.exception()
+                else:  # its worker is gone: another one goes on from what it had written
+                    future.cancel()
+                    deaths[number] += 1
+                    error = RuntimeError("its worker died") if deaths[number] > DEATHS else None
+                    if not error:
+                        waiting[number] = tasks[number]
+                        continue
                 bar.update(tasks[number].size)
                 if error:
                     failed[number] = error
@@ -147,8 +166,9 @@ def carry_out(plan: Callable[[int, int], list[Task]], cluster: str, store: Store
 
 
 def _fit(client, asked, *given):
-    """The workers that take part now, at least one; new ones are asked, and the refused named."""
-    fit: list[dict] = []
+    """The workers that take part now, at least one, by address; new ones are asked, and the refused
+    named."""
+    fit: dict[str, dict] = {}
     while not fit:
         there = client.scheduler_info()["workers"]
         new = [worker for worker in there if worker not in asked]
@@ -158,7 +178,7 @@ def _fit(client, asked, *given):
                 warnings.warn(f"worker {worker} is refused: {why}", stacklevel=3)
         if asked and all(asked.values()):
             raise ClusterError("all workers are refused: " + "; ".join(map(str, asked.values())))
-        fit = [there[worker] for worker in there if asked.get(worker) == ""]
+        fit = {worker: there[worker] for worker in there if asked.get(worker) == ""}
         time.sleep(0 if fit else 1)
     return fit
 
@@ -166,8 +186,8 @@ def _fit(client, asked, *given):
 # -- on a worker -----------------------------------------------------------------------------------
 
 
-async def _admitted(name, due, mark, own, dask_worker):
-    """Why this worker cannot take part; where it can it is empty, and tasks may come to it."""
+def _admitted(due, mark, own):
+    """Why this worker cannot take part; where it can it is empty."""
     here, place = versions(), os.path.dirname(mark)
     apart = [
         f"its {what} is {here[what]}, not {due[what]}" for what in due if here[what] != due[what]
@@ -177,7 +197,6 @@ async def _admitted(name, due, mark, own, dask_worker):
     if not apart:
         for kind, entry, function, version in pickle.loads(own):
             getattr(registry, kind)(function, name=entry, version=version)
-        await dask_worker.set_resources(**{name: 1})
     return ", ".join(apart)
 
 
