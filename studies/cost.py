@@ -19,8 +19,8 @@ from lib.training import loop
 def planned(path: Path, parameters: dict) -> tuple[list[Run], Store, str]:
     """The runs that a notebook plans with these parameters, its store and its device.
 
-    Its cells are executed, and print what they print, up to the one that ends in
-    ``results.cost(runs, store)``. Raises ``ValueError`` for wrong parameters, and of a notebook
+    Its cells are executed, as papermill would, and print what they print, up to the one that ends
+    in ``results.cost(runs, store)``; parameters come in as values, never as code. Raises ``ValueError`` for wrong parameters, and of a notebook
     that has no such cell.
     """
     names: dict = {}

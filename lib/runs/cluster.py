@@ -8,6 +8,8 @@ Nothing here knows what a task does. Dask is an extra, and loaded when it is fir
     carry_out(runs, cluster="tcp://10.0.0.5:8786")  # the workers of that scheduler
 
 A worker takes part if it has this library, torch and Python and sees the store; others are named.
+Code travels to workers, as Dask does it: whoever reaches the scheduler can run what he likes there.
+The run store holds none; it is read as tensors and text, here as everywhere.
 """
 
 import collections
