@@ -1,10 +1,10 @@
 """What a figure would cost here: its plan is made by its own notebook, and nothing is trained."""
 
-import ast
 import datetime
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -19,21 +19,23 @@ from lib.training import loop
 def planned(path: Path, parameters: dict) -> tuple[list[Run], Store, str]:
     """The runs that a notebook plans with these parameters, its store and its device.
 
-    Its cells are executed, as papermill would, and print what they print, up to the one that ends
-    in ``results.cost(runs, store)``; parameters come in as values, never as code. Raises ``ValueError`` for wrong parameters, and of a notebook
-    that has no such cell.
+    Its cells are executed, as papermill would, and print what they print, up to the one that calls
+    ``results.cost(runs, store)``; parameters come in as values, never as code. Raises
+    ``ValueError`` for wrong parameters, and of a notebook that has no such cell.
     """
     names: dict = {}
+    plans: list[tuple[list[Run], Store]] = []
     for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         source = "".join(cell["source"])
+        if "results.cost(" in source:
+            told = {**vars(results), "cost": lambda *plan: plans.append(plan)}
+            names["results"] = SimpleNamespace(**told)
         if cell["cell_type"] == "code" and "google.colab" not in source:
             exec(source, names)
         if "parameters" in cell["metadata"].get("tags", []):
             names |= parameters
-        if "results.cost(" in source:
-            call = ast.parse(source.splitlines()[-1], mode="eval").body
-            runs, store = (eval(ast.unparse(of), names) for of in getattr(call, "args", ()))
-            return runs, store, names["p"].device
+        if plans:
+            return *plans[0], names["p"].device
     raise ValueError(f"{path.stem} plans no networks: it trains none")
 
 
