@@ -58,15 +58,16 @@ class WrongParameterError(ParameterError):
 def _given(namespace: dict) -> dict:
     """The parameters by name, from the history of the kernel.
 
-    Of a namespace that is no kernel's (a script's, a test's), all values that stand in it are.
+    Of a namespace that is no kernel's (a script's, a test's), all plain values in it are, but for
+    constants in capitals.
     """
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if shell is None or shell.user_ns is not namespace:
-        hidden = (types.ModuleType, type, types.FunctionType, types.BuiltinFunctionType)
+        plain = (str, int, float, list, tuple, dict, types.NoneType)
         return {
             name: value
             for name, value in namespace.items()
-            if not name.startswith("__") and not isinstance(value, hidden)
+            if name.islower() and not name.startswith("__") and isinstance(value, plain)
         }
     given: dict = {}
     for cell in reversed(shell.history_manager.input_hist_parsed):

@@ -67,6 +67,13 @@ def test_cost_counts_what_the_notebook_plans(capsys, tmp_path):
     assert not list(tmp_path.glob("finished/*"))
 
 
+@pytest.mark.parametrize("figure", ["fig1_regimes", "flow_fig2_gradient_flow"])
+def test_what_a_notebook_imports_is_no_parameter_of_its_plan(figure, capsys):
+    """Rules and printed tables stand beside the parameters when its plan is made."""
+    assert main(["cost", figure, "--seeds=1"]) == 0
+    assert "FLOPs:" in capsys.readouterr().out
+
+
 def test_verdicts_of_a_figure_are_those_of_the_scoreboard(capsys):
     assert main(["verdicts", FIGURE]) == 0
     lines = capsys.readouterr().out.splitlines()
