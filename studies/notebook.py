@@ -15,6 +15,7 @@ import torch
 
 from lib.files import whole_folder
 from lib.runs import cluster, results
+from lib.runs.store import Store
 from lib.runs.sweep import choose_device
 from lib.specs.fields import ParameterError
 from studies import ledger, presets
@@ -184,14 +185,16 @@ def manifest(
     figures: dict | None = None,
     tables: dict | None = None,
 ) -> dict:
-    """The last word of a notebook: parameters, keys, versions, verdicts; that it is there says
-    that all ran.
+    """The last word of a notebook: parameters, keys, versions, verdicts, and what training
+    took in all sittings; that it is there says that all ran.
 
     With the parameter ``save_to``, the manifest, the final table, the measures by epoch, the
     verdicts and the ``figures`` and further ``tables`` (file name -> figure, or DataFrame) appear
     in that folder, together. Returns the manifest.
     """
-    hidden = _PLACES - {"device"}
+    hidden, store = _PLACES - {"device"}, Store(settings.runs_folder)
+    there = [key for key in table["key"].unique() if store.has(key)]  # none of untrained networks
+    spent = [store.finished(key).info.get("seconds", 0.0) for key in there]
     content = {
         "parameters": settings.model_dump(mode="json", exclude=hidden),
         "runs": len(table["key"].unique()),
@@ -203,6 +206,7 @@ def manifest(
         **_provenance(),
         "device": str(choose_device(settings.device)),
         "notebook_seconds": round(seconds, 1),
+        "training_seconds": round(sum(spent), 1),
     }
     if settings.save_to:
         by_epoch = table.sort_values("epoch", kind="stable").groupby("key", sort=False)
