@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 
 import pytest
 
@@ -80,3 +81,13 @@ def test_verdicts_of_a_figure_are_those_of_the_scoreboard(capsys):
         found[claim] = f"**{mark} {verdict}"
     assert found.keys() == rows.keys()
     assert all(found[claim] in row for claim, row in rows.items())
+
+
+@pytest.mark.parametrize("words", [["--sparsty", "0.9"], ["--sparsity", "2"], ["--seeds", "0"]])
+def test_mistyped_names_and_numbers_are_told_without_torch(words):
+    """Its import takes a second or more, and an error should not."""
+    asked = ["-X", "importtime", "-m", "studies", "run", FIGURE, *words]
+    done = subprocess.run([sys.executable, *asked], cwd=files.HOME, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "pydantic" in done.stderr
+    assert not re.search(r"\| +torch$", done.stderr, re.MULTILINE)
