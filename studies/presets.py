@@ -174,8 +174,8 @@ class Settings(_Specified):
 
 
 # What a person gives, by itself: wrong names and numbers are told before torch is imported.
-_Given = create_model(
-    "_Given", __base__=Spec, **{n: (_kind(Settings, n) | None, None) for n in Settings.model_fields}
+Given: Any = create_model(
+    "Given", __base__=Spec, **{n: (_kind(Settings, n) | None, None) for n in Settings.model_fields}
 )
 
 
@@ -253,7 +253,7 @@ def settings(figure: str, /, preset: str = "quick", **given) -> Settings:
     # of its own for another set, where it has them
     values = entries.get(f"{preset}_{given.get('dataset')}") or entries[preset]
     try:
-        _Given(**given)
+        Given(**given)
         chosen = Settings(**{**_adapted(values, given), **given, "preset": preset}, figure=figure)
     except ValidationError as error:
         raise ParameterError(explain(error)) from None
