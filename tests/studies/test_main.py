@@ -54,6 +54,11 @@ def test_parameters_say_where_they_come_from(capsys):
     assert re.search(r"default +magnitude +Whose lowest scores go\.", lines["criterion"])
 
 
+def test_a_notebook_without_presets_shows_its_cell(capsys):
+    assert main(["params", "your_own"]) == 0
+    assert "sparsity = 0.9  # of all sparse networks" in capsys.readouterr().out
+
+
 def test_cost_counts_what_the_notebook_plans(capsys, tmp_path):
     """Three networks a seed, with noise and without; the FLOPs by hand; nothing is trained."""
     words = {"seeds": 2, "epochs": 3, "sparse_epochs": 5, "widths": "[10]", "runs_folder": tmp_path}
