@@ -118,6 +118,7 @@ def front(readme: str) -> str:
     parts = ["# The price of sparsity", about, ":::{image} pictures/front.png",
              ":alt: accuracy, loss and entropy against sparsity", ":class: front", ":::", caption,
              "## Five findings", findings]  # fmt: skip
+    parts.append(re.match(r"\s*(A verdict is .*?\.)", studies)[1])
     for study in studies.split("\n\n**")[1:]:
         parts += [f"## {study.partition('**')[0]}", "", study.partition("**")[2][2:].split("\n")[0]]
         parts += ["", "::::{grid} 1 2 2 3", ":gutter: 3", ""]
