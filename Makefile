@@ -6,6 +6,12 @@ PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
 SHELL  := bash
 ARGS   :=
+TORCH  :=
+
+# Without a GPU torch's small CPU build does it all: TORCH=cpu, where an environment is made.
+ifeq ($(TORCH),cpu)
+export PIP_EXTRA_INDEX_URL := https://download.pytorch.org/whl/cpu
+endif
 
 # Notebooks that are tested or saved again train their networks anew, in a run store that goes when they are done.
 FRESH := runs=$$(mktemp -d) && trap 'rm -rf "$$runs"' EXIT && export SPARSITY_RUNS="$$runs" &&
@@ -17,7 +23,7 @@ help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "  PYTHON=python3.12 makes the environment with another Python (3.11 to 3.13; now: $(PYTHON))."
-	@echo "  PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu before 'make' gets the small CPU build of torch."
+	@echo "  TORCH=cpu makes it with the small CPU build of torch."
 
 figure: install  ## label noise and sparsity (Figure 6) at sparsity 0.95, into out/
 	@mkdir -p out

@@ -118,6 +118,7 @@ def front(readme: str) -> str:
     parts = ["# The price of sparsity", about, ":::{image} pictures/front.png",
              ":alt: accuracy, loss and entropy against sparsity", ":class: front", ":::", caption,
              "## Five findings", findings]  # fmt: skip
+    parts.append(re.match(r"\s*(A verdict is .*?\.)", studies)[1])
     for study in studies.split("\n\n**")[1:]:
         parts += [f"## {study.partition('**')[0]}", "", study.partition("**")[2][2:].split("\n")[0]]
         parts += ["", "::::{grid} 1 2 2 3", ":gutter: 3", ""]
@@ -253,11 +254,11 @@ def main() -> int:
             (SOURCE / page).write_text(linked(text, (HOME / file).parent, page), encoding="utf-8")
     (SOURCE / "scoreboard.md").write_text(board(), encoding="utf-8")
     readme = (HOME / "README.md").read_text(encoding="utf-8")
-    studies = {"Notebooks": [name for name in names if f"`{name}`](notebooks" not in readme]}
+    figures = {row["name"] for row in ROW.finditer(readme)}
+    studies = {"Notebooks": [name for name in names if name not in figures]}
     for study in readme.split("\n\n**")[1:]:
         if rows := [row["name"] for row in ROW.finditer(study)]:
             studies[study.partition("**")[0]] = rows
-    studies["Notebooks"].insert(0, "explore")
     trees = {
         "Results": ["findings", "scoreboard", "rules"],
         **{study: [f"notebooks/{name}" for name in inside] for study, inside in studies.items()},

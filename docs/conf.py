@@ -25,14 +25,22 @@ html_show_sourcelink = html_copy_source = False
 
 
 def plain(app, what, name, of, options, lines):
-    """Docstrings are plain words: bars and stars in them are no markup."""
-    example = False
-    for number, line in enumerate(lines):
+    """Docstrings are plain words: bars and stars in them are no markup, and words set in a column
+    with what they mean beside them are a list of definitions."""
+    found, example, inside = [], False, False
+    for line in lines:
         example = bool(line.strip()) and (example or line.lstrip().startswith(">>>"))
         if not example:
             parts = line.split("``")
             parts[::2] = [re.sub(r"([|*])", r"\\\1", part) for part in parts[::2]]
-            lines[number] = "``".join(parts)
+            line = "``".join(parts)
+        item = re.match(r"(``[^`]+``)  +(.*)", line)
+        inside = bool(item) or (inside and line.startswith(" "))
+        if item:
+            found += [item[1], f"    {item[2]}"]
+        else:
+            found.append(f"    {line.strip()}" if inside else line)
+    lines[:] = found
 
 
 def setup(app):

@@ -64,9 +64,12 @@ def params(path: Path, parameters: dict) -> int:
     """Print every parameter: its value, where that comes from, and what it means."""
     from studies import presets
 
-    chosen = presets.settings(path.stem, **parameters)
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     cell = next(c["source"] for c in cells if "parameters" in c["metadata"].get("tags", []))
+    if path.stem not in presets.catalogue():
+        print("".join(cell))  # a notebook without presets: its cell says all
+        return 0
+    chosen = presets.settings(path.stem, **parameters)
     told = {line.split(" =")[0]: line.partition("  # ")[2].strip() for line in cell}
     for name in presets.own(path.stem):
         preset = chosen.preset if name in chosen.model_fields_set else "default"

@@ -12,12 +12,13 @@ import types
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 
 from lib.files import whole_folder
 from lib.runs import cluster, results
 from lib.runs.store import Store
 from lib.runs.sweep import choose_device
-from lib.specs.fields import ParameterError
+from lib.specs.fields import ParameterError, Spec, explain
 from studies import ledger, presets
 from studies.evidence import lost
 from studies.figures import png
@@ -46,6 +47,19 @@ def parameters(figure: str, namespace: dict) -> Settings:
             _check_folder(chosen.save_to)
     except ParameterError as error:
         raise WrongParameterError(str(error)) from None
+    return chosen
+
+
+def checked(**given) -> Spec:
+    """The parameters of a notebook without presets, each checked by itself; they are printed.
+
+    Raises ``ParameterError`` as ``parameters`` does.
+    """
+    try:
+        chosen = presets.Given(**given)
+    except ValidationError as error:
+        raise WrongParameterError(explain(error)) from None
+    print(", ".join(f"{name} {value}" for name, value in chosen if name in given))
     return chosen
 
 

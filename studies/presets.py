@@ -1,9 +1,8 @@
 """Settings of each figure at each scale: quick, desktop, paper; and the check of what is asked for.
 
 A setting of runs is a field of ``lib.specs``, found by its name; ``Settings`` adds what figures
-plan for themselves. ``presets.yaml`` of each study holds the values and where each comes from.
-``settings`` merges a preset with a person's own parameters (``None`` means: the preset's) and
-refuses anything wrong before any work starts.
+plan for themselves. ``presets.yaml`` of each study holds the values and where each comes from;
+``settings`` puts a person's own over them, and refuses anything wrong before any work starts.
 """
 
 import difflib
@@ -16,20 +15,9 @@ import yaml
 from pydantic import Field, ValidationError, create_model
 
 from lib import registry
-from lib.data import sets
-from lib.models import initializers, networks
 from lib.specs import fields
 from lib.specs.fields import Listed, Number, Once, ParameterError, Spec, among, explain
-from lib.specs.parts import (
-    Continuation,
-    Data,
-    Flow,
-    MaskUpdate,
-    Network,
-    Pruning,
-    Recipe,
-    Setup,
-)  # fmt: skip
+from lib.specs.parts import Continuation, Data, Flow, MaskUpdate, Network, Pruning, Recipe, Setup
 from lib.specs.run import Run
 
 PRESETS = ("quick", "desktop", "paper")
@@ -105,7 +93,9 @@ def _types() -> dict[str, Any]:
     return found
 
 
-_Perturbed = Annotated[tuple[Annotated[str, among(initializers.PERTURBATIONS)], ...], Listed, Once]
+_Perturbed = Annotated[
+    tuple[Annotated[str, among("lib.models.initializers:PERTURBATIONS")], ...], Listed, Once
+]
 _Kinds = Annotated[tuple[Annotated[str, among(MASKS)], ...], Listed, Field(min_length=1), Once]
 _Specified: Any = create_model("_Specified", __base__=Spec, **_types())
 
@@ -177,8 +167,16 @@ class Settings(_Specified):
 
     def examples_there(self) -> int:
         """How many training examples there are; of a folder only reading it tells."""
+        from lib.data import sets
+
         known = fields.MOST if self.dataset == "folder" else sets.size(self.dataset)
         return min(self.train_examples or known, known)
+
+
+# What a person gives, by itself: wrong names and numbers are told before torch is imported.
+Given: Any = create_model(
+    "Given", __base__=Spec, **{n: (_kind(Settings, n) | None, None) for n in Settings.model_fields}
+)
 
 
 def setup_of(s: Settings, fingerprint: str) -> Setup:
@@ -218,10 +216,9 @@ def catalogue() -> dict:
 def own(figure: str) -> list[str]:
     """The parameters of a figure, sorted.
 
-    They are what its presets name, and what goes with it (``_BRINGS``); beyond that the settings
-    that every run has. Two entries of a figure beside its presets change this: ``without`` names
-    what its plan sets itself or does not use, ``only`` lists all that a figure takes which trains
-    nothing.
+    They are what its presets name, what goes with that (``_BRINGS``), and what every run has. Two
+    entries beside the presets change this: ``without`` names what its plan sets itself or does not
+    use, ``only`` lists all that a figure takes which trains nothing.
     """
     entries = catalogue().get(figure, {"only": set(_Specified.model_fields)})
     named = set().union(*(values for values in entries.values() if isinstance(values, dict)))
@@ -256,6 +253,7 @@ def settings(figure: str, /, preset: str = "quick", **given) -> Settings:
     # of its own for another set, where it has them
     values = entries.get(f"{preset}_{given.get('dataset')}") or entries[preset]
     try:
+        Given(**given)
         chosen = Settings(**{**_adapted(values, given), **given, "preset": preset}, figure=figure)
     except ValidationError as error:
         raise ParameterError(explain(error)) from None
@@ -272,6 +270,8 @@ def _adapted(values, given):
     within an epoch what they are; another network has its own widths, and takes its own options.
     """
     values = dict(values)
+    from lib.models import networks
+
     epochs, network = str(given.get("epochs", "")).strip(), given.get("network", values["network"])
     if "prune_epochs" in values and epochs.isdecimal():
         grid = {

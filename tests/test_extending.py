@@ -7,7 +7,7 @@ import pytest
 import torch
 from support import carry_out
 
-from lib import files, registry
+from lib import files, fisher_penalty, registry, scratch
 from lib.runs.store import Store
 
 PAGE = (files.HOME / "docs" / "extending.md").read_text(encoding="utf-8")
@@ -41,6 +41,7 @@ def test_the_examples_train_together(mine, tmp_path):
     """A vision transformer, pruned, finetuned, trained from scratch, its mask changed."""
     names, _ = mine
     runs = names["plan"]()
+    runs.append(scratch(runs[0], sparsity=0.8, objective=fisher_penalty(0.01)))
     table = carry_out(runs, Store(tmp_path / "runs"))
     assert not table["diverged"].any()
     last = table.groupby("key").tail(1)
@@ -62,5 +63,30 @@ def test_a_folder_of_images_becomes_tensors(mine, tmp_path):
         image.new("RGB", (20, 12), (number, 0, 0)).save(tmp_path / place / "one.png")
     x_train, y_train, x_test, y_test = mine[0]["pictures"](tmp_path, 8)
     assert x_train.shape == x_test.shape == (2, 3, 8, 8)
-    assert list(y_train) == list(y_test) == [0, 1]
+    assert y_train.tolist() == y_test.tolist() == [0, 1]
     torch.testing.assert_close(255 * x_test[:, 0, 0, 0], torch.tensor([2.0, 3.0]))
+
+
+def test_a_set_of_torchvision_keeps_its_channels(mine, monkeypatch):
+    """CIFAR-10's own array has them last."""
+    datasets = pytest.importorskip("torchvision.datasets")
+    image = pytest.importorskip("PIL.Image")
+
+    class Set(datasets.VisionDataset):
+        def __init__(self, path, train, download, transform):
+            super().__init__(path, transform=transform)
+            self.count = 3 if train else 2
+
+        def __len__(self):
+            return self.count
+
+        def __getitem__(self, index):
+            if index >= self.count:
+                raise IndexError
+            return self.transform(image.new("RGB", (12, 8), (51, 0, 255))), index
+
+    monkeypatch.setattr(datasets, "Two", Set, raising=False)
+    x_train, y_train, x_test, y_test = mine[0]["of_torchvision"]("Two")
+    assert (x_train.shape, x_test.shape) == ((3, 3, 8, 12), (2, 3, 8, 12))
+    assert (y_train.tolist(), y_test.tolist()) == ([0, 1, 2], [0, 1])
+    torch.testing.assert_close(x_test[0, :, 0, 0], torch.tensor([0.2, 0.0, 1.0]))

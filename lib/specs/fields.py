@@ -6,6 +6,7 @@ and documentation. Text from a command line is understood: "0.9" is a number, "[
 
 import hashlib
 import json
+import pkgutil
 from collections.abc import Callable, Collection
 from typing import Annotated, Any
 
@@ -49,20 +50,31 @@ class Spec(BaseModel):
         return self
 
 
-def holds(test: Callable[[Any], bool], words: str | Collection[str], kind=AfterValidator):
-    """A check that says ``words``, or what is allowed, of a value of which ``test`` is false."""
+def holds(test: Callable[[Any], bool], words: str, kind=AfterValidator):
+    """A check that says ``words`` of a value of which ``test`` is false."""
 
     def check(value):
         if test(value):
             return value
-        raise ValueError(words if isinstance(words, str) else f"allowed are {', '.join(words)}")
+        raise ValueError(words)
 
     return kind(check)
 
 
-def among(names: Collection[str]) -> BeforeValidator:
-    """Text among ``names``, which may grow: what a notebook registers is known from then on."""
-    return holds(lambda value: isinstance(value, str) and value in names, names, BeforeValidator)
+def among(names: Collection[str] | str) -> BeforeValidator:
+    """Text among ``names``, which may grow: what a notebook registers is known from then on.
+
+    ``"module:NAME"`` are those that a module holds. It is imported when a value is checked: that
+    may take seconds, torch's, and a mistyped parameter is to be told before.
+    """
+
+    def check(value):
+        known = pkgutil.resolve_name(names) if isinstance(names, str) else names
+        if isinstance(value, str) and value in known:
+            return value
+        raise ValueError(f"allowed are {', '.join(known)}")
+
+    return BeforeValidator(check)
 
 
 def _parsed(value):
@@ -124,8 +136,9 @@ def explain(error: ValidationError) -> str:
     """A validation error in one line per parameter: its name, its value, what is allowed."""
     lines = []
     for problem in error.errors():
-        parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]]
-        where = "".join(parts).removeprefix(".")
+        where = "".join(
+            f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]
+        ).removeprefix(".")
         message = problem["msg"].removeprefix("Value error, ").replace("Input should", "it should")
         lines.append(f"{where} is {problem['input']!r}: {message}" if where else message)
     return "; ".join(dict.fromkeys(lines))

@@ -5,9 +5,6 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from lib import registry
-from lib.data import sets
-from lib.masks import dynamic, masks
-from lib.models import networks
 from lib.specs import fields
 from lib.specs.fields import Spec, among
 
@@ -20,13 +17,13 @@ class Data(Spec):
     """The first so many in the set's canonical order."""
     test: fields.Count | None = None
     """As many of the test part; None: all."""
-    normalise: Annotated[str, among(sets.NORMALISATIONS)] = "none"
+    normalise: Annotated[str, among("lib.data.images:NORMALISATIONS")] = "none"
     """What is done to the pixels in [0, 1]."""
     augment: bool = False
     """Random crops and flips while training."""
     noise: fields.Share = 0.0
     """Share of the training labels that are drawn anew."""
-    noise_kind: Annotated[str, among(sets.NOISES)] = "symmetric"
+    noise_kind: Annotated[str, among("lib.data.images:NOISES")] = "symmetric"
     """Symmetric: over all classes, the true one included; flip: over the others."""
     image_size: Annotated[int, fields.Number, Field(ge=8, le=4096)] | None = None
     """Sides of a folder's images; None: 224."""
@@ -57,20 +54,26 @@ class Network(Spec):
     """Hidden layers of an mlp; of lenet-5, which has four layers before the last."""
     width: Annotated[float, fields.Number, Field(gt=0, le=1000)] | None = None
     """Factor to the channels of a ResNet or VGG-16."""
-    activation: Annotated[str, among(networks.ACTIVATIONS)] | None = None
+    activation: Annotated[str, among("lib.models.networks:ACTIVATIONS")] | None = None
     pooling: Literal["max", "avg"] | None = None
     init: Annotated[str, among(registry.initializer)] = "he"
 
     @property
     def options(self) -> dict:
         """The options that are given: what ``networks.build`` gets beside name and shape."""
-        named = ("widths", "width", "activation", "pooling")
-        return {name: getattr(self, name) for name in named if getattr(self, name) is not None}
+        return self.model_dump(
+            include={"widths", "width", "activation", "pooling"}, exclude_none=True
+        )
 
     def contradictions(self):
+        from lib.models import networks
+
         takes = networks.options(self.name)
-        why = f"the network {self.name!r} ignores it; it takes {', '.join(takes) or 'no option'}"
-        return {f"{name} is {v!r}: {why}": name not in takes for name, v in self.options.items()}
+        return {
+            f"{name} is {value!r}: the network {self.name!r} ignores it; it takes "
+            f"{', '.join(takes) or 'no option'}": name not in takes
+            for name, value in self.options.items()
+        }
 
 
 class Pruning(Spec):
@@ -80,7 +83,7 @@ class Pruning(Spec):
     """The share of prunable weights that are zero."""
     criterion: Annotated[str, among(registry.criterion)] = "magnitude"
     """Whose lowest scores go."""
-    scope: Annotated[str, among(masks.SCOPES)] = "global"
+    scope: Annotated[str, among("lib.masks.masks:SCOPES")] = "global"
     """Within which they are ranked or shared out."""
     keep_dense: Annotated[tuple[Literal["first", "last"], ...], fields.Listed] = ("last",)
     """Layers that are spared."""
@@ -166,7 +169,7 @@ class MaskUpdate(Spec):
     """The step after which no update comes."""
     fraction: fields.Share | None = None
     """Of the live weights, at the highest rate."""
-    drop: Annotated[str, among(dynamic.SCHEDULES)] = "rate"
+    drop: Annotated[str, among("lib.masks.dynamic:SCHEDULES")] = "rate"
     """How that fraction falls."""
     gradient: Literal["held", "batch"] = "held"
     """Growth by held examples (the study's code) or the training batch."""

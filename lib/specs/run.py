@@ -23,7 +23,6 @@ from typing import Annotated, Any, Literal
 from pydantic import PrivateAttr, ValidationError
 
 from lib import registry
-from lib.models import initializers
 from lib.specs import arms, fields
 from lib.specs.fields import ParameterError, among, explain, key_of
 from lib.specs.parts import Continuation, MaskUpdate, Pruning, Recipe, Setup, Shared
@@ -51,7 +50,7 @@ class Run(Shared):
     keep_velocity: bool = False
     """At the kept epochs, for those who go on from there with it."""
     mask_update: MaskUpdate | None = None
-    form: Annotated[str, among(initializers.FORMS)] = "masked"
+    form: Annotated[str, among("lib.models.initializers:FORMS")] = "masked"
     """How fresh weights take account of the mask: see ``initializers.sparse``."""
     rewind: fields.Epochs = 0
     """The epoch to whose weights a ticket goes back."""
@@ -61,7 +60,7 @@ class Run(Shared):
     """Replicas of one specification differ in their data order (and crops) alone."""
     fresh: bool = False
     """Whether this replica's fresh weights are its own draw too; so replica 0 is another run."""
-    perturbed: Annotated[str, among(initializers.PERTURBATIONS)] | None = None
+    perturbed: Annotated[str, among("lib.models.initializers:PERTURBATIONS")] | None = None
     """What is done to a sparse run's starting weights: see ``initializers.perturbed``."""
     start: arms.Start = arms.Start()
     selection: arms.Selected = None

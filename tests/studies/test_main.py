@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 
 import pytest
 
@@ -53,6 +54,11 @@ def test_parameters_say_where_they_come_from(capsys):
     assert re.search(r"default +magnitude +Whose lowest scores go\.", lines["criterion"])
 
 
+def test_a_notebook_without_presets_shows_its_cell(capsys):
+    assert main(["params", "your_own"]) == 0
+    assert "sparsity = 0.9  # of all sparse networks" in capsys.readouterr().out
+
+
 def test_cost_counts_what_the_notebook_plans(capsys, tmp_path):
     """Three networks a seed, with noise and without; the FLOPs by hand; nothing is trained."""
     words = {"seeds": 2, "epochs": 3, "sparse_epochs": 5, "widths": "[10]", "runs_folder": tmp_path}
@@ -87,3 +93,13 @@ def test_verdicts_of_a_figure_are_those_of_the_scoreboard(capsys):
         found[claim] = f"**{mark} {verdict}"
     assert found.keys() == rows.keys()
     assert all(found[claim] in row for claim, row in rows.items())
+
+
+@pytest.mark.parametrize("words", [["--sparsty", "0.9"], ["--sparsity", "2"], ["--seeds", "0"]])
+def test_mistyped_names_and_numbers_are_told_without_torch(words):
+    """Its import takes a second or more, and an error should not."""
+    asked = ["-X", "importtime", "-m", "studies", "run", FIGURE, *words]
+    done = subprocess.run([sys.executable, *asked], cwd=files.HOME, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "pydantic" in done.stderr
+    assert not re.search(r"\| +torch$", done.stderr, re.MULTILINE)

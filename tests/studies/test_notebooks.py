@@ -244,6 +244,16 @@ def test_a_scripts_names_are_its_parameters():
         glue.parameters("fig6_noise", {"_seeds": 2, "__name__": "__main__"})
 
 
+def test_parameters_of_a_notebook_without_presets(capsys):
+    """Text, as papermill passes it, is understood; a wrong value ends the notebook with a line."""
+    chosen = glue.checked(seeds="2", sparsity="0.9", runs_folder=None)
+    assert (chosen.seeds, chosen.sparsity, chosen.runs_folder) == ((0, 1), 0.9, None)
+    assert capsys.readouterr().out == "sparsity 0.9, seeds (0, 1), runs_folder None\n"
+    with pytest.raises(glue.WrongParameterError, match="sparsity is 2: it should be less") as wrong:
+        glue.checked(seeds=2, sparsity=2)
+    assert len(wrong.value._render_traceback_()) == 1
+
+
 def test_a_plugin_comes_with_the_parameters(kernel, tmp_path, monkeypatch):
     """Seen from the kernel's folder: papermill's caller's, or the notebook's."""
     from lib.registry import criterion
