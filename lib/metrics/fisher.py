@@ -44,6 +44,20 @@ def _columns(logits):
     return list(flushed(columns.transpose(0, 1).contiguous()))
 
 
+def _summed(network, x, terms, together, cotangents_of):
+    """Each example's squared gradient norm, [n], summed over ``cotangents_of`` (logits, part).
+
+    ``terms`` are those of ``check``.
+    """
+    mask, which, chunk = terms
+    wanted = asked(network, which, mask)
+    found = [
+        squares(taken, cotangents_of(taken.logits, part), wanted, together)
+        for part, taken in passes(network, x, chunk, together, mask)
+    ]
+    return torch.cat(found)
+
+
 def sampled(
     network: nn.Module, x: Tensor, *, generator: Generator, draws: int = 1, **options
 ) -> Tensor:
@@ -57,13 +71,11 @@ def sampled(
     >>> sampled(network, torch.tensor([[3.0, 4.0]]), generator=Generator())
     tensor([12.5000])
     """
-    mask, which, chunk = check(network, x, draws=draws, **options)
-    wanted = asked(network, which, mask)
-    found = [
-        squares(taken, _sampled(taken.logits, generator, draws), wanted, draws) / draws
-        for _, taken in passes(network, x, chunk, draws, mask)
-    ]
-    return torch.cat(found)
+    total = _summed(
+        network, x, check(network, x, draws=draws, **options), draws,
+        lambda logits, _: _sampled(logits, generator, draws),
+    )  # fmt: skip
+    return total / draws
 
 
 def empirical(network: nn.Module, x: Tensor, labels: Tensor, **options) -> Tensor:
@@ -76,13 +88,10 @@ def empirical(network: nn.Module, x: Tensor, labels: Tensor, **options) -> Tenso
     >>> empirical(network, torch.tensor([[3.0, 4.0]]), torch.tensor([1]))
     tensor([12.5000])
     """
-    mask, which, chunk = check(network, x, labels, **options)
-    wanted = asked(network, which, mask)
-    found = [
-        squares(taken, [residual(taken.logits, labels[part])], wanted, 1)
-        for part, taken in passes(network, x, chunk, mask=mask)
-    ]
-    return torch.cat(found)
+    return _summed(
+        network, x, check(network, x, labels, **options), 1,
+        lambda logits, part: [residual(logits, labels[part])],
+    )  # fmt: skip
 
 
 def trace(network: nn.Module, x: Tensor, *, generator: Generator, **options) -> Estimate:
@@ -109,14 +118,9 @@ def exact(network: nn.Module, x: Tensor, **options) -> Tensor:
     >>> exact(network, torch.tensor([[3.0, 4.0]]))
     tensor([12.5000])
     """
-    mask, which, chunk = check(network, x, **options)
+    terms = check(network, x, **options)
     together = at_once(network, x, network(x[:2]).shape[1] - 1)
-    wanted = asked(network, which, mask)
-    found = [
-        squares(taken, _columns(taken.logits), wanted, together)
-        for _, taken in passes(network, x, chunk, together, mask)
-    ]
-    return torch.cat(found)
+    return _summed(network, x, terms, together, lambda logits, _: _columns(logits))
 
 
 def diagonal(

@@ -29,6 +29,7 @@ from lib.metrics.passes import GeneralPass, Pass, examined
 from lib.sparse.passes import Asked, LivePass, patterns_of
 
 ACTIVATION_BYTES, CACHE_BYTES = 256 << 20, 16 << 20
+LIVE = 320  # examples at a time by live weights; a multiple of 64 leaves the order of sums as it is
 
 
 @functools.cache  # once for each reason
@@ -59,8 +60,9 @@ def passes(
     chunk = -(-len(x) // -(-len(x) // chunk))  # the same number of chunks, of even sizes
     patterns = None if mask is None or reason else patterns_of(network, x, mask, chunk)
     dense = GeneralPass if reason else Pass
-    for start in range(0, len(x), chunk):
-        part = slice(start, start + chunk)
+    step = chunk if patterns is None else min(chunk, LIVE)
+    for start in range(0, len(x), step):
+        part = slice(start, start + step)
         yield (
             part,
             dense(network, channels_last(x[part]))

@@ -9,6 +9,18 @@ from dataclasses import dataclass
 
 import torch
 
+CHUNK = 500  # examples at a time in a forward pass
+
+
+@torch.no_grad()
+def logits_in_parts(network: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """The network's logits [n, C] for x [n, ...].
+
+    >>> logits_in_parts(torch.nn.Identity(), torch.ones(501, 2)).shape
+    torch.Size([501, 2])
+    """
+    return torch.cat([network(part) for part in x.split(CHUNK)])
+
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Cross-entropy per example in nats, [..., n] (price study, section 2).

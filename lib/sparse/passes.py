@@ -188,7 +188,7 @@ def patterns_of(
         return None
     if network not in _known or not _known[network].are_of(lives, shape):
         _known[network] = Patterns(network, lives, shape)
-    outside = any(
+    outside = mask is not None and any(
         np.count_nonzero((weights[n].numpy() != 0) > alive.numpy()) for n, alive in lives.items()
     )
     return None if outside else _known[network]

@@ -19,7 +19,6 @@ from lib.training.plan import Group
 from lib.training.schedules import step_of
 
 KEPT = ("weights", "buffers", "velocity")  # at a moment, the last for those who go on with it
-CHUNK = 500  # examples at a time in a forward pass
 
 
 @monitor
@@ -32,8 +31,7 @@ def fisher(network: nn.Module, x: torch.Tensor, generator: torch.Generator) -> d
 @monitor
 def kl_uniform(network: nn.Module, x: torch.Tensor, generator: torch.Generator) -> dict[str, float]:
     """Mean KL(uniform || p) in nats (early-pruning study, equation 5): forward passes alone."""
-    with torch.no_grad():
-        values = torch.cat([predictions.kl_uniform(network(part)) for part in x.split(CHUNK)])
+    values = predictions.kl_uniform(predictions.logits_in_parts(network, x))
     return {"kl_uniform": values.double().mean().item()}
 
 

@@ -23,8 +23,6 @@ from lib.specs.arms import Selection
 from lib.specs.run import Run
 from lib.training.cohort import Layout, filled, network_of
 
-CHUNK = 500  # examples at a time in a forward pass
-
 
 class Pool:
     """Examples x [n, ...] and labels y [n] in random order, of which ``size`` are to be chosen.
@@ -57,8 +55,7 @@ class Pool:
     def logits(self) -> torch.Tensor:
         """The network's logits [n, C]."""
         self.passes += len(self.x)
-        with torch.no_grad():
-            return torch.cat([self.network(part) for part in self.x.split(CHUNK)])
+        return predictions.logits_in_parts(self.network, self.x)
 
     def losses(self) -> torch.Tensor:
         """Each example's cross-entropy [n]: how hard it is now."""
@@ -199,8 +196,7 @@ def beforehand(
     rule, x = run.selection and run.selection.name, images.x_train
     if rule == "hard_disagreeing" and parent is not None:
         dense = filled(network, parent["weights"], parent["buffers"], x.device)
-        with torch.no_grad():
-            return {"known": torch.cat([dense(part).argmax(1) for part in x.split(CHUNK)])}
+        return {"known": predictions.logits_in_parts(dense, x).argmax(1)}
     if rule is None or guide is None or run.guide is None:
         return {}
     if rule == "path_oracle":

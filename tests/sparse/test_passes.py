@@ -276,6 +276,21 @@ def test_a_network_is_not_kept_alive(taken):
     assert gone() is None
 
 
+@pytest.mark.parametrize("case", ["mlp", "lenet-5"])
+def test_parts_draw_and_sum_as_the_whole(case, taken, monkeypatch):
+    """However many examples pass at a time, each has the same sampled label and the same trace."""
+    network, x, _, mask, _ = made(case)
+    x = x.repeat(20, *[1] * (x.dim() - 1))  # 140 examples
+    found = []
+    for most in (len(x), 64, 1):
+        monkeypatch.setattr(gradients, "LIVE", most)
+        draws = rng.generator(0, "draws")
+        found.append(fisher.sampled(network, x, mask=mask, generator=draws))
+    assert len(taken) == 1 + 3 + len(x)
+    for each in found[1:]:
+        torch.testing.assert_close(each, found[0], rtol=1e-12, atol=0)
+
+
 def test_where_dense_passes_are_taken(taken):
     """Without a mask, for several masks, among weights that live outside of the mask, for changed
     modules and unknown kinds.
