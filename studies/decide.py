@@ -91,6 +91,22 @@ def clopper_pearson(holds: np.ndarray, *levels: float) -> list[tuple]:
     return exact or [(0.0, 1.0) for _ in levels]
 
 
+def fieller(above: np.ndarray, below: np.ndarray, level: float = 0.95) -> tuple:
+    """The ratio of the means of paired numbers [n], and its interval (Fieller 1954).
+
+    The limits are the ratios r at which the t test of mean(above - r * below) = 0 just rejects.
+    They are missing where the t interval of ``below`` itself holds 0: no finite ones would do.
+
+    >>> fieller(np.array([1.0, 2.0, 3.0]), np.array([2.0, 4.0, 6.0]))
+    (0.5, nan, nan)
+    """
+    (aa, ab), (_, bb) = np.cov(above, below) * stats.t.ppf((1 + level) / 2, len(below) - 1) ** 2
+    a, b, n = np.mean(above), np.mean(below), len(below)
+    square, half, rest = b * b - bb / n, a * b - ab / n, a * a - aa / n
+    root = np.sqrt(max(half * half - square * rest, 0.0)) if square > 0 else np.nan
+    return float(a / b), float((half - root) / square), float((half + root) / square)
+
+
 def seeds_needed(distance: float, spread: float, level: float = 0.95, least: int = MIN_SEEDS):
     """How many seeds make the half-width at this spread smaller than ``distance``.
 

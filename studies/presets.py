@@ -31,6 +31,7 @@ from lib.specs.parts import (
     Setup,
 )  # fmt: skip
 from lib.specs.run import Run
+from studies.gap.plans import Asked
 
 PRESETS = ("quick", "desktop", "paper")
 MASKS = ("uniform", "bounded", "uneven", "even")  # random ones of flow_fig1_init
@@ -61,9 +62,9 @@ _LISTS: dict[str, tuple[type[Spec], str]] = {
     "networks": (Network, "name"), "inits": (Network, "init"), "forms": (Run, "form"),
     "schedules": (Recipe, "schedule"), "weight_decays": (Recipe, "weight_decay"),
     "update_intervals": (MaskUpdate, "every"), "drop_fractions": (MaskUpdate, "fraction"),
+    "noises": (Data, "noise"),
 }  # fmt: skip
-# Settings of runs that not every figure has: the one on the left, named in its presets, brings all
-# on the right with it.
+# Settings of runs that not every figure has: the left one, named in its presets, brings the right.
 _BRINGS = {
     "noise": {"noise_kind"}, "folder": {"image_size"}, "watch": {"watch_examples", "watch_every"},
     "sparse_epochs": {
@@ -110,7 +111,7 @@ _Kinds = Annotated[tuple[Annotated[str, among(MASKS)], ...], Listed, Field(min_l
 _Specified: Any = create_model("_Specified", __base__=Spec, **_types())
 
 
-class Settings(_Specified):
+class Settings(_Specified, Asked):
     """Every setting that a figure can have. A figure uses its own; see ``settings``."""
 
     figure: str = ""
@@ -145,8 +146,7 @@ class Settings(_Specified):
     longer: Annotated[int, Number, Field(ge=2, le=1000)] | None = None
     """Times the epochs, for one run the more."""
     device: str = "auto"
-    cluster: str | None = None
-    """Where runs are carried out: here, or as ``lib.runs.cluster`` says."""
+    cluster: str | None = None  # where runs are carried out: here, or as ``lib.runs.cluster`` says
     runs_folder: str | None = None
     save_to: str | None = None
 

@@ -1,35 +1,12 @@
 """The rules of the gap study and of the price study's remedies: what they make of known arms."""
 
-import numpy as np
-import pandas as pd
 import pytest
+from support import gap_table as table
 from support import judged
 
 from studies import ledger
 from studies.decide import NOT_TESTED, REFUTED, SUPPORTED, NotHere
 from studies.rules import rows
-
-LEVELS = {"dense": 0.0, "sol_s": 0.0, "sol_f": 4.0, "scale": 3.0}  # points above 90%, by arm
-
-
-def table(dataset="mnist", noise=0.0, **others):
-    """Ten seeds of arms that end so many points above 90%; a loss falls by a tenth a point."""
-    found = []
-    for seed in range(10):
-        shared = np.sin(seed)
-        for arm, points in {**LEVELS, **others}.items():
-            points = points + shared + 0.05 * np.cos(7 * seed + len(arm))
-            solution = {"dense": "sol_d", "sol_f": "sol_f"}.get(arm, "sol_s")
-            found.append({
-                "key": f"{arm}{seed}", "seed": seed, "arm": arm, "solution": solution,
-                "sparsity": 0.0 if arm == "dense" else 0.95, "dataset": dataset, "noise": noise,
-                "network": "lenet-300-100", "epoch": 5, "diverged": False,
-                "train_accuracy": 0.9 + points / 100, "test_accuracy": 0.9 + points / 100,
-                "train_loss": np.exp(-points / 10), "chosen_wrong": points / 100,
-                "fisher": np.exp(points),
-            })  # fmt: skip
-    return pd.DataFrame(found)
-
 
 PAIRS = {  # claim -> the arm that it says is ahead, and the one behind
     "gap-signs-of-init-f": ("signs_f", "signs_f_shuffled"),
