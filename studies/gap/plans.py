@@ -25,6 +25,7 @@ ARMS = {
     "matched": "N, units matched to Init-F",
     "matched_shuffled": "N matched, signs shuffled",
     "random_subset": "random subset of the pool",
+    "random_subset_holdout": "the same, no holdout",
     "low_fisher_first": "low Fisher first",
     "top_fisher": "top Fisher",
     "reducible_fisher": "reducible Fisher, by rank",

@@ -7,15 +7,16 @@ N, as its control ``scale``. ``fisher`` is Tr(F) at the epochs kept in the first
 
 from studies.decide import NotHere
 from studies.gap.arms import GAPS
+from studies.price.noise import clean, noisy
 from studies.quantities import course, ln, mean, pick
-from studies.rules import Rule, each, matters, more, only, given, says
+from studies.rules import Rule, each, given, matters, more, says
 
 
 def helps(measure: str, arm: str) -> Rule:
     """The claim that an arm ends above plain scratch in an accuracy, where there is a gap."""
     numbers = 100 * (pick(measure, arm=arm) - pick(measure, arm="scale"))
     words = f"{measure}: {arm} - plain"
-    return each("sparsity", more(words, numbers, "points", margin=matters()), GAPS)
+    return given(clean, each("sparsity", more(words, numbers, "points", margin=matters()), GAPS))
 
 
 def described(arm: str) -> Rule:
@@ -27,10 +28,7 @@ def described(arm: str) -> Rule:
     def rule(table):
         raise NotHere(words(table))
 
-    return rule
-
-
-noisy = only(lambda table: table["noise"] > 0, "needs label noise above 0")
+    return given(clean, rule)
 
 
 def early(arm: str):
@@ -45,9 +43,9 @@ def wrong(arm: str):
 
 RULES = {
     "price-curriculum-low-fisher-first": helps("test_accuracy", "low_fisher_first"),
-    "price-curriculum-stabilises-fisher": each("sparsity", more(
+    "price-curriculum-stabilises-fisher": given(clean, each("sparsity", more(
         "mean ln Tr(F) in the first phase: plain - low Fisher first",
-        early("scale") - early("low_fisher_first"), "ln"), GAPS),
+        early("scale") - early("low_fisher_first"), "ln"), GAPS)),
     "price-selection-top-fisher": described("top_fisher"),
     "price-selection-reducible-fisher": given(noisy, each("sparsity", more(
         "share of wrong labels chosen: top Fisher - reducible Fisher",
