@@ -109,7 +109,8 @@ class _Convolution:
         (kh, kw), (sh, sw), (dh, dw) = conv.kernel_size, conv.stride, conv.dilation
         (ph, pw), per = conv.padding, conv.out_channels // conv.groups
         a = self.a.permute(0, 2, 3, 1)  # channels-last: patches are runs in memory
-        height, channels = a.shape[1] + 2 * ph, a.shape[3] // conv.groups
+        a = F.pad(a, (0, 0, pw, pw, ph, ph)) if pw or ph else a.contiguous()
+        height, channels = a.shape[1], a.shape[3] // conv.groups
         step = max(1, PATCH_BYTES // (height * columns * kw * channels * a.element_size()))
         for group in range(conv.groups):
             own = a[..., group * channels : (group + 1) * channels]
@@ -122,8 +123,7 @@ class _Convolution:
             for start in range(0, n, step):
                 part = slice(start, min(start + step, n))
                 m = part.stop - start
-                padded = F.pad(own[part], (0, 0, pw, pw, ph, ph)) if pw or ph else own[part]
-                patches = padded.unfold(2, dw * (kw - 1) + 1, sw)[..., ::dw].transpose(3, 4)
+                patches = own[part].unfold(2, dw * (kw - 1) + 1, sw)[..., ::dw].transpose(3, 4)
                 patches = patches.reshape(m, height, columns, kw * channels)
                 for y in range(kh):
                     window = patches[:, y * dh : y * dh + sh * (rows - 1) + 1 : sh]
