@@ -174,9 +174,8 @@ class Settings(_Specified, Asked):
 
 
 # What a person gives, by itself: wrong names and numbers are told before torch is imported.
-Given: Any = create_model(
-    "Given", __base__=Spec, **{n: (_kind(Settings, n) | None, None) for n in Settings.model_fields}
-)
+_EACH: dict[str, Any] = {n: (_kind(Settings, n) | None, None) for n in Settings.model_fields}
+Given: Any = create_model("Given", __base__=Spec, **_EACH)
 
 
 def setup_of(s: Settings, fingerprint: str) -> Setup:

@@ -19,16 +19,20 @@ HOME = Path(lib.__file__).parent.parent
 <<<<<<< HEAD
 <<<<<<< HEAD
 <<<<<<< HEAD
-LIMITS = {"lib": (3964, 8500), "studies": (2173, 5850)}
+<<<<<<< HEAD
+LIMITS = {"lib": (3964, 8500), "studies": (2174, 5850)}
 =======
-LIMITS = {"lib": (3964, 8500), "studies": (2173, 5850)}
+LIMITS = {"lib": (3964, 8500), "studies": (2174, 5850)}
 >>>>>>> door-5
 =======
-LIMITS = {"lib": (3964, 8500), "studies": (2173, 5850)}
+LIMITS = {"lib": (3964, 8500), "studies": (2174, 5850)}
 >>>>>>> gapa-5
 =======
-LIMITS = {"lib": (3964, 8500), "studies": (2173, 5850)}
+LIMITS = {"lib": (3964, 8500), "studies": (2174, 5850)}
 >>>>>>> gapb-5
+=======
+LIMITS = {"lib": (3964, 8500), "studies": (2174, 5850)}
+>>>>>>> door-5
 # From the notebook's side to the machine's: a module imports from its own room and those after it.
 ROOMS = [
     ["studies"],
