@@ -41,6 +41,9 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
             f"device is {device!r}: {str(error).splitlines()[0]}; allowed are auto, cpu, and cuda "
             "where a GPU is"
         ) from error
+    if place.type == "cuda":
+        torch.cuda.set_device(place.index or 0)
+        torch.backends.cudnn.allow_tf32 = False  # in convolutions too, float32 means float32
     return place
 
 
