@@ -42,16 +42,21 @@ def small(task: ours.Task) -> ours.Task:
 def run(device: str, quick: bool) -> tuple[list[Row], list[dict]]:
     """Rows with targets, and the images per second of every contender."""
     rows, speeds = [], []
-    for title in ("12-bit MLP", "ResNet-20") if quick else TASKS:
+    for title in ("12-bit MLP", "LeNet-5") if quick else TASKS:
         task = replace(small(TASKS[title]) if quick else TASKS[title], device=device)
-        members = MEMBERS[:2] if quick else MEMBERS
+        members = MEMBERS[::2] if quick else MEMBERS
         contenders = {f"cohort of {k}": ours.cohort_of(task, k) for k in members}
         contenders |= {
             "plain loop": plain(task),
-            "compiled loop": plain(task, compiled=True),
             "DataLoader": loader(task, 0 if quick else 4),
             "bare recorded step": bare(task),
         }
+        compiled = plain(task, compiled=True)
+        try:
+            compiled()
+            contenders["compiled loop"] = compiled
+        except Exception as error:  # no compiler at hand, or one that fails
+            print(f"{title}: the compiled loop is left out ({type(error).__name__}: {error})")
         rates = race(contenders, *((1, 0.0) if quick else (5, 1.0)))
         speeds += [
             {"network": title, "loop": name, "images per second": str(rates.rate(name)),

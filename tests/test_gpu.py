@@ -37,7 +37,11 @@ def test_what_differs_on_a_device_is_said(monkeypatch):
 
     monkeypatch.setattr(gpu_checks, "estimators", off)
     assert {line["verdict"] for line in gpu_checks.of_estimators("cpu", ("mlp",))} == {"DIFFERS"}
-    tensors = {"weights": torch.ones(4), "mask": torch.arange(4) > 0}
-    other = {"weights": torch.full((4,), 1.01), "mask": torch.arange(4) > 1}
+    tensors = {
+        "weights": torch.ones(4),
+        "mask": torch.arange(4) > 0,
+        "start": torch.full((4,), 0.9),
+    }
+    other = {"weights": torch.full((4,), 1.002), "mask": torch.arange(4) > 1}
     lines = gpu_checks._compared("run", (tensors, [{"loss": 1.0}]), (other, [{"loss": 1.1}]))
     assert [line["verdict"] for line in lines] == ["DIFFERS"] * 3

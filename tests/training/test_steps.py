@@ -3,22 +3,23 @@ run is tested without a GPU: on the meta device, where nothing can be read, and 
 
 import contextlib
 import dataclasses
+import subprocess
+import sys
 import warnings
 from itertools import product
 
 import pytest
 import torch
 from support import carry_out, images_of, small
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lib import rng
-from lib.models import initializers, networks
+from lib import files, rng
+from lib.models import initializers
 from lib.runs.store import Store
 from lib.specs.arms import Objective
 from lib.specs.parts import MaskUpdate
 from lib.specs.run import Run, finetune, gradually_pruned, scratch
 from lib.training import engines, loop, steps
-from lib.training.cohort import Cohort, Layout, network_of, sgd_
+from lib.training.cohort import Cohort, Layout, network_of
 
 RESNET = {"network": "resnet-20", "width": 0.25, "train_examples": 40, "batch_size": 16}
 NETWORKS = {
@@ -148,14 +149,14 @@ def training(runs, device="cpu"):
 
 @pytest.mark.parametrize("part", ["weights", "velocity", "gradients", "buffers", "losses"])
 def test_any_part_of_any_member_tells(part, tape):
-    """A hundredth of what the step does to a member's weights, momentum, gradients, running
-    statistics or loss is noticed, and a ten-thousandth passes."""
+    """A tenth of what the step does to a member's weights, momentum, gradients, running statistics
+    or loss is noticed, and a thousandth passes."""
     runs = [Run.dense(small(**RESNET), seed=seed) for seed in (0, 1)]
     made, drawn = training(runs), rng.generator(0, "batch")
     rows, engine = made.cohort, engines.engine(made.cohort, made.network)
     x = torch.randn(2, 16, 1, 8, 8, generator=drawn)
     y = torch.randint(10, (2, 16), generator=drawn)
-    for share, member in product((1e-2, 1e-4), (0, 1)):
+    for share, member in product((0.1, 1e-3), (0, 1)):
 
         def spoil(take, share=share, member=member):
             held = rows.gradients * 0 if part == "gradients" else getattr(rows, part, x).clone()
@@ -170,7 +171,7 @@ def test_any_part_of_any_member_tells(part, tape):
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             step(x, y, 0.01)
-        assert bool(said) == (step.recorder is None) == (share == 1e-2)
+        assert bool(said) == (step.recorder is None) == (share == 0.1)
 
 
 class Louder:
@@ -266,13 +267,16 @@ def test_a_checkpoint_goes_on_elsewhere(store):
     assert [m.history for m in there.members] == [m.history for m in here.members]
 
 
-@pytest.mark.parametrize(
-    ("name", "shape"), [("mlp", (64,)), ("lenet-5", (1, 28, 28)), ("resnet-20", (3, 32, 32))]
-)
-def test_passes_stay_on_a_pretended_gpu(name, shape):
-    """Evaluation of every kind of network, and the whole step where no autograd is needed: nothing
-    of another device takes part (PyTorch's fake tensors refuse that), nothing leaves."""
-    with FakeTensorMode():
+PRETENDED = """
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from lib.models import networks
+from lib.training import engines
+from lib.training.cohort import Cohort, Layout, sgd_
+
+SHAPES = {"mlp": (64,), "lenet-5": (1, 28, 28), "resnet-20": (3, 32, 32)}
+with FakeTensorMode():
+    for name, shape in SHAPES.items():
         network = networks.build(name, shape, 10)
         layout = Layout(network)
         weights = torch.empty(2, layout.size, device="cuda")
@@ -281,8 +285,23 @@ def test_passes_stay_on_a_pretended_gpu(name, shape):
         rows.__dict__["bits"] = torch.empty_like(weights, dtype=torch.int32)
         engine = engines.engine(rows, network)
         x = torch.empty(2, 16, *shape, device="cuda")
-        assert engine.logits(x[0]).device.type == "cuda"
+        places = [engine.logits(x[0])]
         if name == "mlp":  # autograd asks for a driver
-            losses = engine.gradients(x, torch.empty(2, 16, dtype=torch.int64, device="cuda"))
+            places.append(engine.gradients(x, torch.empty(2, 16, dtype=torch.int64, device="cuda")))
             sgd_(rows, torch.empty(2, 1, device="cuda"), 0.9, True, 1e-4)
-            assert losses.device.type == rows.weights.device.type == "cuda"
+            places += [rows.weights, rows.velocity]
+        print(name, *(place.device.type for place in places), flush=True)
+"""
+
+
+def test_passes_stay_on_a_pretended_gpu():
+    """Evaluation of every kind of network, and the whole step where no autograd is needed: nothing
+    of another device takes part (PyTorch's fake tensors refuse that), nothing leaves.
+
+    In a process of its own, which may end badly: without a driver such tensors leave some memory of
+    a CUDA build of PyTorch in disorder."""
+    done = subprocess.run(
+        [sys.executable, "-c", PRETENDED], capture_output=True, text=True, cwd=files.HOME
+    )
+    told = ["mlp cuda cuda cuda cuda", "lenet-5 cuda", "resnet-20 cuda"]
+    assert done.stdout.splitlines() == told, done.stderr
