@@ -73,7 +73,7 @@ class Step:
             return self._plain(x, y, rate, between)
         kind = (x.shape, self.rows.bits is None)
         known = self.recorded.get(kind)
-        return known(x, y, rate) if known else self._record(kind, x, y, rate)
+        return known(x, y, rate) if known else self._record(self.recorder, kind, x, y, rate)
 
     def _plain(self, x, y, rate, between=lambda: None):
         losses = self.engine.gradients(x, y)
@@ -81,7 +81,7 @@ class Step:
         sgd_(self.rows, rate, self.recipe.momentum, self.recipe.nesterov, self.decay)
         return losses
 
-    def _record(self, kind, x, y, rate):
+    def _record(self, recorder, kind, x, y, rate):
         """Take a plain step; keep a recorded one if it does the same from the same state."""
         before = [value.clone() for value in self.changed]
         losses = self._plain(x, y, rate)
@@ -92,7 +92,7 @@ class Step:
             own.copy_(self._plain(*memory))
 
         try:
-            known = partial(_replayed, self.recorder(step), memory, own)
+            known = partial(_replayed, recorder(step), memory, own)
             _put(self.changed, before)
             known(x, y, rate)
             alike = _alike(
