@@ -17,7 +17,7 @@ endif
 FRESH := runs=$$(mktemp -d) && trap 'rm -rf "$$runs"' EXIT && export SPARSITY_RUNS="$$runs" &&
 
 .DEFAULT_GOAL := help
-.PHONY: help figure test check cluster lab notebooks bench site bounds install clean
+.PHONY: help figure test check cluster lab notebooks bench gpu site bounds install clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -56,6 +56,9 @@ notebooks: install  ## run every notebook with its defaults (preset quick) and s
 
 bench: install  ## measure speed and memory (ARGS passes options on)
 	$(PY) -m benchmarks $(ARGS)
+
+gpu: install  ## on a machine with a GPU: is it as on the CPU, and how fast; writes results/gpu.md
+	$(PY) -m benchmarks.gpu $(ARGS)
 
 site: install  ## the gallery, into build/site: every notebook as a page, the scoreboard, the API reference
 	$(PY) -m pip install --disable-pip-version-check -q -e '.[site]'

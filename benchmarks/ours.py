@@ -40,19 +40,20 @@ class Task:
     lr: float = 1e-4
     precision: str = "float32"
     threads: int = 1
+    device: str = "cpu"
 
     @functools.cached_property
     def images(self) -> sets.ImageSet:
         """The examples as the laboratory holds them: on the device, channels-last in memory
         where they are images."""
         if self.shape == (12,):
-            return sets.load("bits12")
+            return sets.load("bits12", device=self.device)
         stream = rng.generator(0, "benchmark")
-        x = torch.randn(self.examples, *self.shape, generator=stream)
+        x = torch.randn(self.examples, *self.shape, generator=stream).to(self.device)
         if x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)
-        y = torch.randint(self.classes, (self.examples,), generator=stream)
-        black = torch.zeros(self.shape[0])
+        y = torch.randint(self.classes, (self.examples,), generator=stream).to(self.device)
+        black = torch.zeros(self.shape[0], device=self.device)
         return sets.ImageSet(
             "cifar10" if self.augment else "mnist",
             x,

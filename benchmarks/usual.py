@@ -10,8 +10,8 @@ from benchmarks.timing import Contender
 
 
 def network(task: Task) -> torch.nn.Module:
-    """The task's architecture as an ordinary module with ordinary parameters, on the CPU."""
-    module = task.network().to_empty(device="cpu")
+    """The task's architecture as an ordinary module with ordinary parameters, on its device."""
+    module = task.network().to_empty(device=task.device)
     start, _ = task.start(0)
     for rows, named, buffers in (
         (start["weights"], module.named_parameters(), False),
@@ -73,7 +73,7 @@ def _equipment(task):
     benchmark's sparsity."""
     module = network(task)
     optimizer = torch.optim.SGD(module.parameters(), lr=task.lr, momentum=task.momentum)
-    masks = task.layout.views(task.start(0)[0]["mask"].float())
+    masks = task.layout.views(task.start(0)[0]["mask"].float().to(task.device))
     return (
         module,
         optimizer,

@@ -9,7 +9,7 @@ from support import content_digest, forget_sets, random_arrays
 from lib import rng
 from lib.data import archives
 from lib.runs.store import Store
-from lib.training import loop
+from lib.training import loop, steps
 
 hypothesis.settings.register_profile("patient", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("patient")
@@ -77,7 +77,7 @@ def trained(monkeypatch):
 def after_every_step(monkeypatch):
     """A list of (pruned weights and velocities that are not zero, pruned weights) after each
     optimiser step of any group."""
-    seen, real = [], loop.sgd_
+    seen, real = [], steps.sgd_
 
     def watched(cohort, *arguments):
         real(cohort, *arguments)
@@ -85,7 +85,7 @@ def after_every_step(monkeypatch):
         alive = cohort.weights[pruned].count_nonzero() + cohort.velocity[pruned].count_nonzero()
         seen.append((int(alive), int(pruned.sum())))
 
-    monkeypatch.setattr(loop, "sgd_", watched)
+    monkeypatch.setattr(steps, "sgd_", watched)
     return seen
 
 

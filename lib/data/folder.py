@@ -227,7 +227,7 @@ class Streamed:
 
     def __getitem__(self, part: slice | torch.Tensor) -> torch.Tensor:
         """These examples as one tensor. Raises ``DataError`` for more than 4 GiB of them."""
-        numbers = torch.arange(len(self))[part].tolist()
+        numbers = torch.arange(len(self), device=getattr(part, "device", None))[part].tolist()
         require(
             len(numbers) * self.bytes <= LIMIT,
             f"{len(numbers)} images of {self.size}x{self.size} pixels were asked for at once, "

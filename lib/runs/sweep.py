@@ -37,10 +37,11 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
             raise RuntimeError("networks are not trained there")
         torch.empty(1, device=place)
     except (RuntimeError, AssertionError, TypeError) as error:
-        raise ValueError(
-            f"device is {device!r}: {str(error).splitlines()[0]}; allowed are auto, cpu, and cuda "
-            "where a GPU is"
-        ) from error
+        what = f"device is {device!r}: {str(error).splitlines()[0]}"
+        raise ValueError(f"{what}; allowed are auto, cpu, and cuda where a GPU is") from error
+    if place.type == "cuda":
+        torch.cuda.set_device(place.index or 0)
+        torch.backends.cudnn.allow_tf32 = False  # in convolutions too, float32 means float32
     return place
 
 

@@ -126,7 +126,10 @@ class Cohort:
 
     @functools.cached_property
     def bits(self) -> torch.Tensor | None:
-        """int32 [K, P]: all bits set where a weight lives (``sgd_``), else none. None: all live."""
+        """int32 [K, P]: all bits set where a weight lives (``sgd_``), else none. None: all live.
+
+        Once it is a tensor it stays that tensor.
+        """
         return None if self.mask.all() else self.mask.int().neg_()
 
     def __len__(self):
@@ -148,7 +151,10 @@ class Cohort:
         """Give row ``k`` this mask [P]; weights and momentum follow (``dynamic.apply_``)."""
         dynamic.apply_(self.weights[k], self.velocity[k], self.mask[k], mask)
         self.mask[k] = mask
-        self.__dict__.pop("bits", None)  # made from the mask when next asked for
+        if self.bits is None:
+            del self.bits  # made from the mask when next asked for
+        else:
+            self.bits[k] = mask.int().neg_()  # in place: a recorded step reads it
 
     def modules(self, network: nn.Module) -> Iterator[nn.Module]:
         """A module per row whose parameters, gradients and statistics are views of it.
@@ -193,8 +199,11 @@ def sgd_(cohort: Cohort, rate, momentum: float, nesterov: bool, decay) -> None:
 
 
 def column(values: torch.Tensor, device) -> Callable[[int], float | torch.Tensor]:
-    """``step -> `` the column [c, 1] of ``values`` [c, n], or, faster, one number if all agree."""
-    if (values == values[0]).all():
+    """``step -> `` the column [c, 1] of ``values`` [c, n]; on a CPU, faster, a number if all agree.
+
+    On a GPU a recorded step reads it from memory.
+    """
+    if torch.device(device).type == "cpu" and (values == values[0]).all():
         return values[0].tolist().__getitem__
     values = values.to(device)
     return lambda step: values[:, step : step + 1]

@@ -9,6 +9,7 @@ smoothing e, the cross-entropy is against 1 - e for the label and e / C for each
 (Szegedy et al. 2016, section 7).
 """
 
+from functools import partial
 from typing import TypeGuard
 
 import torch
@@ -18,6 +19,7 @@ from torch import nn
 from lib.models.networks import MLP
 from lib.sparse import live
 from lib.specs.parts import Recipe
+from lib.training import threads
 from lib.training.cohort import Cohort
 
 PLAIN = Recipe(epochs=0, batch_size=1, lr=1.0)
@@ -100,8 +102,8 @@ class InTurn(Dense):
     up: memory is bounded by the part, and BatchNorm normalises over it.
     """
 
-    def __init__(self, group: Cohort, network: nn.Module, recipe: Recipe):
-        self.group, self.recipe = group, recipe
+    def __init__(self, group: Cohort, network: nn.Module, recipe: Recipe, work: float = 0.0):
+        self.group, self.recipe, self.work = group, recipe, work
         self.modules = list(group.modules(network))
         for part in nn.ModuleList(self.modules).modules():
             # where nothing else reads its input: one array less to write, and the same bits
@@ -118,11 +120,12 @@ class InTurn(Dense):
         """See above."""
         self.group.gradients.zero_()
         size = self.recipe.micro_batch or y.shape[1]
+        turns = [
+            partial(self._backward, module.train(), inputs.split(size), labels.split(size))
+            for module, inputs, labels in zip(self.modules, x, y, strict=True)
+        ]
         return torch.stack(
-            [
-                self._backward(module.train(), inputs.split(size), labels.split(size))
-                for module, inputs, labels in zip(self.modules, x, y, strict=True)
-            ]
+            threads.abreast(turns, self.work) if x.is_cuda else [turn() for turn in turns]
         )
 
     def _backward(self, module, inputs, labels):
@@ -153,12 +156,13 @@ def batched(network: nn.Module, recipe: Recipe) -> TypeGuard[MLP]:
 
 def engine(
     group: Cohort, network: nn.Module, recipe: Recipe = PLAIN,
-    live_inputs: tuple[int, ...] | None = None,
+    live_inputs: tuple[int, ...] | None = None, work: float = 0.0,
 ) -> Engine:  # fmt: skip
     """The passes of a group under a recipe, in turn where nothing faster is known; at the cost of
-    the live weights where the shape of the inputs, ``live_inputs``, is given for that."""
+    the live weights where the shape of the inputs, ``live_inputs``, is given for that. ``work`` is
+    what a step of one member takes, in FLOPs: on a GPU (``threads.abreast``)."""
     if live_inputs is not None:
         return live.LiveOnly(group, network, live_inputs)
     if batched(network, recipe):
         return BatchedMLP(group, network, recipe.label_smoothing)
-    return InTurn(group, network, recipe)
+    return InTurn(group, network, recipe, work)

@@ -8,6 +8,7 @@ finite stops alone and is marked diverged; the others never notice.
 
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import islice
 
 import torch
@@ -18,7 +19,7 @@ from lib.data import batches, sets
 from lib.models.networks import MLP
 from lib.specs.run import Run
 from lib.training import arms, mask_updates, monitors, plan, schedules
-from lib.training.cohort import STATE, TRAINED, Cohort, Layout, Member, Named, column, decays, sgd_
+from lib.training.cohort import STATE, TRAINED, Cohort, Layout, Member, Named, column
 from lib.training.cohort import network_of as network_of
 from lib.training.initial_states import labels_of, mask_facts
 from lib.training.plan import Group
@@ -93,8 +94,7 @@ class Training:
         self.observe()
 
     def _group_epoch(self, group: Group, tick):
-        members, rows, recipe = group.members, group.rows, self.recipe
-        count, size = len(self.images.y_train), recipe.batch_size
+        members, count, size = group.members, len(self.images.y_train), self.recipe.batch_size
         steps = -(-count // size)
         clocks = [(member, int(member.run.begin) + self.epoch) for member in members]
         skipped = 0 if self.epoch else schedules.step_of(members[0].run.begin, steps)  # all alike
@@ -110,7 +110,6 @@ class Training:
             for member, clock in clocks
         ]
         rate = column(torch.stack(rates).float(), self.device)
-        decay = decays([member.run.recipe for member in members], rows.layout, self.device)
         watched = mask_updates.watched(group)
         if watched and self.epoch == 0:
             mask_updates.after(group, 0, steps)
@@ -121,15 +120,13 @@ class Training:
             if self.workers.cancelled.is_set():
                 return
             each.choose_(step, x, y)
-            total += group.engine.gradients(x, y)
-            each.add_(step, x, y)
-            sgd_(rows, rate(step), recipe.momentum, recipe.nesterov, decay)
+            total += group.step(x, y, rate(step), partial(each.add_, step, x, y))
             if watched:
                 mask_updates.after(group, self.epoch * steps + step + 1, steps, (x, y))
                 monitors.within(group, self.epoch, step + 1, steps)
             tick(y.numel())
         each.note()
-        finite = total.isfinite() & rows.weights.isfinite().all(1)
+        finite = total.isfinite() & group.rows.weights.isfinite().all(1)
         for (member, clock), sound in zip(clocks, finite.tolist(), strict=True):
             if not sound:
                 member.diverged = member.diverged or clock + 1

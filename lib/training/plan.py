@@ -8,7 +8,7 @@ from torch import nn
 from lib.data import sets
 from lib.models import flops
 from lib.sparse import live
-from lib.training import engines, threads
+from lib.training import engines, steps, threads
 from lib.training.cohort import Cohort, Member, filled
 
 
@@ -21,6 +21,7 @@ class Group:
     images: sets.ImageSet
     sparse: bool  # whether a step costs their live weights alone
     engine: engines.Engine
+    step: steps.Step
     threads: int  # in a step
 
     @property
@@ -49,7 +50,8 @@ def arranged(
     cohort: Cohort, network: nn.Module, images: sets.ImageSet, cores: int
 ) -> tuple[Cohort, list[Group], threads.Workers]:
     """The cohort with those whose live weights are few behind the others, its groups, the workers:
-    they follow from the size of the work; on a GPU all are one group."""
+    they follow from the size of the work. On a GPU all are one group, whose steps are recorded; but
+    for those with an objective, another."""
     if not cohort.members:
         return cohort, [], threads.Workers(1)
     kinds = sparsely(cohort, network, images)
@@ -58,9 +60,9 @@ def arranged(
     if order != sorted(order):
         cohort, kinds = cohort[order], sorted(kinds)
     recipe, dense = cohort.members[0].run.recipe, kinds.count(False)
-    sizes, workers, each = [len(kinds)], 1, cores
+    work = flops.training(flops.forward(network, images.shape), recipe.batch_size)
+    sizes, workers, each = [n for n in map(heavy.count, (False, True)) if n], 1, cores
     if cohort.weights.device.type == "cpu":
-        work = flops.training(flops.forward(network, images.shape), recipe.batch_size)
         batched = engines.batched(network, recipe)
         sizes, workers, each = threads.plan(
             dense, len(kinds) - dense, work, batched, cores, recipe.threads
@@ -68,6 +70,7 @@ def arranged(
     groups = []
     for stop, size in zip(accumulate(sizes), sizes, strict=True):
         rows, sparse = cohort[stop - size : stop], kinds[stop - size]
-        engine = engines.engine(rows, network, recipe, images.shape if sparse else None)
-        groups.append(Group(rows, network, images, sparse, engine, each))
+        engine = engines.engine(rows, network, recipe, images.shape if sparse else None, work)
+        step = steps.Step(rows, engine)
+        groups.append(Group(rows, network, images, sparse, engine, step, each))
     return cohort, groups, threads.Workers(workers)

@@ -5,9 +5,14 @@ cohort; more help only where they split the members of batched products, or rows
 """
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from typing import Any
+
+import torch
+
+LANES = 8  # at most; more need more memory
+FILLS = 250e9  # FLOPs of a step that fills a large GPU alone: an estimate, which changes no number
 
 
 def plan(
@@ -31,6 +36,25 @@ def plan(
     workers = min(max(1, cores // threads), len(sizes))
     alone = members and (not batched or size < 8 or size * work < 5e6)
     return sizes, workers, threads if alone else min([cores // workers, *sizes[:groups]])
+
+
+def abreast(turns: Sequence[Callable[[], Any]], work: float) -> list:
+    """What each of the ``turns``, of ``work`` FLOPs, gives on the current GPU.
+
+    While a step is recorded they go on parallel streams, as many as fill the GPU. Launched one by
+    one they would not overlap: the host is not fast enough.
+    """
+    count, main = min(LANES, round(FILLS / max(work, 1.0)), len(turns)), torch.cuda.current_stream()
+    if count < 2 or not torch.cuda.is_current_stream_capturing():
+        return [turn() for turn in turns]
+    streams, found = [torch.cuda.Stream() for _ in range(count)], []
+    for k, turn in enumerate(turns):
+        with torch.cuda.stream(streams[k % count]):
+            streams[k % count].wait_stream(main)
+            found.append(turn())
+    for stream in streams:
+        main.wait_stream(stream)
+    return found
 
 
 class Workers:

@@ -27,7 +27,7 @@ from support import (
 from lib.runs import sweep
 from lib.runs.store import Store
 from lib.specs.run import Run, finetune, scratch
-from lib.training import loop
+from lib.training import loop, steps
 
 
 def mlp_runs():
@@ -166,15 +166,15 @@ def test_interrupted_by_a_person(undisturbed_mlps, store, monkeypatch):
     """
     runs, *_ = undisturbed_mlps
     monkeypatch.setattr(sweep, "CHECKPOINT_SECONDS", -1.0)
-    real, steps = loop.sgd_, []
+    real, taken = steps.sgd_, []
 
     def interrupted(*arguments):
-        steps.append(None)
-        if len(steps) == 12:
+        taken.append(None)
+        if len(taken) == 12:
             raise KeyboardInterrupt
         real(*arguments)
 
-    monkeypatch.setattr(loop, "sgd_", interrupted)
+    monkeypatch.setattr(steps, "sgd_", interrupted)
     with pytest.raises(KeyboardInterrupt):
         carry_out(runs, store)
     monkeypatch.undo()

@@ -34,7 +34,7 @@ from lib.models import initializers, networks
 from lib.runs.store import Store
 from lib.specs.parts import MaskUpdate, Recipe, Setup
 from lib.specs.run import Run, finetune, scratch
-from lib.training import engines, loop, schedules, threads
+from lib.training import engines, schedules, steps, threads
 from lib.training.cohort import Cohort, Layout, network_of, sgd_
 
 CIFAR = {"dataset": "cifar10", "train_examples": None, "test_examples": None, "batch_size": 16}
@@ -355,13 +355,13 @@ def test_a_mask_that_did_not_hold_is_no_result(store, monkeypatch):
     store."""
     dense = Run.dense(small(epochs=1, sparse_epochs=1), seed=0)
     carry_out([dense], store)
-    real = loop.sgd_
+    real = steps.sgd_
 
     def reviving(cohort, *arguments):
         real(cohort, *arguments)
         cohort.weights.add_(1e-12 * ~cohort.mask)
 
-    monkeypatch.setattr(loop, "sgd_", reviving)
+    monkeypatch.setattr(steps, "sgd_", reviving)
     run = finetune(dense, sparsity=0.5)
     with pytest.raises(RuntimeError, match="pruned weight"):
         carry_out([run], store)

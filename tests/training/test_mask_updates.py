@@ -569,7 +569,7 @@ def undisturbed(tmp_path_factory):
 KILLS = [
     ("lib.runs.store.Store.save_checkpoint", 2, True),
     ("lib.runs.store.Store.save_checkpoint", 7, True),
-    ("lib.training.loop.sgd_", 15 + 14, False),
+    ("lib.training.steps.sgd_", 15 + 14, False),
     ("lib.training.mask_updates.after", 1 + 12, True),
     ("lib.training.mask_updates.after", 16 + 1 + 8, True),
     ("lib.runs.store.Store.put", 5, True),

@@ -93,7 +93,7 @@ def test_alone_and_in_company(tmp_path):
 
 # of 15 steps each: the dense runs', then those of the runs pruned at 2, at 0.4 and at 1.6
 KILLS = [("monitors.within", 3, True), ("monitors.within", 8, False), ("monitors.within", 12, True),
-         ("loop.sgd_", 18, True), ("loop.sgd_", 24, False)]  # fmt: skip
+         ("steps.sgd_", 18, True), ("steps.sgd_", 24, False)]  # fmt: skip
 
 
 @pytest.mark.parametrize(("function", "number", "after"), KILLS)
