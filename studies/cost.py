@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import torch
 from torch.nn.functional import cross_entropy
 
+from lib import rng
 from lib.models import flops
 from lib.runs import results, sweep
 from lib.runs.store import Store
@@ -55,7 +56,8 @@ def report(path: Path, parameters: dict) -> str:
         network = loop.network_of(members[0], images).to_empty(device=place)
         passes = sum(run.length for run in members) * len(images.y_train)
         total += flops.training(flops.forward(network, images.shape), passes)
-        seconds += passes * _step(network, images.x_train[:32], images.y_train[:32])
+        step = rng.on_threads(members[0].recipe.threads)(_step)
+        seconds += passes * step(network, images.x_train[:32], images.y_train[:32])
         weights = sum(p.numel() for p in network.parameters())
         most = max(most, 16 * weights * min(len(members), sweep.MAX_MEMBERS))
     return (
