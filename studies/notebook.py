@@ -78,11 +78,11 @@ def _given(namespace: dict) -> dict:
     """
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if shell is None or shell.user_ns is not namespace:
-        plain = (str, int, float, list, tuple, dict, types.NoneType)
+        simple = (str, int, float, list, tuple, dict, types.NoneType)
         return {
             name: value
             for name, value in namespace.items()
-            if name.islower() and not name.startswith("__") and isinstance(value, plain)
+            if name.islower() and not name.startswith("__") and isinstance(value, simple)
         }
     given: dict = {}
     for cell in reversed(shell.history_manager.input_hist_parsed):
