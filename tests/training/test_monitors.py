@@ -84,7 +84,7 @@ def test_chunks_do_not_matter(monkeypatch):
         torch.nn.init.normal_(p, 0, 0.3, generator=rng.generator(number))
     found = []
     for chunk in (500, 150, 40, 1):
-        monkeypatch.setattr(monitors, "CHUNK", chunk)
+        monkeypatch.setattr(predictions, "CHUNK", chunk)
         found.append(monitors.kl_uniform(network, x, rng.generator(0))["kl_uniform"])
     assert found[1:] == pytest.approx([found[0]] * 3, rel=1e-5)
 
