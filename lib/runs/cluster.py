@@ -196,7 +196,8 @@ def _admitted(due, mark, own):
     ]
     if not (os.path.exists(mark) and os.access(place, os.W_OK)):
         apart.append(f"it must see the run store {place}, a folder that all share, and write there")
-    if not apart:
+    if not apart:  # only now: functions of another version may not even load
+        # what the client of this very scheduler sent; Dask loads all that it carries in this way
         for kind, entry, function, version in pickle.loads(own):
             getattr(registry, kind)(function, name=entry, version=version)
     return ", ".join(apart)
@@ -207,4 +208,4 @@ def _done(content):
     from distributed import get_worker
 
     torch.set_num_threads(get_worker().state.nthreads)
-    pickle.loads(content)()
+    pickle.loads(content)()  # bytes, so that a plugin's functions travel by value; as in _admitted
