@@ -57,7 +57,7 @@ notebooks: install  ## run every notebook with its defaults (preset quick) and s
 bench: install  ## measure speed and memory (ARGS passes options on)
 	$(PY) -m benchmarks $(ARGS)
 
-gpu: install  ## on a machine with a GPU: is it as on the CPU, and how fast; writes results/gpu.md
+gpu: install  ## on a machine with a GPU: is it as on the CPU, and how fast; writes results/gpu-*.md
 	$(PY) -m benchmarks.gpu $(ARGS)
 
 site: install  ## the gallery, into build/site: every notebook as a page, the scoreboard, the API reference

@@ -1,6 +1,6 @@
 """``python -m benchmarks.gpu``, or ``make gpu``: whether a GPU computes what the CPU does, how fast,
-and what of it misses its target; writes ``results/gpu.md``. Where there is none it says so, and
-ends with 2.
+and what of it misses its target; writes ``results/gpu-checks.md`` and ``results/gpu-speed.md``,
+each table as it is measured. Where there is no GPU it says so, and ends with 2.
 
 ``--device cpu`` rehearses it in tiny sizes: every line runs, nothing is to be concluded.
 """
@@ -16,15 +16,15 @@ import torch
 from benchmarks import gpu_checks, gpu_speed, report
 from lib.training import steps
 
-RESULTS = Path(__file__).resolve().parent.parent / "results" / "gpu.md"
+RESULTS = Path(__file__).resolve().parent.parent / "results"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Correctness first, then speed. 1 if a check fails, 2 where there is no GPU, else 0."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--device", default="cuda", help="cuda, or cpu for a rehearsal")
-    parser.add_argument("--checks", action="store_true", help="correctness alone")
-    parser.add_argument("--output", type=Path, help="write the page here")
+    parser.add_argument("--only", choices=tuple(PARTS), help="one of the two alone")
+    parser.add_argument("--output", type=Path, help="write the pages into this folder")
     options = parser.parse_args(arguments)
     if options.device != "cpu" and not torch.cuda.is_available():
         print("There is no GPU here that PyTorch can use: nothing was run.")
@@ -38,12 +38,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options, quick):
-    begin, device, sections = time.perf_counter(), options.device, []
+    folder = options.output or (None if quick else RESULTS)
+    wrong: list[dict] = []
+    for part in [options.only] if options.only else PARTS:
+        shown = _page(folder, part, options.device, quick)
+        wrong += PARTS[part](options.device, quick, shown)
+    return int(bool(wrong))
 
-    def shown(title, text, lines):
-        print(f"\n{title}\n{report.table(lines)}", flush=True)
-        sections.append((title, text, lines))
 
+def _checks(device, quick, shown):
+    """Show all; the checks that did not hold."""
     names = ("mlp",) if quick else tuple(gpu_checks.NETWORKS)
     checks = gpu_checks.of_runs(device, names, arms=True)
     checks += gpu_checks.of_estimators(device, names)
@@ -51,26 +55,28 @@ def _run(options, quick):
     few = {"seeds": 2, "epochs": 2, "sparse_epochs": 2} if quick else {}
     checks += gpu_checks.of_notebook(device, **few)
     wrong = [line for line in checks if line["verdict"] in ("DIFFERS", "PLAIN", "FAILS")]
-    shown(
-        "What is wrong",
-        "Checks that did not hold. Nothing below counts while there are any.",
-        wrong,
-    )
-    shown(
-        "Checks", "In float32, the device against the CPU; see `benchmarks/gpu_checks.py`.", checks
-    )
-    if not options.checks:
-        rows, speeds = gpu_speed.run(device, quick)
-        figure, cohorts = gpu_speed.figure_1(device, quick)
-        shown("Targets", _words([*rows, *figure]), [*rows, *figure])
-        shown("Images per second", "ResNets in bfloat16, ours with crops and flips.", speeds)
-        shown("Figure 1 of the price study", "What its minutes are made of.", cohorts)
-    target = options.output or (None if quick or options.checks else RESULTS)
-    if target:
-        seconds = time.perf_counter() - begin
-        target.write_text(_page(sections, device, quick, seconds), encoding="utf-8")
-        print(f"\nwritten to {target}")
-    return int(bool(wrong))
+    words = "In float32, the device against the CPU; see `benchmarks/gpu_checks.py`."
+    shown("Checks", words, checks)
+    shown("What is wrong", "Checks that did not hold. No speed counts while there are any.", wrong)
+    return wrong
+
+
+def _speed(device, quick, shown):
+    """Show all. A target that is missed is told, and nothing wrong."""
+    figure, cohorts = gpu_speed.figure_1(device, quick)
+    shown("Figure 1 of the price study", "What its minutes are made of.", cohorts)
+    tasks, rows = gpu_speed.tasks(device, quick), list(figure)
+    for title, task in tasks.items():
+        found, speeds = gpu_speed.run(title, task, quick)
+        rows += found
+        shown(title, "Images a second; ResNets in bfloat16, ours with crops and flips.", speeds)
+    shown("Targets", _words(rows), rows)
+    for title, task in tasks.items():
+        shown(f"{title}, compiled", "As above.", gpu_speed.compiled(title, task, quick))
+    return []
+
+
+PARTS = {"checks": _checks, "speed": _speed}
 
 
 def _words(rows):
@@ -78,22 +84,27 @@ def _words(rows):
     return f"Missed: {'; '.join(missed)}." if missed else "All targets are met."
 
 
-def _page(sections, device, quick, seconds):
-    facts = report.machine()
+def _page(folder, part, device, quick):
+    """A function that prints a table (title, text, lines), and writes the page anew with it."""
+    facts, begin = report.machine(), time.perf_counter()
     if device != "cpu":
         properties = torch.cuda.get_device_properties(device)
         words = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"
         facts.insert(0, {"": "GPU", "machine": words})
-    rehearsal = (
-        "\n**A rehearsal on the CPU: nothing is to be concluded from it.**\n" if quick else ""
-    )
-    parts = [
-        f"# One GPU\n\nWritten by `make gpu` in {seconds / 60:.1f} minutes; do not edit by hand.\n{rehearsal}",
-        report.table(facts),
-    ]
-    for title, text, lines in sections:
-        parts += [f"\n## {title}\n", f"{text}\n", report.table(lines) if lines else "None."]
-    return "\n".join(parts) + "\n"
+    told = "\n**A rehearsal on the CPU: nothing is to be concluded from it.**\n" if quick else ""
+    tables: list[str] = []
+
+    def shown(title, text, lines):
+        table = report.table(lines) if lines else "None."
+        print(f"\n{title}\n{table}", flush=True)
+        tables.extend([f"\n## {title}\n", f"{text}\n", table])
+        if folder:
+            minutes = (time.perf_counter() - begin) / 60
+            head = f"# One GPU: {part}\n\nWritten by `make gpu` in {minutes:.1f} minutes; do not edit by hand.\n{told}"
+            page = "\n".join([head, report.table(facts), *tables]) + "\n"
+            (folder / f"gpu-{part}.md").write_text(page, encoding="utf-8")
+
+    return shown
 
 
 if __name__ == "__main__":

@@ -55,14 +55,14 @@ SET = "gpu-check"
 # Largest differences between devices: of all weights together against the way that training took
 # them, of the masks' bits, of losses, accuracies and watched signals, of an estimate against its
 # norm. Rounding that turns a few rectifiers, and BatchNorm behind them, carry the few steps of a
-# ResNet far: by up to 0.18 of their way, and 0.0055 of RigL's bits, between the CPU with and without
-# oneDNN.
-WEIGHTS, BITS, MEASURES, ESTIMATES = {"resnet-20": 0.3}, 1e-2, 2e-2, 2e-3
+# ResNet far, by up to 0.28 of their way at a rate of 0.02 between the CPU with and without oneDNN:
+# so its rate is low, where that is 0.03.
+WEIGHTS, BITS, MEASURES, ESTIMATES = {"resnet-20": 0.1}, 1e-2, 2e-2, 2e-3
 OTHERS = 1e-2  # in weights
 NETWORKS = {
     "mlp": {"network": "mlp", "widths": (32, 16)},
     "lenet-5": {"network": "lenet-5", "pooling": "avg"},
-    "resnet-20": {"network": "resnet-20", "width": 0.25, "augment": True, "epochs": 1},
+    "resnet-20": {"network": "resnet-20", "width": 0.25, "augment": True, "epochs": 1, "lr": 2e-3},
 }
 CHILD = f"{sys.executable} -m benchmarks.gpu_checks"
 
@@ -264,7 +264,8 @@ def of_notebook(device: str, **given) -> list[dict]:
         command = [sys.executable, "-m", "papermill", "fig6_noise.ipynb", f"{folder}/out.ipynb"]
         for name, value in given.items():
             command += ["-p", name, str(value)]
-        kept = os.environ | {"SPARSITY_RUNS": f"{folder}/runs", "PYTHONPATH": str(HOME)}
+        found = os.pathsep.join([str(HOME), *filter(None, [os.environ.get("PYTHONPATH")])])
+        kept = os.environ | {"SPARSITY_RUNS": f"{folder}/runs", "PYTHONPATH": found}
         done = subprocess.run(
             command, cwd=HOME / "notebooks", env=kept, capture_output=True, text=True
         )

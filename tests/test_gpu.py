@@ -15,14 +15,14 @@ def test_without_a_gpu_it_says_so(monkeypatch, capsys):
 
 
 def test_the_whole_of_it_rehearsed(tmp_path, capsys):
-    """Nothing differs, no step falls back to plain ones, and the page holds every table."""
-    page = tmp_path / "gpu.md"
-    assert gpu.main(["--device", "cpu", "--output", str(page)]) == 0
-    told, text = capsys.readouterr().out, page.read_text(encoding="utf-8")
+    """Nothing differs, no step falls back to plain ones, and the pages hold every table."""
+    assert gpu.main(["--device", "cpu", "--output", str(tmp_path)]) == 0
+    pages = [tmp_path / f"gpu-{part}.md" for part in gpu.PARTS]
+    told, text = capsys.readouterr().out, "".join(page.read_text("utf-8") for page in pages)
     assert "DIFFERS" not in told + text
     for kind in ("mlp, rigl: mask", "mlp, sam: weights", "mlp: Tr(H)", "killed on cpu", "notebook"):
         assert kind in text
-    for title in ("What is wrong", "Checks", "Targets", "Images per second", "Figure 1"):
+    for title in ("What is wrong", "Checks", "Targets", "LeNet-5, compiled", "Figure 1"):
         assert f"## {title}" in text
 
 

@@ -29,28 +29,32 @@ class Arms:
             for k, member in enumerate(group.members)
             if member.run.selection or member.run.objective
         }
-        self.modules = list(group.rows.modules(group.network)) if self.streams else []
+        views = self.streams and not group.rows.weights.is_cuda  # cuDNN needs its own alignment
+        self.modules = list(group.rows.modules(group.network)) if views else []
         self.taken: dict[int, list[torch.Tensor]] = {}
 
     def _at(self, step, kind):
-        """(index, member, what it has of a kind, its mask, progress) of those to be seen to."""
+        """(index, what it has of a kind, its module, its mask, progress) of those to be seen to."""
         rows = self.group.rows
         for k in self.streams:
             run = self.group.members[k].run
             if getattr(run, kind) and rows.weights[k].isfinite().all():
                 progress = (self.epoch * self.steps + step) / (run.length * self.steps)
-                mask = rows.layout.views(rows.mask[k])
-                yield k, self.group.members[k], getattr(run, kind), mask, progress
+                module = self.modules[k] if self.modules else self.group.module(k)
+                # by .data: that another's mask changes meanwhile is no change to this one's graph
+                mask = rows.layout.views(rows.mask.data[k])
+                yield k, getattr(run, kind), module, mask, progress
 
     def choose_(self, step: int, x: torch.Tensor, y: torch.Tensor) -> None:
         """Replace the batches, x [c, B, ...] and y [c, B], of members that choose another."""
         images = self.group.images
-        for k, member, rule, mask, progress in self._at(step, "selection"):
+        for k, rule, module, mask, progress in self._at(step, "selection"):
+            member = self.group.members[k]
             streams, count = self.streams[k], len(images.y_train) - rule.holdout
             order = torch.randperm(count, generator=streams["pool"]) + rule.holdout
             index = order[: rule.pool * member.run.recipe.batch_size].to(y.device)
             pool = Pool(
-                self.modules[k].eval(), mask, images.x_train[index], member.given[index],
+                module.eval(), mask, images.x_train[index], member.given[index],
                 y.shape[1], rule, progress, streams["score"],
             )  # fmt: skip
             for name, value in member.looked_up.items():
@@ -69,11 +73,12 @@ class Arms:
     def add_(self, step: int, x: torch.Tensor, y: torch.Tensor) -> None:
         """Add the objectives' gradients to the loss's, which the group's rows hold by now."""
         rows, classes = self.group.rows, self.group.images.classes
-        for k, member, chosen, mask, progress in self._at(step, "objective"):
+        for k, chosen, module, mask, progress in self._at(step, "objective"):
+            member = self.group.members[k]
             weight, gradient = chosen.at(progress), rows.layout.views(rows.gradients[k])
             if weight:
                 smoothing, draws = member.run.recipe.label_smoothing, self.streams[k]["objective"]
-                seen = Step(self.modules[k], mask, x[k], y[k], gradient, smoothing, draws)
+                seen = Step(module, mask, x[k], y[k], gradient, smoothing, draws)
                 with torch.enable_grad():
                     value = objective[chosen.name](seen, weight)
                 found = torch.autograd.grad(

@@ -26,27 +26,38 @@ TRAINED = (*STATE, "velocity")  # all that a step reads
 class Layout:
     """Where each parameter and each running statistic of an architecture lies in a flat row.
 
-    The count of batches is no state: with a fixed momentum BatchNorm never reads it.
+    The count of batches is no state: with a fixed momentum BatchNorm never reads it. With ``align``
+    each begins at a multiple of so many numbers; what lies between belongs to none.
     """
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: nn.Module, align: int = 1):
         self.parameters = {name: p.shape for name, p in network.named_parameters()}
         self.buffers = {
             name: buffer.shape
             for name, buffer in network.named_buffers()
             if not name.endswith("num_batches_tracked")
         }
-        self.size = sum(shape.numel() for shape in self.parameters.values())
-        self.buffer_size = sum(shape.numel() for shape in self.buffers.values())
+        self.align = align
+        self.size, self.buffer_size = sum(self._rooms(False)), sum(self._rooms(True))
+
+    def _rooms(self, buffers):
+        shapes = self.buffers if buffers else self.parameters
+        return [-(-shape.numel() // self.align) * self.align for shape in shapes.values()]
 
     def views(self, rows: torch.Tensor, buffers: bool = False) -> Named:
         """Views [..., *shape] by name into ``rows`` [..., P] (or [..., B] for ``buffers``)."""
         shapes = self.buffers if buffers else self.parameters
-        parts = rows.split([shape.numel() for shape in shapes.values()], -1)
+        parts = rows.split(self._rooms(buffers), -1)
         return {
-            name: part.view((*rows.shape[:-1], *shape))
+            name: part[..., : shape.numel()].view((*rows.shape[:-1], *shape))
             for (name, shape), part in zip(shapes.items(), parts, strict=True)
         }
+
+    def places(self, buffers: bool = False) -> torch.Tensor:
+        """Where in a row each number of a row without gaps lies, int64 [P] (or [B])."""
+        row = torch.arange(self.buffer_size if buffers else self.size)
+        views = self.views(row, buffers).values()
+        return torch.cat([row[:0], *(view.flatten() for view in views)])
 
     def row(self, values: Named) -> torch.Tensor:
         """The flat row [P] of parameters given by name; the inverse of ``views``."""

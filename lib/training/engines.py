@@ -20,8 +20,9 @@ from lib.models.networks import MLP
 from lib.sparse import live
 from lib.specs.parts import Recipe
 from lib.training import threads
-from lib.training.cohort import Cohort
+from lib.training.cohort import Cohort, Layout
 
+ALIGN = {"cuda": 8}  # numbers, by the kind of device: cuDNN reads parameters in vectors of 16 bytes
 PLAIN = Recipe(epochs=0, batch_size=1, lr=1.0)
 
 
@@ -103,14 +104,36 @@ class InTurn(Dense):
     """
 
     def __init__(self, group: Cohort, network: nn.Module, recipe: Recipe, work: float = 0.0):
-        self.group, self.recipe, self.work = group, recipe, work
-        self.modules = list(group.modules(network))
+        self.group, self.own, self.recipe, self.work = group, group, recipe, work
+        if align := ALIGN.get(group.weights.device.type):
+            layout = Layout(network, align)
+            weights, buffers = (
+                group.weights.new_zeros(len(group), size)
+                for size in (layout.size, layout.buffer_size)
+            )
+            self.own = Cohort(layout, weights, buffers, group.mask)
+            self.places = [layout.places(kind).to(weights.device) for kind in (False, True)]
+        self.modules = list(self.own.modules(network))
         for part in nn.ModuleList(self.modules).modules():
             # where nothing else reads its input: one array less to write, and the same bits
             if type(part) is nn.ReLU and type(network).__module__.startswith("lib."):
                 part.inplace = True
 
+    def _fetch(self):
+        """Bring the copies that modules read, where they are copies, to what the rows hold."""
+        if self.own is not self.group:
+            self.own.weights.index_copy_(1, self.places[0], self.group.weights)
+            self.own.buffers.index_copy_(1, self.places[1], self.group.buffers)
+
+    def _bring(self):
+        if self.own is not self.group:
+            for place, name in zip(self.places, ("gradients", "buffers"), strict=True):
+                rows = getattr(self.own, name), getattr(self.group, name)
+                torch.index_select(rows[0], 1, place, out=rows[1])
+
     def _forward(self, module, x):
+        if x.is_cuda and self.recipe.precision == "float32":
+            x = x.contiguous()  # cuDNN's float32 kernels read channels first
         with torch.autocast(
             x.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"
         ):
@@ -118,15 +141,16 @@ class InTurn(Dense):
 
     def gradients(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """See above."""
-        self.group.gradients.zero_()
+        self._fetch()
+        self.own.gradients.zero_()
         size = self.recipe.micro_batch or y.shape[1]
         turns = [
             partial(self._backward, module.train(), inputs.split(size), labels.split(size))
             for module, inputs, labels in zip(self.modules, x, y, strict=True)
         ]
-        return torch.stack(
-            threads.abreast(turns, self.work) if x.is_cuda else [turn() for turn in turns]
-        )
+        losses = threads.abreast(turns, self.work) if x.is_cuda else [turn() for turn in turns]
+        self._bring()
+        return torch.stack(losses)
 
     def _backward(self, module, inputs, labels):
         """Add the gradients over all parts into the views of the gradient rows; the loss."""
@@ -143,6 +167,7 @@ class InTurn(Dense):
     @torch.no_grad()
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """See above."""
+        self._fetch()
         return torch.stack([self._forward(module.eval(), x) for module in self.modules])
 
 

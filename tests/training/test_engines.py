@@ -99,8 +99,12 @@ class Attentive(nn.Module):
         return self.head(self.batch(x[:, 0]))
 
 
-def test_any_module_trains_in_turn():
-    """Losses, gradients, running statistics and logits are those of the module itself."""
+@pytest.mark.parametrize("align", [None, 8])
+def test_any_module_trains_in_turn(align, monkeypatch):
+    """Losses, gradients, running statistics and logits are those of the module itself; on a GPU by
+    way of copies, in which each parameter begins where cuDNN can read it."""
+    if align:
+        monkeypatch.setitem(engines.ALIGN, "cpu", align)
     with torch.device("meta"):
         network = Attentive()
     cohort, rng = cohort_of(network), torch.Generator().manual_seed(1)
@@ -109,6 +113,10 @@ def test_any_module_trains_in_turn():
     assert modules[0].scale.shape == ()
     engine = engines.engine(cohort, network)
     assert isinstance(engine, engines.InTurn)
+    for module in engine.modules if align else ():
+        for tensor in module.state_dict(keep_vars=True).values():
+            places = tensor.data_ptr(), getattr(tensor.grad, "data_ptr", int)()
+            assert all(place % 32 == 0 for place in places) or not tensor.is_floating_point()
     losses = engine.gradients(x, y)
     for k, module in enumerate(modules):
         loss = F.cross_entropy(module.train()(x[k]), y[k])

@@ -24,6 +24,7 @@ from lib.models import networks
 from lib.runs.store import Store
 from lib.specs.arms import Objective
 from lib.specs.run import Run, scratch
+from lib.training import plan
 from lib.training.objectives import Step
 
 STORE = "lib.runs.store.Store"
@@ -215,6 +216,25 @@ def test_in_any_company(network, tmp_path, one_thread):
     company = [*(arm(dense, name) for name in names), scratch(dense, sparsity=0.7)]
     for run in (company[-1], arm(dense, "sam"), arm(dense, "fisher_batch")):
         same_in_all(run, [[each for each in company if each != run]], tmp_path / run.key)
+
+
+def test_anothers_mask_may_change_meanwhile(store, monkeypatch):
+    """Another worker may change its member's mask between a penalty's passes forward and back."""
+    cohorts, arranged, logits = [], plan.arranged, Step.logits
+
+    def noted(*arguments):
+        cohorts.append(arranged(*arguments))
+        return cohorts[-1]
+
+    def meddled(step, *arguments):
+        found = logits(step, *arguments)
+        mask = cohorts[-1][0].mask
+        mask.copy_(mask.clone())
+        return found
+
+    monkeypatch.setattr(plan, "arranged", noted)
+    monkeypatch.setattr(Step, "logits", meddled)
+    carry_out([arm(Run.dense(small(epochs=1, sparse_epochs=1), seed=0), "fisher_batch")], store)
 
 
 def test_killed_and_resumed(store, tmp_path):
