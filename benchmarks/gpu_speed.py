@@ -150,7 +150,7 @@ def bare(task: ours.Task) -> Contender:
     step(x, y)  # makes the gradients and momenta that the recorded step reads
     replay = steps.RECORDERS[y.device.type](lambda: step(x, y))
 
-    def epoch():
+    def epoch(held=step):  # the network and its optimiser: what a recording reads must not be freed
         for _ in range(len(images.y_train) // task.batch):
             replay()
         return _settled(images.y_train) // task.batch * task.batch

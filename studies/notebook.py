@@ -199,8 +199,8 @@ def manifest(
     figures: dict | None = None,
     tables: dict | None = None,
 ) -> dict:
-    """The last word of a notebook: parameters, keys, versions, verdicts, and what training
-    took in all sittings; that it is there says that all ran.
+    """The last word of a notebook: parameters, keys, versions, verdicts, the machines that
+    networks were trained on and the seconds of all sittings; that it is there says that all ran.
 
     With the parameter ``save_to``, the manifest, the final table, the measures by epoch, the
     verdicts and the ``figures`` and further ``tables`` (file name -> figure, or DataFrame) appear
@@ -208,7 +208,7 @@ def manifest(
     """
     hidden, store = _PLACES - {"device"}, Store(settings.runs_folder)
     there = [key for key in table["key"].unique() if store.has(key)]  # none of untrained networks
-    spent = [store.finished(key).info.get("seconds", 0.0) for key in there]
+    infos = [store.finished(key).info for key in there]
     content = {
         "parameters": settings.model_dump(mode="json", exclude=hidden),
         "runs": len(table["key"].unique()),
@@ -219,8 +219,9 @@ def manifest(
         "notebook": ledger.notebook_hash(ledger.ledger()[verdicts["claim"].iloc[0]]["figure"]),
         **_provenance(),
         "device": str(choose_device(settings.device)),
+        "trained_on": sorted({info["device"] for info in infos}),
         "notebook_seconds": round(seconds, 1),
-        "training_seconds": round(sum(spent), 1),
+        "training_seconds": round(sum(info.get("seconds", 0.0) for info in infos), 1),
     }
     if settings.save_to:
         by_epoch = table.sort_values("epoch", kind="stable").groupby("key", sort=False)
