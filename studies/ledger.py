@@ -107,7 +107,7 @@ def _judged(name, entry, table, made):
     try:
         seen, left_out = trained(table, entry, made)
         effects = algebra.rows(RULES[name], seen)
-        if not effects:
+        if not any(len(effect.values) for effect in effects):
             raise NotHere("the table has nothing that speaks of it")
     except NotHere as reason:
         effects, left_out = [], [str(reason)]

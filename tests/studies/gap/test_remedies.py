@@ -6,6 +6,7 @@ from support import judged
 
 from studies import ledger
 from studies.decide import NOT_TESTED, REFUTED, SUPPORTED, NotHere
+from studies.presets import settings
 from studies.rules import rows
 
 PAIRS = {  # claim -> the arm that it says is ahead, and the one behind
@@ -47,6 +48,15 @@ def test_without_a_gap_nothing_is_decided():
     few = table(matched=5.0).query("seed < 5")
     for found in (none, few):
         assert judged("gap-init-matched", found) == NOT_TESTED
+
+
+def test_an_arm_that_has_not_run_is_not_tested():
+    """And none of the others hangs on it."""
+    made = settings("gap_causes", "desktop").model_dump(mode="json")
+    arms = table(dense=10.0, scale=1.0, signs_f=3.0, signs_f_shuffled=1.0)
+    found = ledger.verdicts("gap_causes", arms, made=made).set_index("claim")["verdict"]
+    assert found["gap-init-matched"] == found["gap-mask-realigned"] == NOT_TESTED
+    assert found["gap-signs-of-init-f"] == SUPPORTED
 
 
 def test_wrong_labels_that_are_chosen():
