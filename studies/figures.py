@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import ArrayLike
 from PIL import Image
-from scipy import stats
+from scipy.special import stdtrit
 
 COLOURS = {"sol_d": "#4d4d4d", "sol_f": "#0072b2", "sol_s": "#d55e00"}
 MARKERS = {"sol_d": "D", "sol_f": "o", "sol_s": "^"}  # so that colour is never the only sign
@@ -115,7 +115,7 @@ def panels(
 def interval(groups):
     """Mean and 95% t interval; of a single value, the value alone."""
     mean, count = groups.mean(), groups.count()
-    t = stats.t.ppf(0.975, (count - 1).clip(lower=1))
+    t = stdtrit((count - 1).clip(lower=1), 0.975)
     half = (t * groups.std() / np.sqrt(count)).fillna(0.0)
     return mean, mean - half, mean + half
 

@@ -125,11 +125,17 @@ class Curvature:
         return {name: piece.view_as(p) for piece, (name, p) in pieces}
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """Rows ``start`` to ``stop`` of the matrix, [rows, size], in one batched pass."""
+        """Rows ``start`` to ``stop`` of the matrix, [rows, size], in one batched pass.
+
+        One after the other where PyTorch has no batched form of some second derivative.
+        """
         places = self.live[start:stop]
         units = torch.zeros(len(places), self.total, dtype=self.dtype, device=self.device)
         units[range(len(places)), places] = 1.0
-        return self._second(units, batched=True)
+        try:
+            return self._second(units, batched=True)
+        except RuntimeError:  # of GroupNorm, in PyTorch 2.11
+            return torch.stack([self._second(unit) for unit in units])
 
     def signs(self, generator: Generator) -> Tensor:
         """A Rademacher vector [size], drawn on the CPU."""

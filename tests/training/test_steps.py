@@ -294,6 +294,7 @@ with FakeTensorMode():
 """
 
 
+@pytest.mark.skipif(torch.__version__.startswith("2.11."), reason="its fake BatchNorm has no copy")
 def test_passes_stay_on_a_pretended_gpu():
     """Evaluation of every kind of network, and the whole step where no autograd is needed: nothing
     of another device takes part (PyTorch's fake tensors refuse that), nothing leaves.
