@@ -26,7 +26,10 @@ def planned(path: Path, parameters: dict) -> tuple[list[Run], Store, str]:
     """
     names: dict = {}
     plans: list[tuple[list[Run], Store]] = []
-    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    if not any("results.cost(" in "".join(cell["source"]) for cell in cells):
+        raise ValueError(f"{path.stem} plans no networks: it trains none")
+    for cell in cells:
         source = "".join(cell["source"])
         if "results.cost(" in source:
             told = {**vars(results), "cost": lambda *plan: plans.append(plan)}
@@ -36,8 +39,8 @@ def planned(path: Path, parameters: dict) -> tuple[list[Run], Store, str]:
         if "parameters" in cell["metadata"].get("tags", []):
             names |= parameters
         if plans:
-            return *plans[0], names["p"].device
-    raise ValueError(f"{path.stem} plans no networks: it trains none")
+            break
+    return *plans[0], names["p"].device
 
 
 def report(path: Path, parameters: dict) -> str:
