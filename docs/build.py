@@ -36,6 +36,7 @@ ROW = re.compile(
     r"<!-- verdicts \w+ -->(?P<counts>.*?)<!-- /verdicts -->",
     re.MULTILINE,
 )
+IMAGE = re.compile(r'<img src="([^"]+)"[^>]*alt="([^"]*)"[^>]*>')
 # pages that are Markdown in the repository: file -> where it stands on the site
 PAGES = {
     "results/findings.md": "findings.md",
@@ -66,6 +67,17 @@ def linked(text: str, home: Path, page: str) -> str:
         return f"]({os.path.relpath(place, Path(page).parent)}{hashed}{anchor})"
 
     return LINK.sub(moved, text)
+
+
+def pictured(text: str, home: Path) -> str:
+    """Markdown with the pictures that it shows by HTML as Markdown's own, copied into the site."""
+
+    def kept(found):
+        name = "-".join(Path(found[1]).parts)
+        shutil.copy(home / found[1], SOURCE / "pictures" / name)
+        return f"![{found[2]}](pictures/{name})"
+
+    return IMAGE.sub(kept, text)
 
 
 def executed(name: str) -> Path:
@@ -112,7 +124,6 @@ def front(readme: str) -> str:
     about = readme.partition("# The price of sparsity\n")[2].partition("\n```")[0]
     studies = readme.partition("## The notebooks\n")[2].partition("\n## ")[0]
     picture = re.search(r'<img src="([^"]+)" height', readme)[1]
-    (SOURCE / "pictures").mkdir()
     shutil.copy(HOME / picture, SOURCE / "pictures" / "front.png")
     caption = re.search(r"</p>\n\n(\*MNIST.*?\*)\n\n", readme, re.DOTALL)[1]
     parts = ["# The price of sparsity", about, ":::{image} pictures/front.png",
@@ -147,10 +158,8 @@ def board() -> str:
     words = MarkdownIt()
     rows, kinds = [], {"study": set(), "verdict": set(), "evidence": set()}
     for section in text.split("\n## ")[1:]:
-        figure = section.splitlines()[0]
-        for line in section.splitlines():
-            if not line.startswith("| `"):
-                continue
+        figure, *lines = section.splitlines()
+        for number, line in enumerate(line for line in lines if line.startswith("| `")):
             cells = [cell.replace("\\|", "|") for cell in line[2:-2].split(" | ")]
             of = {
                 "study": cells[0][1:].partition("-")[0],
@@ -169,7 +178,8 @@ def board() -> str:
             shown = (cells[1], cells[0], *cells[2:5])
             told = "".join(f"<td>{cell}</td>" for cell in shown)
             link = f'<td><a href="notebooks/{figure}.html">{figure}</a></td>'
-            rows.append(f"<tr {data}>{told}{link}</tr>")
+            anchor = "" if number else f' id="{figure}"'
+            rows.append(f"<tr{anchor} {data}>{told}{link}</tr>")
     filters = "".join(
         f'<label>{name} <select name="{name}"><option value="">all</option>'
         + "".join(f"<option>{html.escape(value)}</option>" for value in sorted(values))
@@ -242,6 +252,7 @@ def main() -> int:
     site = Path(sys.argv[1] if sys.argv[1:] else HOME / "build" / "site").resolve()
     shutil.rmtree(SOURCE, ignore_errors=True)
     (SOURCE / "notebooks").mkdir(parents=True)
+    (SOURCE / "pictures").mkdir()
     shutil.copytree(HOME / "docs" / "static", SOURCE / "static")
     shutil.copy(HOME / "docs" / "conf.py", SOURCE / "conf.py")
     names = sorted(path.stem for path in (HOME / "notebooks").glob("*.ipynb"))
@@ -250,8 +261,9 @@ def main() -> int:
     pages = [page for file, page in PAGES.items() if (HOME / file).exists()]
     for file, page in PAGES.items():
         if (HOME / file).exists():
-            text = (HOME / file).read_text(encoding="utf-8")
-            (SOURCE / page).write_text(linked(text, (HOME / file).parent, page), encoding="utf-8")
+            text, home = (HOME / file).read_text(encoding="utf-8"), (HOME / file).parent
+            text = pictured(linked(text, home, page), home)
+            (SOURCE / page).write_text(text, encoding="utf-8")
     (SOURCE / "scoreboard.md").write_text(board(), encoding="utf-8")
     readme = (HOME / "README.md").read_text(encoding="utf-8")
     figures = {row["name"] for row in ROW.finditer(readme)}
