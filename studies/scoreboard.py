@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 from textwrap import shorten
 
+import numpy as np
 import pandas as pd
 
-from studies.decide import MIN_SEEDS, NOT_TESTED, REFUTED, SUPPORTED, UNDECIDED
-from studies.evidence import DECIDING, KINDS, kind
+from studies.decide import MIN_SEEDS, NOT_TESTED, REFUTED, SUPPORTED, UNDECIDED, NotHere
+from studies.evidence import DECIDING, KINDS, kind, trained
 from studies.ledger import account, held, ledger, notebook_hash
 from studies.presets import PRESETS
 
@@ -23,8 +24,9 @@ for what is said. *analogue*: another data set or family. *toy*: digits. A claim
 architecture or a data set is decided by own or near alone. The effect is that of the row on which
 the verdict hangs, with its exact 95% interval over seeds (sign-flip; Clopper and Pearson for
 shares; t where it says "before hashes"). Fewer than six seeds decide nothing, whatever an earlier
-rule said of them. The rules stand in `studies/*/claims.yaml`, what was amended there and in
-`studies/amendments.yaml`, their hashes and dates in `studies/rules.lock`.
+rule said of them, and networks that did not train are no evidence. Claims of one figure share its
+networks: their verdicts do not stand alone. The rules stand in `studies/*/claims.yaml`, what was
+amended there and in `studies/amendments.yaml`, their hashes and dates in `studies/rules.lock`.
 """
 
 
@@ -54,7 +56,7 @@ def _result(path):
     manifest = json.loads((path.parent / "manifest.json").read_text(encoding="utf-8"))
     figure, folder = path.parts[-3:-1]
     made, now = manifest["parameters"], {"notebook": notebook_hash(figure)}
-    rows = []
+    old, final, rows = "rules" not in manifest, path.with_name("final.csv"), []
     for row in pd.read_csv(path).query("claim in @ledger()").to_dict("records"):
         of, apart = kind(ledger()[row["claim"]], made)
         then = {"rule": manifest.get("rules", {}).get(row["claim"]), **manifest}
@@ -63,23 +65,32 @@ def _result(path):
         age = f"{changed} changed since" if changed else ""
         place = {"figure": figure, "folder": folder, "preset": made["preset"], "apart": apart}
         row["evidence"] = "fact" if row.get("evidence") == "fact" else of
-        few = row["seeds"] < MIN_SEEDS and row["low"] < row["high"]  # facts have no spread
+        few = row["evidence"] != "fact" and row["seeds"] < MIN_SEEDS
         if few and row["verdict"] in (SUPPORTED, REFUTED):  # so it was called by older rules
             row["note"] = f"{row['verdict']} by an earlier rule, which took fewer seeds"
             row["verdict"] = UNDECIDED
-        rows.append({**row, **place, "age": age if "rules" in manifest else "before hashes"})
+        try:  # an older rule did not ask whether the networks trained
+            if old and final.exists():
+                trained(pd.read_csv(final), ledger()[row["claim"]], made)
+        except NotHere as reason:
+            row |= {"verdict": NOT_TESTED, "note": str(reason), "effect": None}
+        rows.append({**row, **place, "age": "before hashes" if old else age})
     return pd.DataFrame(rows)
 
 
 def _best(rows):
-    """The verdict of the best kind of evidence that tested a claim; what others say beside it."""
+    """The verdict of the best kind of evidence that tested a claim; what others say beside it.
+
+    Of one kind that of the larger preset, then of more seeds.
+    """
     tested = rows[rows["verdict"] != NOT_TESTED]
     if tested.empty:
         return {**rows.iloc[0], "evidence": "", "beside": []}
     best = min(
         tested.to_dict("records"),
         key=lambda row: (
-            ORDER.index(row["evidence"]), -PRESETS.index(row["preset"]), len(row["folder"]),
+            ORDER.index(row["evidence"]), -PRESETS.index(row["preset"]),
+            -np.nan_to_num(row["seeds"]), row["folder"],
         ),
     )  # fmt: skip
     clear = tested[tested["verdict"].isin((SUPPORTED, REFUTED))].query("folder != @best['folder']")

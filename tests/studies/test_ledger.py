@@ -120,14 +120,27 @@ def test_the_scoreboard_has_a_line_a_claim(tmp_path):
     assert "claims tested are refuted wrongly" in text
 
 
-def test_what_an_older_rule_called_of_few_seeds_is_undecided(tmp_path):
-    """Where five seeds were enough once, they are no longer, whatever the table says."""
+@pytest.mark.parametrize("spread", [{}, {"low": 0.0, "high": 0.0}])
+def test_what_an_older_rule_called_of_few_seeds_is_undecided(tmp_path, spread):
+    """Where five seeds were enough once, they are no longer, however alike they are."""
     results(tmp_path, "fig1_regimes", "quick-digits", table(0.02, 10), QUICK)
     path = tmp_path / "fig1_regimes" / "quick-digits" / "verdicts.csv"
-    pd.read_csv(path).assign(seeds=5, verdict="refuted").to_csv(path, index=False)
+    pd.read_csv(path).assign(seeds=5, verdict="refuted", **spread).to_csv(path, index=False)
     _, verdict, _, effect, seeds, *_ = line_of(scoreboard(tmp_path), "price-gap-test-acc")
     assert (verdict, seeds) == ("**? undecided**", "5")
     assert effect.endswith("refuted by an earlier rule, which took fewer seeds")
+
+
+def test_results_of_an_older_rule_need_networks_that_trained(tmp_path):
+    """Where they did not, they hide no other evidence."""
+    results(tmp_path, "fig1_regimes", "quick-digits", table(0.02, 10), QUICK)
+    poor = table(0.02, 10).assign(dataset="mnist")
+    desktop = {"preset": "desktop", "dataset": "mnist", "network": "mlp"}
+    results(tmp_path, "fig1_regimes", "desktop-mnist", poor, desktop)
+    final = tmp_path / "fig1_regimes" / "desktop-mnist" / "final.csv"
+    for worse, place in ((0.0, "desktop-mnist"), (0.5, "quick-digits")):
+        poor.assign(test_accuracy=poor["test_accuracy"] - worse).to_csv(final, index=False)
+        assert place in line_of(scoreboard(tmp_path), "price-gap-test-acc")[-1]
 
 
 def test_another_network_does_not_decide_a_claim_that_names_one(tmp_path, monkeypatch):
