@@ -2,8 +2,10 @@
 
 A rule's hash is that of its words (what the claim says, the rule) and of its code: its expression
 in ``RULES`` and all of the studies' definitions that it uses, in turn, without docstrings and
-layout. Where a hash has changed, its date and the commit that it came after change with it, and the
-claim needs an entry under ``amended`` (or in amendments.yaml) of that date.
+layout. Under ``ALL`` stands what decides for all claims alike: how effects are judged, what counts
+as evidence, and what entries say of that. Where a hash has changed, its date and the commit that it
+came after change with it, and the claim needs an entry under ``amended`` (or in amendments.yaml) of
+that date.
 """
 
 import ast
@@ -17,6 +19,7 @@ from pathlib import Path
 from studies import ledger
 
 STUDIES = Path(ledger.__file__).parent
+ALL, SHARED = "*", ("studies.decide", "studies.evidence")
 
 
 @functools.cache
@@ -94,7 +97,18 @@ def hashes() -> dict[str, str]:
         for claim, code in code_hashes(home.__name__, home.RULES).items():
             entry = ledger.ledger()[claim]
             found[claim] = digest(entry["says"], entry["rule"], code)
-    return {claim: found[claim] for claim in ledger.ledger()}
+    return {claim: found[claim] for claim in ledger.ledger()} | {ALL: digest(*shared())}
+
+
+def shared() -> list[str]:
+    """The sources of what decides for all claims alike, and the entries' words for it."""
+    nodes = (node for module in SHARED for node in defined(module).values())
+    code = [ast.unparse(node) for node in nodes if isinstance(node, ast.AST)]
+    said = [
+        {key: entry.get(key) for key in ("about", "names", "floor", "untrained")}
+        for entry in ledger.ledger().values()
+    ]
+    return [*code, json.dumps(said, sort_keys=True)]
 
 
 def relocked(old: dict, new: dict[str, str], date: str, commit: str) -> dict:
@@ -117,7 +131,7 @@ def unaccounted(lock: dict, entries: dict, amendments: dict) -> list[str]:
         claim
         for claim, held in lock.items()
         if held["changes"]
-        and held["date"] not in str(entries[claim].get("amended", ""))
+        and held["date"] not in str(entries.get(claim, {}).get("amended", ""))
         and not claim.startswith(general.get(held["date"], ()))
     ]
 

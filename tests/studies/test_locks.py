@@ -2,8 +2,9 @@
 
 import ast
 
+import locks
 import pytest
-from locks import code_hashes, definitions, hashes, relocked, unaccounted
+from locks import ALL, code_hashes, definitions, hashes, relocked, unaccounted
 
 from studies import ledger
 
@@ -12,12 +13,30 @@ def test_the_lock_is_that_of_the_rules():
     locked = {claim: held["hash"] for claim, held in ledger.held("rules.lock").items()}
     changed = [claim for claim, found in hashes().items() if locked.get(claim) != found]
     assert not changed, "write what changed under amended, then: python -m tests.locks"
-    assert set(locked) == set(ledger.ledger())
+    assert set(locked) == {*ledger.ledger(), ALL}
 
 
 def test_every_change_has_an_entry():
     amendments = ledger.held("amendments.yaml")
     assert not unaccounted(ledger.held("rules.lock"), ledger.ledger(), amendments)
+
+
+def test_what_decides_for_all_claims_is_locked_too(monkeypatch):
+    """A floor of evidence, a statistic, and what an entry says of its evidence."""
+    before = locks.shared()
+    source = (locks.STUDIES / "evidence.py").read_text(encoding="utf-8")
+    lower = definitions(source.replace("ABOVE_CHANCE = 2.0", "ABOVE_CHANCE = 1.0"))
+    real = locks.defined
+    monkeypatch.setattr(locks, "defined", lambda m: lower if m == "studies.evidence" else real(m))
+    assert locks.shared() != before
+    monkeypatch.undo()
+    monkeypatch.setitem(ledger.ledger()["price-gap-test-acc"], "names", True)
+    assert locks.shared() != before
+    monkeypatch.undo()
+    assert locks.shared() == before
+    lock = relocked({ALL: {"hash": "old", "changes": 0}}, {ALL: "new"}, "2026-01-01", "c")
+    assert unaccounted(lock, ledger.ledger(), {}) == [ALL]
+    assert not unaccounted(lock, ledger.ledger(), {"2026-01-01": {"claims": [ALL]}})
 
 
 SOURCES = {
