@@ -48,6 +48,20 @@ def definitions(source: str) -> dict:
     return found
 
 
+def written(node) -> str:
+    """A syntax tree in words that every Python writes alike, as ``ast.unparse`` does not."""
+    if isinstance(node, list):
+        return f"[{', '.join(map(written, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = (
+        f"{name}={written(value)}"
+        for name, value in ast.iter_fields(node)
+        if value not in (None, [])
+    )
+    return f"{type(node).__name__}({', '.join(fields)})"
+
+
 def uses(module: str, node, lookup=defined, seen=None) -> dict[str, str]:
     """All definitions of the studies that a node uses, in turn: name -> source."""
     seen = {} if seen is None else seen
@@ -57,7 +71,7 @@ def uses(module: str, node, lookup=defined, seen=None) -> dict[str, str]:
             home, name = found
             found = lookup(home).get(name)
         if found is not None and f"{home}.{name}" not in seen:
-            seen[f"{home}.{name}"] = ast.unparse(found)
+            seen[f"{home}.{name}"] = written(found)
             uses(home, found, lookup, seen)
     return seen
 
@@ -86,7 +100,7 @@ def code_hashes(module: str, claims, lookup=defined) -> dict[str, str]:
         used: dict[str, str] = {}
         for node in nodes:
             uses(module, node, lookup, used)
-        found[claim] = digest(*map(ast.unparse, nodes), *(used[name] for name in sorted(used)))
+        found[claim] = digest(*map(written, nodes), *(used[name] for name in sorted(used)))
     return found
 
 
@@ -103,7 +117,7 @@ def hashes() -> dict[str, str]:
 def shared() -> list[str]:
     """The sources of what decides for all claims alike, and the entries' words for it."""
     nodes = (node for module in SHARED for node in defined(module).values())
-    code = [ast.unparse(node) for node in nodes if isinstance(node, ast.AST)]
+    code = [written(node) for node in nodes if isinstance(node, ast.AST)]
     said = [
         {key: entry.get(key) for key in ("about", "names", "floor", "untrained")}
         for entry in ledger.ledger().values()
