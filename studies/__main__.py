@@ -5,6 +5,7 @@ and its parameters as ``--name value``. A wrong one is answered in one line befo
 """
 
 import argparse
+import ast
 import difflib
 import json
 import shlex
@@ -15,6 +16,7 @@ from pathlib import Path
 from lib import files
 
 NOTEBOOKS = files.HOME / "notebooks"
+REPOSITORY = "https://github.com/price-of-sparsity/price-of-sparsity"  # as in pyproject.toml
 
 
 def notebook_of(short: str) -> Path:
@@ -33,10 +35,10 @@ def notebook_of(short: str) -> Path:
     return NOTEBOOKS / f"{found[0]}.ipynb"
 
 
-def given(words: list[str]) -> dict[str, str]:
+def pairs_of(words: list[str]) -> dict[str, str]:
     """Parameters by name from ``--name value`` or ``--name=value``; ``ValueError`` for others.
 
-    >>> given(["--sparsity", "0.95", "--sparse-epochs=3"])
+    >>> pairs_of(["--sparsity", "0.95", "--sparse-epochs=3"])
     {'sparsity': '0.95', 'sparse_epochs': '3'}
     """
     pairs = [p for w in words for p in (w.split("=", 1) if w.startswith("--") else [w])]
@@ -46,13 +48,39 @@ def given(words: list[str]) -> dict[str, str]:
     return {n[2:].replace("-", "_"): value for n, value in zip(names, values, strict=True)}
 
 
-def run(path: Path, parameters: dict) -> int:
-    """Check the parameters, then hand over to papermill; ``--out`` is where the copy goes."""
-    from studies import presets
+def none_of(parameters: dict) -> None:
+    """Raise ``ValueError`` where there are ``parameters``: what would be ignored is refused."""
+    if parameters:
+        raise ValueError(f"--{' --'.join(parameters)}: none is taken here; `run` takes them")
 
-    out = Path(parameters.pop("out", f"out/{path.name}"))
+
+def cell_of(path: Path) -> list[str]:
+    """The lines of a notebook's parameters cell."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return next(c["source"] for c in cells if "parameters" in c["metadata"].get("tags", []))
+
+
+def check(path: Path, parameters: dict) -> None:
+    """Raise ``ValueError``, in one line, for parameters that a notebook does not take.
+
+    One with presets has their check. Of another the names are those of its parameters cell, and
+    values are checked where figures have the same parameter.
+    """
+    from studies import choices, presets
+
     if path.stem in presets.catalogue():
         presets.settings(path.stem, **parameters)
+        return
+    cell = ast.parse("".join(cell_of(path)))
+    choices.known(parameters, [node.id for node in ast.walk(cell) if isinstance(node, ast.Name)])
+    shared = parameters.keys() & presets.Given.model_fields.keys()
+    presets.checked(**{name: parameters[name] for name in shared})
+
+
+def run(path: Path, parameters: dict) -> int:
+    """Check the parameters, then hand over to papermill; ``--out`` is where the copy goes."""
+    out = Path(parameters.pop("out", f"out/{path.name}"))
+    check(path, parameters)
     words = [word for pair in parameters.items() for word in ("-p", *pair)]
     command = ["papermill", str(path), str(out), *words]
     print(shlex.join(command), flush=True)
@@ -64,10 +92,10 @@ def params(path: Path, parameters: dict) -> int:
     """Print every parameter: its value, where that comes from, and what it means."""
     from studies import presets
 
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    cell = next(c["source"] for c in cells if "parameters" in c["metadata"].get("tags", []))
+    cell = cell_of(path)
     if path.stem not in presets.catalogue():
-        print("".join(cell))  # a notebook without presets: its cell says all
+        none_of(parameters)  # its cell says all
+        print("".join(cell))
         return 0
     chosen = presets.settings(path.stem, **parameters)
     told = {line.split(" =")[0]: line.partition("  # ")[2].strip() for line in cell}
@@ -83,12 +111,14 @@ def cost(path: Path, parameters: dict) -> int:
     """Print what the figure's plan would train here, without training it."""
     from studies import cost
 
+    check(path, parameters)
     print(cost.report(path, parameters))
     return 0
 
 
 def verdicts(path: Path | None, parameters: dict) -> int:
     """Print the verdict on every claim, or on those of one figure, as the scoreboard has it."""
+    none_of(parameters)
     board = (files.HOME / "results" / "scoreboard.md").read_text(encoding="utf-8")
     for section in board.split("\n## ")[1:]:
         lines = section.splitlines()
@@ -110,8 +140,10 @@ def main(words: list[str] | None = None) -> int:
         command.set_defaults(do=do)
     asked = parser.parse_args(words)
     try:
+        if not NOTEBOOKS.is_dir():
+            raise OSError(f"no notebooks are here: clone {REPOSITORY} and run this in its folder")
         path = notebook_of(asked.figure) if asked.figure else None
-        return asked.do(path, given(asked.parameters))
+        return asked.do(path, pairs_of(asked.parameters))
     except (ValueError, OSError) as error:
         parser.exit(2, f"sparsity: {error}\n")
 

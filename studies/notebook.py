@@ -12,13 +12,12 @@ import types
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
 
 from lib.files import whole_folder
 from lib.runs import cluster, results
 from lib.runs.store import Store
 from lib.runs.sweep import choose_device
-from lib.specs.fields import ParameterError, Spec, explain
+from lib.specs.fields import ParameterError, Spec
 from studies import ledger, presets
 from studies.evidence import lost
 from studies.figures import png
@@ -56,9 +55,9 @@ def checked(**given) -> Spec:
     Raises ``ParameterError`` as ``parameters`` does.
     """
     try:
-        chosen = presets.Given(**given)
-    except ValidationError as error:
-        raise WrongParameterError(explain(error)) from None
+        chosen = presets.checked(**given)
+    except ParameterError as error:
+        raise WrongParameterError(str(error)) from None
     print(", ".join(f"{name} {value}" for name, value in chosen if name in given))
     return chosen
 

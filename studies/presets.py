@@ -5,9 +5,7 @@ plan for themselves. ``presets.yaml`` of each study holds the values and where e
 ``settings`` puts a person's own over them, and refuses anything wrong before any work starts.
 """
 
-import difflib
 import functools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +17,7 @@ from lib.specs import fields
 from lib.specs.fields import Listed, Number, Once, ParameterError, Spec, among, explain
 from lib.specs.parts import Continuation, Data, Flow, MaskUpdate, Network, Pruning, Recipe, Setup
 from lib.specs.run import Run
+from studies import choices
 from studies.gap.plans import Asked
 
 PRESETS = ("quick", "desktop", "paper")
@@ -86,11 +85,13 @@ def _types() -> dict[str, Any]:
             if of.is_required() and (name in _BRINGS or part in (MaskUpdate, Flow)):
                 kind, usual = kind | None, None
             found[name] = (kind, Field(usual, description=of.description))
+    longer = Field(None, description="Of the sparse networks' training; None: as the dense one's.")
     for field in ("epochs", "lr", "milestones"):
-        found[f"sparse_{field}"] = (_kind(Recipe, field) | None, None)
+        found[f"sparse_{field}"] = (_kind(Recipe, field) | None, longer)
     for name, (owner, field) in _LISTS.items():
         several: Any = tuple.__class_getitem__((_kind(owner, field), ...))
-        found[name] = (Annotated[several, Listed, Field(min_length=1), Once] | None, None)
+        says = Field(None, description=owner.model_fields[field].description)
+        found[name] = (Annotated[several, Listed, Field(min_length=1), Once] | None, says)
     return found
 
 
@@ -114,17 +115,23 @@ class Settings(_Specified, Asked):
     """Training examples that a quantity is measured on."""
     exact_examples: fields.Count | None = None
     probes: Annotated[int, Number, Field(ge=2, le=10_000)] | None = None
+    """Random vectors that a spectrum is estimated with."""
     tuning_seeds: fields.Seeds | None = None
     prune_start: fields.Whole | None = None
+    """The step at which gradual pruning begins."""
     prune_end: fields.Whole | None = None
+    """The step at which it has the run's sparsity."""
     prune_every: fields.Count | None = None
+    """Steps between two of its updates."""
     snapshots: Annotated[fields.Snapshots, Field(min_length=1)] | None = None
     around: Annotated[fields.Snapshots, Field(min_length=1)] | None = None
     """Steps whose mask update is looked at; each must be one."""
     settle: fields.Count | None = None
     masks_from: Literal["pruned", "random"] = "pruned"
     rewind: fields.Epochs = 0
+    """The epoch to whose end a ticket's weights go back."""
     small_widths: Annotated[fields.Widths, Field(min_length=1)] | None = None
+    """Hidden layers of a small dense network with as many parameters as a sparse one has live."""
     deep_widths: Annotated[fields.Widths, Field(min_length=1)] | None = None
     alphas: Annotated[tuple[fields.Share, ...], Listed, Field(min_length=1)] | None = None
     replicas: Annotated[int, Number, Field(ge=2, le=1000)] | None = None
@@ -136,8 +143,10 @@ class Settings(_Specified, Asked):
     longer: Annotated[int, Number, Field(ge=2, le=1000)] | None = None
     """Times the epochs, for one run the more."""
     device: str = "auto"
-    cluster: str | None = None  # where runs are carried out: here, or as ``lib.runs.cluster`` says
+    cluster: str | None = None
+    """Where runs are carried out: here, or as ``lib.runs.cluster`` says."""
     runs_folder: str | None = None
+    """Where finished runs are kept."""
     save_to: str | None = None
 
     def kept(self, epochs: int) -> tuple[float, ...]:
@@ -176,6 +185,14 @@ class Settings(_Specified, Asked):
 # What a person gives, by itself: wrong names and numbers are told before torch is imported.
 _EACH: dict[str, Any] = {n: (_kind(Settings, n) | None, None) for n in Settings.model_fields}
 Given: Any = create_model("Given", __base__=Spec, **_EACH)
+
+
+def checked(**given) -> Spec:
+    """Parameters that go by a setting's name, each checked by itself; raises ``ParameterError``."""
+    try:
+        return Given(**given)
+    except ValidationError as error:
+        raise ParameterError(explain(error)) from None
 
 
 def setup_of(s: Settings, fingerprint: str) -> Setup:
@@ -235,65 +252,23 @@ def settings(figure: str, /, preset: str = "quick", **given) -> Settings:
     """
     if figure not in catalogue():
         raise ParameterError(f"figure {figure!r} is unknown; there are {', '.join(catalogue())}")
-    entries, known = catalogue()[figure], own(figure)
+    entries = catalogue()[figure]
     of_figure = [name for name in (*PRESETS, *FURTHER) if name in entries]
     if preset not in of_figure:
         raise ParameterError(f"preset is {preset!r}; allowed are {', '.join(of_figure)}")
-    for name in given.keys() - set(known):
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise ParameterError(
-            f"parameter {name!r} (= {given[name]!r}) does not exist here{hint}; there are "
-            f"{', '.join(known)}"
-        )
+    choices.known(given, own(figure))
     given = {name: value for name, value in given.items() if value is not None}
     if "plugin" in given:
         registry.load_plugin(given["plugin"])
     # of its own for another set, where it has them
     values = entries.get(f"{preset}_{given.get('dataset')}") or entries[preset]
+    checked(**given)
+    values = {**choices.adapted(values, given), **given, "preset": preset}
     try:
-        Given(**given)
-        chosen = Settings(**{**_adapted(values, given), **given, "preset": preset}, figure=figure)
+        chosen = Settings(**values, figure=figure)
     except ValidationError as error:
         raise ParameterError(explain(error)) from None
-    beyond = "; ".join(_beyond(chosen, given))
+    beyond = "; ".join(choices.beyond(chosen, given))
     if beyond:
         raise ParameterError(beyond)
     return chosen
-
-
-def _adapted(values, given):
-    """A preset's values that go with what is given in others' places.
-
-    With another number of epochs, the pruning epochs stay the same shares of training, moments
-    within an epoch what they are; another network has its own widths, and takes its own options.
-    """
-    values = dict(values)
-    from lib.models import networks
-
-    epochs, network = str(given.get("epochs", "")).strip(), given.get("network", values["network"])
-    if "prune_epochs" in values and epochs.isdecimal():
-        grid = {
-            min(t, int(epochs)) if t % 1 else round(t * int(epochs) / values["epochs"])
-            for t in values["prune_epochs"]
-        }
-        values["prune_epochs"] = sorted(grid)
-    if network != values["network"] and network in registry.network:
-        for option in {"widths", "width", "activation", "pooling"} & values.keys():
-            if option == "widths" or option not in networks.options(network):
-                del values[option]
-    return values
-
-
-def _beyond(s, given) -> Iterator[str]:
-    """What a person asks for beyond what there is; of a preset's, what there is is taken."""
-    ends = {"milestones": max(s.epochs, s.sparse_epochs or 0)}
-    ends["sparse_milestones"] = s.epochs if s.sparse_epochs is None else s.sparse_epochs
-    for name, end in ends.items():
-        if name in given and max(getattr(s, name), default=0) > end:
-            yield f"{name} is {given[name]!r}: none may lie beyond the last epoch, {end}"
-    for name in (
-        "train_examples", "examples", "exact_examples", "watch_examples", "score_examples",
-    ):  # fmt: skip
-        if name in given and getattr(s, name) > s.examples_there():
-            yield f"{name} is {given[name]!r}: there are {s.examples_there()} training examples"

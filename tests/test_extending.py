@@ -1,5 +1,8 @@
 """``docs/extending.md``: its blocks run as they stand, and cover every registry."""
 
+import ast
+import json
+import os
 import re
 import sys
 
@@ -8,6 +11,8 @@ import torch
 from support import carry_out
 
 from lib import files, fisher_penalty, registry, scratch
+from lib.data import sets
+from lib.data.folder import load
 from lib.runs.store import Store
 
 PAGE = (files.HOME / "docs" / "extending.md").read_text(encoding="utf-8")
@@ -55,16 +60,40 @@ def test_the_examples_train_together(mine, tmp_path):
     assert losses[runs[2].key] != losses[runs[4].key], "selection and objective changed nothing"
 
 
-def test_a_folder_of_images_becomes_tensors(mine, tmp_path):
-    """As the page reads it: both parts, the classes by their folders."""
+def cell_of(name):
+    """The function that ``notebooks/your_own.ipynb`` defines under this name."""
+    book = json.loads((files.HOME / "notebooks" / "your_own.ipynb").read_text(encoding="utf-8"))
+    (source,) = (s for c in book["cells"] if f"def {name}(" in (s := "".join(c["source"])))
+    (made,) = (d for d in ast.parse(source).body if getattr(d, "name", None) == name)
+    names = {"sets": sets, "torch": torch}
+    exec(ast.unparse(made), names)
+    return names[name]
+
+
+@pytest.mark.parametrize("of_notebook", [False, True])
+def test_a_folder_of_images_becomes_tensors(mine, tmp_path, monkeypatch, of_notebook):
+    """As the page and the notebook read it: both parts, the classes by their folders, no pipe.
+
+    PostScript under another name is refused; Pillow alone would have Ghostscript run it.
+    """
     image = pytest.importorskip("PIL.Image")
+    eps = pytest.importorskip("PIL.EpsImagePlugin")
+    monkeypatch.setattr(eps, "Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was started"))
     for number, place in enumerate(("train/a", "train/b", "val/a", "val/b")):
         (tmp_path / place).mkdir(parents=True)
         image.new("RGB", (20, 12), (number, 0, 0)).save(tmp_path / place / "one.png")
-    x_train, y_train, x_test, y_test = mine[0]["pictures"](tmp_path, 8)
+    os.mkfifo(tmp_path / "train" / "a" / "pipe.png")
+    read = cell_of("folder") if of_notebook else mine[0]["pictures"]
+    x_train, y_train, x_test, y_test = read(str(tmp_path), 8)
     assert x_train.shape == x_test.shape == (2, 3, 8, 8)
-    assert y_train.tolist() == y_test.tolist() == [0, 1]
-    torch.testing.assert_close(255 * x_test[:, 0, 0, 0], torch.tensor([2.0, 3.0]))
+    assert sorted(y_train.tolist()) == sorted(y_test.tolist()) == [0, 1]
+    torch.testing.assert_close(255 * x_train[:, 0, 0, 0], y_train.float())
+    torch.testing.assert_close(255 * x_test[:, 0, 0, 0], 2.0 + y_test)
+    said = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
+    (tmp_path / "val" / "b" / "two.png").write_text(said)
+    load.cache_clear()  # which knows the folder by its name
+    with pytest.raises(sets.DataError, match=r"of the 3 images in .*val .*: b/two\.png"):
+        read(str(tmp_path), 8)
 
 
 def test_a_set_of_torchvision_keeps_its_channels(mine, monkeypatch):

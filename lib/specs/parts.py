@@ -55,8 +55,11 @@ class Network(Spec):
     width: Annotated[float, fields.Number, Field(gt=0, le=1000)] | None = None
     """Factor to the channels of a ResNet or VGG-16."""
     activation: Annotated[str, among("lib.models.networks:ACTIVATIONS")] | None = None
+    """Between the layers."""
     pooling: Literal["max", "avg"] | None = None
+    """Of lenet-5: the maximum of four pixels, or their mean."""
     init: Annotated[str, among(registry.initializer)] = "he"
+    """The distribution that kernels are drawn from."""
 
     @property
     def options(self) -> dict:
@@ -98,11 +101,15 @@ class Recipe(Spec):
 
     epochs: fields.Epochs
     batch_size: fields.Count
+    """Examples in one optimiser step."""
     lr: fields.Positive
     """The first learning rate."""
     momentum: fields.Share = 0.0
+    """Share of the last step's velocity that the next one keeps."""
     nesterov: bool = False
+    """Nesterov's momentum, which looks a step ahead."""
     weight_decay: fields.NonNegative = 0.0
+    """Times the weights, and added to their gradient."""
     schedule: Literal["constant", "step", "exponential", "cosine", "linear"] = "constant"
     """See ``lib.training.schedules.rates``."""
     milestones: Annotated[tuple[fields.Count, ...], fields.Listed] = ()
@@ -114,9 +121,11 @@ class Recipe(Spec):
     warmup_epochs: fields.NonNegative = 0.0
     """The rate rises linearly in them, to the one that the schedule has there."""
     precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the arithmetic in a pass; weights are float32 either way."""
     decay: Literal["all", "kernels"] = "all"
     """What weight decay shrinks: everything, or no biases and no BatchNorm."""
     label_smoothing: fields.Sparsity = 0.0
+    """Share of each target that is spread over all classes."""
     micro_batch: fields.Count | None = None
     """Examples in one pass, and in one BatchNorm, where memory is short."""
     threads: fields.Count = 1
@@ -150,6 +159,7 @@ class Continuation(Spec):
     floor: fields.NonNegative = 0.0
     """The least rate with which it goes on."""
     reading: Literal["scale", "restart", "each-step"] = "scale"
+    """How that rate combines with the rest of the schedule."""
     momentum: Literal["zero", "kept"] = "zero"
     """That of a new optimiser, or the dense run's own."""
 

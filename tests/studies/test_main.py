@@ -1,12 +1,15 @@
 """The command line: short names, errors of one line, and what it says of a figure."""
 
 import re
+import shutil
 import subprocess
 import sys
 
 import pytest
 
+from binder import badges
 from lib import files
+from studies import presets
 from studies.__main__ import main
 
 FIGURE = "fig6"
@@ -21,6 +24,12 @@ FIGURE = "fig6"
         (["run", "fig6", "--sparsty", "0.9"], r"'sparsty' .*did you mean 'sparsity'"),
         (["run", "fig6", "--sparsity=1.5"], r"sparsity is '1.5': it should be less than 1"),
         (["cost", "fig6", "--preset", "papre"], r"preset is 'papre'; allowed are quick"),
+        (["run", "your_own", "--sparsty", "0.5"], r"'sparsty' .*did you mean 'sparsity'.* seeds,"),
+        (["run", "your_own", "--sparsity", "1.5"], r"sparsity is '1.5': it should be less than 1"),
+        (["cost", "your_own", "--lr", "0.5"], r"'lr' \(= '0.5'\) does not exist here; there are"),
+        (["run", "explore", "--results", "x"], r"'results' .*did you mean 'results_folder'"),
+        (["params", "your_own", "--sparsity", "7"], r"--sparsity: none is taken here"),
+        (["verdicts", "early_rule", "--foo", "1"], r"--foo: none is taken here"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(words, said, capsys, monkeypatch):
@@ -30,6 +39,26 @@ def test_what_cannot_be_done_is_said_in_one_line(words, said, capsys, monkeypatc
     (line,) = capsys.readouterr().err.splitlines()
     assert ended.value.code == 2
     assert re.search(said, line)
+
+
+@pytest.mark.parametrize("words", [["params", "fig6"], ["verdicts"], ["run", "your_own"]])
+def test_beside_no_notebooks_it_says_where_they_are(words, tmp_path):
+    """The packages alone, as they are installed; the address is that of pyproject.toml."""
+    for package in ("lib", "studies"):
+        shutil.copytree(files.HOME / package, tmp_path / package)
+    asked = [sys.executable, "-m", "studies", *words]
+    done = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert f"no notebooks are here: clone {badges.address()[0]} and" in line
+
+
+def test_good_parameters_of_a_notebook_without_presets_are_handed_on(monkeypatch, tmp_path):
+    called = []
+    monkeypatch.setattr(subprocess, "call", lambda words: called.append(words) or 0)
+    out = str(tmp_path / "copy.ipynb")
+    assert main(["run", "your_own", "--sparsity", "0.5", "--seeds=2", "--out", out]) == 0
+    assert called[0][5:] == ["-p", "sparsity", "0.5", "-p", "seeds", "2"]
 
 
 def test_papermill_is_called_as_it_says(capsys, monkeypatch, tmp_path):
@@ -52,6 +81,16 @@ def test_parameters_say_where_they_come_from(capsys):
     assert re.search(r"given +\(0, 1\) +a number of seeds, or a list", lines["seeds"])
     assert re.search(r"paper +none +What is done to the pixels", lines["normalise"])
     assert re.search(r"default +magnitude +Whose lowest scores go\.", lines["criterion"])
+
+
+@pytest.mark.parametrize("figure", presets.catalogue())
+def test_every_parameter_has_a_meaning(figure, capsys):
+    """Behind its name, source and value: words, by the notebook's cell or by the setting."""
+    assert main(["params", figure]) == 0
+    chosen = presets.settings(figure)
+    for line in capsys.readouterr().out.splitlines():
+        name, behind = re.fullmatch(r"(\w+) +\w+ +(.*)", line).groups()
+        assert behind.removeprefix(str(getattr(chosen, name))).strip(), line
 
 
 def test_a_notebook_without_presets_shows_its_cell(capsys):
