@@ -255,7 +255,7 @@ def test_parameters_of_a_notebook_without_presets(capsys):
     assert len(wrong.value._render_traceback_()) == 1
 
 
-WITHOUT_PRESETS = {"your_own": {"sparsity": "2"}, "explore": {"runs_folder": "[1]"}}
+WITHOUT_PRESETS = {"your_own": {"sparsity": "2"}, "explore": {"runs_folder": "3"}}
 
 
 def test_every_notebook_has_presets_or_checks_its_parameters():
