@@ -12,6 +12,7 @@ hand.
 ``training``   the loop with masks against both, for convolutional networks
 ``cohorts``    a cohort per network against one network, and against our own loop one by one
 ``threads``    what ``lib.training.plan`` chooses, against the other choices
+``general``    what the estimators cost for a network that no formula covers
 ``processes``  what ``import lib`` adds, and the memory of a quick notebook
 ``report``     the machine, and the tables as Markdown
 """

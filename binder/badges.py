@@ -17,6 +17,7 @@ HOME = Path(__file__).resolve().parent.parent
 MARKS = re.compile(r"<!-- badges(?: (?P<notebook>\S+))? -->.*?<!-- /badges -->", re.DOTALL)
 COUNTS = re.compile(r"<!-- verdicts (?P<figure>\w+) -->.*?<!-- /verdicts -->", re.DOTALL)
 INSTALL = re.compile(r"git\+https://[^@\s]+@\S+")
+CLONE = re.compile(r"--branch \S+ https://[^\s\"]+")
 
 
 def address() -> tuple[str, str]:
@@ -66,6 +67,7 @@ def stamped(path: Path) -> str:
         source = "".join(cell["source"])
         changed, here = MARKS.subn(lambda mark: badges(path.name), source)
         changed = INSTALL.sub(f"git+{repository}@{tag}", changed)
+        changed = CLONE.sub(f"--branch {tag} {repository}", changed)
         marks += here
         if changed != source:
             cell["source"] = changed.splitlines(keepends=True)

@@ -17,10 +17,12 @@ from lib.files import whole_folder
 from lib.runs import cluster, results
 from lib.runs.store import Store
 from lib.runs.sweep import choose_device
-from lib.specs.fields import ParameterError, Spec
+from lib.specs.fields import ParameterError
 from studies import ledger, presets
 from studies.evidence import lost
 from studies.figures import png
+from studies.given import WrongParameterError
+from studies.given import checked as checked
 from studies.presets import Settings
 from studies.shown import explorer as explorer
 from studies.shown import show_evidence as show_evidence
@@ -47,26 +49,6 @@ def parameters(figure: str, namespace: dict) -> Settings:
     except ParameterError as error:
         raise WrongParameterError(str(error)) from None
     return chosen
-
-
-def checked(**given) -> Spec:
-    """The parameters of a notebook without presets, each checked by itself; they are printed.
-
-    Raises ``ParameterError`` as ``parameters`` does.
-    """
-    try:
-        chosen = presets.checked(**given)
-    except ParameterError as error:
-        raise WrongParameterError(str(error)) from None
-    print(", ".join(f"{name} {value}" for name, value in chosen if name in given))
-    return chosen
-
-
-class WrongParameterError(ParameterError):
-    """Ends a notebook with a line: IPython prints no traceback."""
-
-    def _render_traceback_(self):
-        return [f"ParameterError: {self}"]
 
 
 def _given(namespace: dict) -> dict:

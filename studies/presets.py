@@ -184,7 +184,7 @@ class Settings(_Specified, Asked):
 
 # What a person gives, by itself: wrong names and numbers are told before torch is imported.
 _EACH: dict[str, Any] = {n: (_kind(Settings, n) | None, None) for n in Settings.model_fields}
-Given: Any = create_model("Given", __base__=Spec, **_EACH)
+Given: Any = create_model("Given", __base__=Spec, results_folder=(str | None, None), **_EACH)
 
 
 def checked(**given) -> Spec:

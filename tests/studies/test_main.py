@@ -95,7 +95,7 @@ def test_every_parameter_has_a_meaning(figure, capsys):
 
 def test_a_notebook_without_presets_shows_its_cell(capsys):
     assert main(["params", "your_own"]) == 0
-    assert "sparsity = 0.9  # of all sparse networks" in capsys.readouterr().out
+    assert "sparsity = 0.9  # of the sparse networks" in capsys.readouterr().out
 
 
 def test_cost_counts_what_the_notebook_plans(capsys, tmp_path):

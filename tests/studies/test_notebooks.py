@@ -173,7 +173,8 @@ def beginning(path, **given):
     notebook = load_notebook_node(str(path))
     notebook = parameterize_notebook(notebook, given) if given else notebook
     code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-    last = next(n for n, source in enumerate(code) if "notebook.parameters(" in source)
+    calls = ("notebook.parameters(", "checked(")  # of notebooks with presets and without
+    last = next(n for n, source in enumerate(code) if any(call in source for call in calls))
     return code[: last + 1]
 
 
@@ -251,6 +252,28 @@ def test_parameters_of_a_notebook_without_presets(capsys):
     assert capsys.readouterr().out == "sparsity 0.9, seeds (0, 1), runs_folder None\n"
     with pytest.raises(glue.WrongParameterError, match="sparsity is 2: it should be less") as wrong:
         glue.checked(seeds=2, sparsity=2)
+    assert len(wrong.value._render_traceback_()) == 1
+
+
+WITHOUT_PRESETS = {"your_own": {"sparsity": "2"}, "explore": {"runs_folder": "3"}}
+
+
+def test_every_notebook_has_presets_or_checks_its_parameters():
+    assert {path.stem for path in NOTEBOOKS} - {path.stem for path in FIGURES} == {*WITHOUT_PRESETS}
+
+
+@pytest.mark.parametrize("name", WITHOUT_PRESETS)
+def test_notebooks_without_presets(name, kernel, capsys):
+    """They print every parameter, and a wrong one ends them with a line."""
+    path = FIG6.with_name(f"{name}.ipynb")
+    (cell,) = tagged(read(path), "parameters")
+    kernel(*beginning(path))
+    told = capsys.readouterr().out.strip().splitlines()[-1]
+    for line in cell.source.splitlines():
+        assert f"{line.split(' = ')[0]} " in told
+    wrong_one = WITHOUT_PRESETS[name]
+    with pytest.raises(ParameterError, match=rf"^{next(iter(wrong_one))} is ") as wrong:
+        kernel(*beginning(path, **wrong_one))
     assert len(wrong.value._render_traceback_()) == 1
 
 
