@@ -384,3 +384,11 @@ def test_augmentation_needs_images(store):
     with pytest.raises(ValueError, match="augment"):
         carry_out([Run.dense(small(dataset="bits12", augment=True), seed=0)], store)
     assert not list(store.root.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_frontier_prunes_gradually_in_whole_updates(preset):
+    """From a quarter to three quarters of the dense training; a rest would be refused there."""
+    s = settings("gap_frontier", preset=preset)
+    steps = s.epochs * -(-(s.train_examples or sets.size(s.dataset)) // s.batch_size)
+    assert (3 * steps // 4 - steps // 4) % s.prune_every == 0
