@@ -118,11 +118,13 @@ def shared() -> list[str]:
     """The sources of what decides for all claims alike, and the entries' words for it."""
     nodes = (node for module in SHARED for node in defined(module).values())
     code = [written(node) for node in nodes if isinstance(node, ast.AST)]
-    said = [
-        {key: entry.get(key) for key in ("about", "names", "floor", "untrained")}
-        for entry in ledger.ledger().values()
-    ]
-    return [*code, json.dumps(said, sort_keys=True)]
+    words = ("about", "names", "floor", "untrained")
+    said = {
+        claim: {key: entry[key] for key in words if key in entry}
+        for claim, entry in ledger.ledger().items()
+    }
+    told = {claim: what for claim, what in said.items() if what}  # a new claim may say nothing
+    return [*code, json.dumps(told, sort_keys=True)]
 
 
 def relocked(old: dict, new: dict[str, str], date: str, commit: str) -> dict:

@@ -77,6 +77,9 @@ RULES = {
     "gap-init-matched": beats("matched", "scale"),
     "gap-low-fisher-first-worse": beats("scale", "low_fisher_first"),
     "gap-hard-first-equal-flops": beats("hard_first_equal_flops", "scale"),
+    "gap-hard-phase-closes-half": beats("hard_phase", "sol_s", "sol_f"),
+    "gap-hard-phase-equal-flops": beats("hard_phase_equal_flops", "scale"),
+    "gap-hard-phase-tuned-rate": beats("hard_phase", "scale_tuned"),
     "gap-negative-fisher-first-tenth": beats("negative_fisher", "scale"),
     "gap-finetuned-stays-ahead": beats("sol_f_tuned", "scale_tuned"),
 }

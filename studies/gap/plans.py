@@ -35,6 +35,7 @@ ARMS = {
     "hard_first": "hard first, fading",
     "hard_first_equal_flops": "hard first, equal FLOPs",
     "hard_phase": "hard phase, then uniform",
+    "hard_phase_equal_flops": "hard phase, equal FLOPs",
     "hard_disagreeing": "hard and disagreeing",
     "path_oracle": "path oracle",
     "negative_fisher": "Fisher rewarded at first",

@@ -15,6 +15,8 @@ PAIRS = {  # claim -> the arm that it says is ahead, and the one behind
     "gap-init-matched": ("matched", "scale"),
     "gap-low-fisher-first-worse": ("scale", "low_fisher_first"),
     "gap-hard-first-equal-flops": ("hard_first_equal_flops", "scale"),
+    "gap-hard-phase-equal-flops": ("hard_phase_equal_flops", "scale"),
+    "gap-hard-phase-tuned-rate": ("hard_phase", "scale_tuned"),
     "gap-negative-fisher-first-tenth": ("negative_fisher", "scale"),
     "gap-finetuned-stays-ahead": ("sol_f_tuned", "scale_tuned"),
     "price-curriculum-low-fisher-first": ("low_fisher_first", "scale"),
@@ -36,10 +38,12 @@ def test_the_arm_ahead_decides(claim, dataset):
         assert judged(claim, table(dataset, **levels)) == verdict
 
 
+@pytest.mark.parametrize("arm", ["scale", "hard_phase"])
 @pytest.mark.parametrize(("points", "verdict"), [(3.0, SUPPORTED), (1.0, REFUTED)])
-def test_half_of_the_gap(points, verdict):
+def test_half_of_the_gap(arm, points, verdict):
     """Of a gap of four points, three are more than half and one is less."""
-    assert judged("gap-scale-closes-half", table(scale=points)) == verdict
+    claim = f"gap-{arm.replace('_', '-')}-closes-half"
+    assert judged(claim, table(**{arm: points})) == verdict
 
 
 def test_without_a_gap_nothing_is_decided():
