@@ -1,7 +1,17 @@
 """The parts of the benchmark: each runs what it measures and says how to read it. ``(title,
 text, rows)`` for each table."""
 
-from benchmarks import arms, cohorts, estimators, general, passes, processes, threads, training
+from benchmarks import (
+    arms,
+    clusters,
+    cohorts,
+    estimators,
+    general,
+    passes,
+    processes,
+    threads,
+    training,
+)
 
 
 def _training(quick):
@@ -125,6 +135,14 @@ def _arms(quick):
     ]
 
 
+def _cluster(quick):
+    text = (
+        'Sixteen networks on the digits, from an empty store to finished runs: two processes of `cluster="local:2"`, a thread each, '
+        "beside one process with both."
+    )
+    return [("A cluster on one machine", text, clusters.run(quick))]
+
+
 PARTS = {
     "training": _training,
     "cohorts": _cohorts,
@@ -134,6 +152,7 @@ PARTS = {
     "estimators": _estimators,
     "general": _general,
     "arms": _arms,
+    "cluster": _cluster,
     "imports": _imports,
     "notebooks": _notebooks,
 }

@@ -31,6 +31,7 @@ from lib import files, registry
 from lib.runs.store import Store
 from lib.specs.fields import ParameterError
 
+BEFORE = "distributed.nanny.pre-spawn-environ"  # Dask's settings of what workers start with
 DEATHS = 2  # of workers that a task may cost before it counts as the cause
 
 chosen: str | None = None  # where work goes if nothing else is said
@@ -81,6 +82,7 @@ def _client(cluster):
     """The connection to a cluster; one of this machine ends with this process."""
     if cluster not in _clients or _clients[cluster].status != "running":
         try:
+            import dask
             import distributed
         except ImportError as error:
             raise ParameterError(
@@ -89,10 +91,12 @@ def _client(cluster):
         place: Any = cluster
         if cluster.startswith("local:"):
             count = int(cluster.removeprefix("local:"))
-            place = distributed.LocalCluster(
-                count, threads_per_worker=max(1, torch.get_num_threads() // count),
-                dashboard_address=":0",
-            )  # fmt: skip
+            # else Dask has workers hand memory back at each free: a sixth of the time of training
+            with dask.config.set({f"{BEFORE}.MALLOC_TRIM_THRESHOLD_": 2**28}):
+                place = distributed.LocalCluster(
+                    count, threads_per_worker=max(1, torch.get_num_threads() // count),
+                    dashboard_address=":0",
+                )  # fmt: skip
         _clients[cluster] = distributed.Client(place, timeout=20, set_as_default=False)
     return _clients[cluster]
 
