@@ -24,6 +24,7 @@ from scipy.special import stdtrit
 
 COLOURS = {"sol_d": "#4d4d4d", "sol_f": "#0072b2", "sol_s": "#d55e00"}
 MARKERS = {"sol_d": "D", "sol_f": "o", "sol_s": "^"}  # so that colour is never the only sign
+HATCHES = ("", "////", "....")  # of the bars of one axis, for the same reason
 LABELS = {"sol_d": "Sol-D (dense)", "sol_f": "Sol-F (finetuned)", "sol_s": "Sol-S (scratch)"}
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -215,10 +216,12 @@ def dots(ax: Axes, values: ArrayLike, place: float, colour: str, marker: str = "
 def bars(
     ax: Axes, values: ArrayLike, colour: str, label: str, *, width: float, shift: float = 0.0
 ) -> None:
-    """A bar for each column of ``values`` [seeds, columns]: means with 95% intervals."""
+    """A bar for each column of ``values`` [seeds, columns]: means with 95% intervals. The series of
+    one axis are told apart by their hatches too."""
     found = summary(pd.DataFrame(np.asarray(values, dtype=float)).melt(), "variable", "value")
     at = np.arange(len(found)) + shift
-    ax.bar(at, found["middle"], width, color=colour, label=label)
+    hatch = HATCHES[len(ax.containers) // 2 % len(HATCHES)]  # a series: bars, and their intervals
+    ax.bar(at, found["middle"], width, color=colour, label=label, hatch=hatch, edgecolor="white")
     ax.errorbar(
         at, found["middle"], found["high"] - found["middle"], fmt="none", ecolor="0.3",
         elinewidth=0.8,
