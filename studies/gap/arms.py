@@ -70,6 +70,11 @@ def fits_better(one: str, other: str) -> Rule:
     return given(clean, each("sparsity", more(what, numbers, margin=TENTH), GAPS))
 
 
+def unseen(table: pd.DataFrame) -> pd.DataFrame:
+    """A table without the seeds of MNIST on which a hard phase was first seen to help."""
+    return table[~(table["dataset"].eq("mnist") & table["seed"].between(20, 29))]
+
+
 RULES = {
     "gap-scale-closes-half": beats("scale", "sol_s", "sol_f"),
     "gap-signs-of-init-f": fits_better("signs_f", "signs_f_shuffled"),
@@ -77,9 +82,9 @@ RULES = {
     "gap-init-matched": beats("matched", "scale"),
     "gap-low-fisher-first-worse": beats("scale", "low_fisher_first"),
     "gap-hard-first-equal-flops": beats("hard_first_equal_flops", "scale"),
-    "gap-hard-phase-closes-half": beats("hard_phase", "sol_s", "sol_f"),
-    "gap-hard-phase-equal-flops": beats("hard_phase_equal_flops", "scale"),
-    "gap-hard-phase-tuned-rate": beats("hard_phase", "scale_tuned"),
+    "gap-hard-phase-closes-half": given(unseen, beats("hard_phase", "sol_s", "sol_f")),
+    "gap-hard-phase-equal-flops": given(unseen, beats("hard_phase_equal_flops", "scale")),
+    "gap-hard-phase-tuned-rate": given(unseen, beats("hard_phase", "scale_tuned")),
     "gap-negative-fisher-first-tenth": beats("negative_fisher", "scale"),
     "gap-finetuned-stays-ahead": beats("sol_f_tuned", "scale_tuned"),
 }

@@ -46,6 +46,13 @@ def test_half_of_the_gap(arm, points, verdict):
     assert judged(claim, table(**{arm: points})) == verdict
 
 
+def test_seeds_that_suggested_a_claim_do_not_decide_it():
+    """Those of MNIST from 20 to 29, of a hard phase."""
+    suggested = table(hard_phase=3.5).assign(seed=lambda t: t["seed"] + 20)
+    assert judged("gap-hard-phase-closes-half", table(hard_phase=3.5)) == SUPPORTED
+    assert judged("gap-hard-phase-closes-half", suggested) == NOT_TESTED
+
+
 def test_without_a_gap_nothing_is_decided():
     """Where Sol-F does not lead, or too few seeds tell, a share of the gap has no meaning."""
     none = table(sol_f=0.0, matched=5.0)
