@@ -31,7 +31,6 @@ from lib import files, registry
 from lib.runs.store import Store
 from lib.specs.fields import ParameterError
 
-BEFORE = "distributed.nanny.pre-spawn-environ"  # Dask's settings of what workers start with
 DEATHS = 2  # of workers that a task may cost before it counts as the cause
 
 chosen: str | None = None  # where work goes if nothing else is said
@@ -92,7 +91,9 @@ def _client(cluster):
         if cluster.startswith("local:"):
             count = int(cluster.removeprefix("local:"))
             # else Dask has workers hand memory back at each free: a sixth of the time of training
-            with dask.config.set({f"{BEFORE}.MALLOC_TRIM_THRESHOLD_": 2**28}):
+            with dask.config.set(
+                {"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 2**28}
+            ):
                 place = distributed.LocalCluster(
                     count, threads_per_worker=max(1, torch.get_num_threads() // count),
                     dashboard_address=":0",

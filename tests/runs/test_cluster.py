@@ -209,6 +209,14 @@ def test_the_same_table(place, store, tmp_path, plugin):
     assert before == {path: path.stat().st_mtime_ns for path in store.root.rglob("*.safetensors")}
 
 
+def test_workers_of_this_machine_keep_their_memory(monkeypatch):
+    """Dask's own setting costs training a sixth of its time: benchmarks/clusters.py."""
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+    with clusters._client("local:1").cluster:
+        told = clusters._client("local:1").run(os.getenv, "MALLOC_TRIM_THRESHOLD_")
+    assert set(told.values()) == {str(2**28)}
+
+
 def test_parts():
     """Large networks go by few, small ones together, each worker has some, none beyond memory;
     a part waits for those that hold its parents."""
