@@ -31,6 +31,7 @@ from lib import files, registry
 from lib.runs.store import Store
 from lib.specs.fields import ParameterError
 
+GONE = "the scheduler is gone: start it, and do the same again"
 DEATHS = 2  # of workers that a task may cost before it counts as the cause
 
 chosen: str | None = None  # where work goes if nothing else is said
@@ -142,7 +143,7 @@ def carry_out(plan: Callable[[int, int], list[Task]], cluster: str, store: Store
             with client.as_current(), suppress(TimeoutError, CancelledError):
                 wait(list(running), timeout=1, return_when="FIRST_COMPLETED")
             if client.status != "running" or any(future.cancelled() for future in running):
-                raise ClusterError("the scheduler is gone: start it, and do the same again")
+                raise ClusterError(GONE)
             for future, (number, worker) in list(running.items()):
                 if not future.done() and worker in there:
                     continue
@@ -179,7 +180,11 @@ def _fit(client, asked, *given):
     while not fit:
         there = client.scheduler_info()["workers"]
         new = [worker for worker in there if worker not in asked]
-        for worker, why in client.run(_admitted, *given, workers=new, on_error="return").items():
+        try:
+            told = client.run(_admitted, *given, workers=new, on_error="return")
+        except OSError as error:  # it died between two looks
+            raise ClusterError(GONE) from error
+        for worker, why in told.items():
             asked[worker] = why
             if why:
                 warnings.warn(f"worker {worker} is refused: {why}", stacklevel=3)

@@ -217,6 +217,20 @@ def test_workers_of_this_machine_keep_their_memory(monkeypatch):
     assert set(told.values()) == {str(2**28)}
 
 
+def test_a_scheduler_that_dies_while_workers_are_asked():
+    """Between two looks at it: it is said in the same words, not as an error of a socket."""
+
+    class Dead:
+        def scheduler_info(self):
+            return {"workers": {"tcp://a": {}}}
+
+        def run(self, *_, **__):
+            raise OSError("Timed out trying to connect")
+
+    with pytest.raises(clusters.ClusterError, match="scheduler is gone: start it"):
+        clusters._fit(Dead(), {})
+
+
 def test_parts():
     """Large networks go by few, small ones together, each worker has some, none beyond memory;
     a part waits for those that hold its parents."""
