@@ -29,8 +29,8 @@ class Arms:
             for k, member in enumerate(group.members)
             if member.run.selection or member.run.objective
         }
-        views = self.streams and not group.rows.weights.is_cuda  # cuDNN needs its own alignment
-        self.modules = list(group.rows.modules(group.network)) if views else []
+        # copies, for cuDNN reads no views of rows; made anew in each step they cost more than that
+        self.modules = {k: group.module(k) for k in self.streams}
         self.taken: dict[int, list[torch.Tensor]] = {}
 
     def _at(self, step, kind):
@@ -40,10 +40,11 @@ class Arms:
             run = self.group.members[k].run
             if getattr(run, kind) and rows.weights[k].isfinite().all():
                 progress = (self.epoch * self.steps + step) / (run.length * self.steps)
-                module = self.modules[k] if self.modules else self.group.module(k)
+                own, views = self.modules[k].state_dict(), rows.layout.views
+                now = {**views(rows.weights[k]), **views(rows.buffers[k], buffers=True)}
+                torch._foreach_copy_([own[name] for name in now], list(now.values()))
                 # by .data: that another's mask changes meanwhile is no change to this one's graph
-                mask = rows.layout.views(rows.mask.data[k])
-                yield k, getattr(run, kind), module, mask, progress
+                yield k, getattr(run, kind), self.modules[k], views(rows.mask.data[k]), progress
 
     def choose_(self, step: int, x: torch.Tensor, y: torch.Tensor) -> None:
         """Replace the batches, x [c, B, ...] and y [c, B], of members that choose another."""
