@@ -128,5 +128,7 @@ def leaves(network: nn.Module, which: str, mask: Named | None) -> Named:
 
 
 def masked(values: Named, mask: Named | None) -> Named:
-    """``values`` with zeros where the mask has no weight."""
-    return {n: value * mask[n] if mask and n in mask else value for n, value in values.items()}
+    """``values`` without a graph that they may carry, and zeros where the mask has no weight."""
+    return {
+        n: v.detach() * mask[n] if mask and n in mask else v.detach() for n, v in values.items()
+    }

@@ -97,6 +97,18 @@ def test_confident_examples_keep_their_cosines():
     assert (found - exact).abs().max() < 1e-5
 
 
+def test_a_direction_between_parameters_that_train():
+    """A difference of two networks' parameters may carry a graph: it is read as numbers."""
+    network, x, labels, direction, mask = setting()
+    carried = {name: d.clone().requires_grad_() for name, d in direction.items()}
+    (truth,), (found,) = (
+        alignment.cosines(network, x, labels, ahead, masks=(mask,), chunk=5)
+        for ahead in (direction, carried)
+    )
+    assert torch.equal(truth, found)
+    assert not found.requires_grad
+
+
 def test_a_direction_of_zero_has_no_cosine():
     network, x, labels, direction, _ = setting()
     with pytest.raises(MeasureError, match="direction is zero"):
