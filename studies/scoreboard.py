@@ -104,7 +104,7 @@ def _best(rows):
 
 def _cells(row):
     """One line of the scoreboard: see ``heads``."""
-    entry, size = ledger()[row["claim"]], ""
+    entry, size, ours = ledger()[row["claim"]], "", row["claim"].startswith("gap-")
     if pd.notna(row["effect"]):
         unit = "" if pd.isna(row["unit"]) else f" {row['unit']}"
         between = f" [{row['low']:.3g}, {row['high']:.3g}]" if pd.notna(row["low"]) else ""
@@ -118,7 +118,7 @@ def _cells(row):
         f"{row['evidence']}{': ' if row['apart'] else ''}{shorten(row['apart'], 120)}",
         "; ".join(filter(None, [size, note])),
         "" if pd.isna(row["seeds"]) else f"{row['seeds']:.0f}",
-        shorten(printed, 90),
+        "" if ours else shorten(printed or f"in words: {entry['source']}", 90),
         f"[{row['folder']}]({row['figure']}/{row['folder']}) {row['age']}".strip(),
     )
 

@@ -111,11 +111,12 @@ def test_the_scoreboard_has_a_line_a_claim(tmp_path):
     assert verdict == "**✔ supported**; toy (quick-digits): refuted"
     assert kind == "analogue: mlp on mnist"
     assert effect.startswith("test_accuracy: Sol-F - Sol-S at 0.9: ")
-    assert (seeds, printed) == ("10", "")
+    assert (seeds, printed[:27]) == ("10", "Sol-F / Sol-S 77.5 / 74.9% ")
     assert place == "[desktop-mnist](fig1_regimes/desktop-mnist)"
     assert "rule changed since" in line_of(text, "price-regime1-train-match")[-1]
     assert line_of(text, "price-regime-boundary")[1] == "**– not tested here**"
     assert line_of(text, "price-capacity-control")[2] == "fact"
+    assert line_of(text, "price-capacity-control")[5] == "in words: long section 3.2"
     assert "| price | fact | 1 | 0 | 0 | 0 |" in text
     assert "claims tested are refuted wrongly" in text
 
