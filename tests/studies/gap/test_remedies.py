@@ -38,19 +38,29 @@ def test_the_arm_ahead_decides(claim, dataset):
         assert judged(claim, table(dataset, **levels)) == verdict
 
 
-@pytest.mark.parametrize("arm", ["scale", "hard_phase"])
+HALF = {  # claim -> the arm that it says is beyond the middle
+    "gap-scale-closes-half": "scale",
+    "gap-hard-phase-closes-half": "hard_phase",
+    "gap-tuned-rate-closes-half": "scale_tuned",
+}
+
+
+@pytest.mark.parametrize("claim", HALF)
 @pytest.mark.parametrize(("points", "verdict"), [(3.0, SUPPORTED), (1.0, REFUTED)])
-def test_half_of_the_gap(arm, points, verdict):
+def test_half_of_the_gap(claim, points, verdict):
     """Of a gap of four points, three are more than half and one is less."""
-    claim = f"gap-{arm.replace('_', '-')}-closes-half"
-    assert judged(claim, table(**{arm: points})) == verdict
+    assert judged(claim, table(**{HALF[claim]: points})) == verdict
 
 
-def test_seeds_that_suggested_a_claim_do_not_decide_it():
-    """Those of MNIST from 20 to 29, of a hard phase."""
-    suggested = table(hard_phase=3.5).assign(seed=lambda t: t["seed"] + 20)
-    assert judged("gap-hard-phase-closes-half", table(hard_phase=3.5)) == SUPPORTED
-    assert judged("gap-hard-phase-closes-half", suggested) == NOT_TESTED
+@pytest.mark.parametrize(
+    ("claim", "first"), [("gap-hard-phase-closes-half", 20), ("gap-tuned-rate-closes-half", 30)]
+)
+def test_seeds_that_suggested_a_claim_do_not_decide_it(claim, first):
+    """Those of MNIST: to 29 of a hard phase, to 39 of a rate of its own."""
+    found = table(**{HALF[claim]: 3.5})
+    suggested = found.assign(seed=lambda t: t["seed"] + first)
+    assert judged(claim, found) == SUPPORTED
+    assert judged(claim, suggested) == NOT_TESTED
 
 
 def test_without_a_gap_nothing_is_decided():
