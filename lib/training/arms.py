@@ -29,7 +29,7 @@ class Arms:
             for k, member in enumerate(group.members)
             if member.run.selection or member.run.objective
         }
-        # copies, for cuDNN reads no views of rows; made anew in each step they cost more than that
+        # copies, as cuDNN cannot read views of rows; kept up in ``_at``, for making one is dear
         self.modules = {k: group.module(k) for k in self.streams}
         self.taken: dict[int, list[torch.Tensor]] = {}
 
@@ -41,7 +41,7 @@ class Arms:
             if getattr(run, kind) and rows.weights[k].isfinite().all():
                 progress = (self.epoch * self.steps + step) / (run.length * self.steps)
                 own, views = self.modules[k].state_dict(), rows.layout.views
-                now = {**views(rows.weights[k]), **views(rows.buffers[k], buffers=True)}
+                now = rows.layout.state(rows.weights[k], rows.buffers[k])
                 torch._foreach_copy_([own[name] for name in now], list(now.values()))
                 # by .data: that another's mask changes meanwhile is no change to this one's graph
                 yield k, getattr(run, kind), self.modules[k], views(rows.mask.data[k]), progress

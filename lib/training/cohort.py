@@ -53,6 +53,10 @@ class Layout:
             for (name, shape), part in zip(shapes.items(), parts, strict=True)
         }
 
+    def state(self, weights: torch.Tensor, buffers: torch.Tensor) -> Named:
+        """Views of a module's parameters and statistics into its rows [P] and [B]."""
+        return {**self.views(weights), **self.views(buffers, buffers=True)}
+
     def places(self, buffers: bool = False) -> torch.Tensor:
         """Where in a row each number of a row without gaps lies, int64 [P] (or [B])."""
         row = torch.arange(self.buffer_size if buffers else self.size)
@@ -87,8 +91,7 @@ def filled(
     layout = Layout(network)
     network = copy.deepcopy(network).to_empty(device=device).eval()
     counts = {name: torch.tensor(0) for name, _ in network.named_buffers()}
-    views = {**layout.views(weights), **layout.views(buffers, buffers=True)}
-    network.load_state_dict({**counts, **views})
+    network.load_state_dict({**counts, **layout.state(weights, buffers)})
     return network
 
 
@@ -176,9 +179,11 @@ class Cohort:
         """
         for k in range(len(self)):
             module = copy.deepcopy(network)
-            weights, gradients = map(self.layout.views, (self.weights[k], self.gradients[k]))
-            state = {**weights, **self.layout.views(self.buffers[k], buffers=True)}
-            own = {name: value.data for name, value in state.items()}
+            rows, gradients = (
+                (self.weights[k], self.buffers[k]),
+                self.layout.views(self.gradients[k]),
+            )
+            own = {name: value.data for name, value in self.layout.state(*rows).items()}
             module.load_state_dict(own, strict=False, assign=True)
             for name, parameter in module.named_parameters():
                 parameter.grad = gradients[name].data
