@@ -117,6 +117,23 @@ def seeds_needed(distance: float, spread: float, level: float = 0.95, least: int
     return enough[0] if len(enough) else np.inf
 
 
+def counts_needed(share: float, border: float, supports: float, refutes: float, least: int):
+    """How many seeds, as many of them ones as this ``share``, decide on which side of the border.
+
+    By Clopper and Pearson's interval: at the level ``supports`` it lies above the border, or at
+    ``refutes`` below; infinite beyond ``MOST_SEEDS``.
+
+    >>> int(counts_needed(0.0, 0.05, 0.95, 0.95, 15))
+    72
+    """
+    n = np.arange(least, MOST_SEEDS + 1)
+    ones = np.round(share * n)
+    low = stats.beta.ppf((1 - supports) / 2, ones, n - ones + 1)  # nan where it is 0
+    high = stats.beta.ppf((1 + refutes) / 2, ones + 1, n - ones)  # nan where it is 1
+    enough = n[(low > border) | (high < border)]
+    return enough[0] if len(enough) else np.inf
+
+
 def levels(among: int) -> tuple[float, ...]:
     """What decides: 95% and 90% support a row, both at 0.05/k refute the claim that has k rows."""
     return 0.95, 0.90, 1 - 0.05 / among, 1 - 0.10 / among
@@ -210,7 +227,11 @@ def _doubts(effect, off, among):
         yield "no number of seeds would decide it on this grid"
     elif n > 1:
         spread, least = off.std(ddof=1), max(MIN_SEEDS, n + 1)
-        needed = min(seeds_needed(distance, spread, level, least) for distance, level in far)
+        needed = (
+            counts_needed(off.mean() + effect.chance, effect.chance, outer, strict_outer, least)
+            if effect.kind == "count"
+            else min(seeds_needed(distance, spread, level, least) for distance, level in far)
+        )
         yield f"about {needed:.0f} seeds would decide it".replace("about inf", "over 1,000")
 
 

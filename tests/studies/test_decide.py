@@ -16,6 +16,7 @@ from studies.decide import (
     Effect,
     clopper_pearson,
     combine,
+    counts_needed,
     decide,
     seeds_needed,
     sign_flip,
@@ -110,6 +111,17 @@ def test_a_count_has_clopper_and_pearsons_interval():
     assert clopper_pearson(np.ones(0), 0.95, 0.90) == [(0.0, 1.0)] * 2
     row = decide(Effect("", np.array([1, 1, 1, 1, 1, 0]), kind="count"))
     assert (row["effect"], row["low"], row["high"]) == pytest.approx((5 / 6, *expected))
+
+
+def test_counts_needed_is_the_smallest_number_whose_exact_interval_decides():
+    """For no seed of fourteen against one in twenty: 72 without one; one more than 14 is too few."""
+    n = int(counts_needed(0.0, 0.05, 0.95, 0.95, 15))
+    high = {m: stats.binomtest(0, m).proportion_ci(0.95, "exact").high for m in (n - 1, n)}
+    assert high[n] < 0.05 <= high[n - 1]
+    none = decide(Effect("fails", np.zeros(14), kind="count", chance=0.05))
+    assert none["note"] == f"about {n} seeds would decide it"
+    assert counts_needed(0.75, 0.5, 0.95, 0.95, 9) == 17  # 13 of 17: from 0.501
+    assert counts_needed(0.5, 0.5, 0.95, 0.95, 9) == np.inf
 
 
 def test_a_fact_has_no_seeds_and_no_interval():
