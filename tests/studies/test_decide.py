@@ -114,7 +114,7 @@ def test_a_count_has_clopper_and_pearsons_interval():
 
 
 def test_counts_needed_is_the_smallest_number_whose_exact_interval_decides():
-    """For no seed of fourteen against one in twenty: 72 without one; one more than 14 is too few."""
+    """For no seed of fourteen against one in twenty: 72 without one, not one more than 14."""
     n = int(counts_needed(0.0, 0.05, 0.95, 0.95, 15))
     high = {m: stats.binomtest(0, m).proportion_ci(0.95, "exact").high for m in (n - 1, n)}
     assert high[n] < 0.05 <= high[n - 1]
