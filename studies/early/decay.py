@@ -4,8 +4,10 @@ from studies.decide import NotHere
 from studies.early.panels import (
     best, correlation, half_step, held_out, peak, signal, values,
 )  # fmt: skip
-from studies.early.shapes import AFTER_START, LATE, OF_TRAINING, better, not_at_start
-from studies.quantities import between, highest, known, last, ln
+from studies.early.shapes import (
+    AFTER_START, LATE, MOVED, OF_TRAINING, better, not_at_start,
+)  # fmt: skip
+from studies.quantities import between, highest, known, last, ln, of
 from studies.rules import each, matters, more
 
 
@@ -20,6 +22,7 @@ def decays(table) -> list:
 WEAK, MIDDLE, STRONG = (
     {"weight_decay": lambda table, rank=rank: float(decays(table)[rank])} for rank in range(3)
 )
+OTHERS = {"strong": STRONG, "weak": WEAK}
 
 
 def off_peak(**chosen):
@@ -33,8 +36,28 @@ def ends(measure, decay):
 
 
 def strongest(decay):
-    """The highest Tr(F) from the first epoch on: before training both networks are the same."""
-    return highest(between(signal("fisher", **decay), 1))
+    """The highest Tr(F) once training has begun: before, the networks are the same."""
+    return highest(between(signal("fisher", **decay), 1e-6))
+
+
+def off_regime(rule_of):
+    """A rule for each of the weak and strong decay that under- or overfits: with which dense
+    networks test worse than with the middle one, by what matters, on average."""
+
+    def rule(table):
+        gains = {
+            name: of(ends("test_accuracy", MIDDLE) - ends("test_accuracy", decay), table).mean()
+            for name, decay in OTHERS.items()
+        }
+        worse = [name for name in OTHERS if gains[name] >= matters()(table)]
+        if not worse:
+            raise NotHere(
+                "no decay under- or overfits here: dense test accuracy with the middle one is "
+                + ", ".join(f"{gain:.2g} points above the {name}" for name, gain in gains.items())
+            )
+        return [rule_of(OTHERS[name], name) for name in worse]
+
+    return rule
 
 
 RULES = {
@@ -65,21 +88,21 @@ RULES = {
         decays,
         " (decay {:g})",
     ),
-    "early-wd-weak-correlation": [
-        more(
+    "early-wd-weak-correlation": off_regime(
+        lambda decay, name: more(
             f"|best - peak|: {name} - middle decay",
             known(off_peak(**decay) - off_peak(**MIDDLE)),
             OF_TRAINING,
             resolution=half_step(**MIDDLE),
         )
-        for decay, name in ((STRONG, "strong"), (WEAK, "weak"))
-    ],
+    ),
     "early-wd-over-period-late": [
         more(
             "peak of Tr(F): middle - weak decay",
             known(peak(**MIDDLE) - peak(**WEAK)),
             OF_TRAINING,
             resolution=half_step("fisher", **WEAK),
+            margin=MOVED,
         ),
         more(
             "weak decay: best pruning epoch - peak - 10",
@@ -94,6 +117,7 @@ RULES = {
             known(peak(**STRONG) - peak(**MIDDLE)),
             OF_TRAINING,
             resolution=half_step("fisher", **STRONG),
+            margin=MOVED,
         ),
         more(
             "strong decay: peak - best pruning epoch",
@@ -107,27 +131,25 @@ RULES = {
         known(ln(strongest(STRONG) / strongest(MIDDLE))),
         "ln",
     ),
-    "early-local-stronger-correlation": [
-        more(
+    "early-local-stronger-correlation": off_regime(
+        lambda decay, name: more(
             f"Spearman(accuracy, Tr(F)): layer - global ({name} decay)",
             known(correlation(**decay, scope="layer") - correlation(**decay)),
             "rho",
         )
-        for decay, name in ((WEAK, "weak"), (STRONG, "strong"))
-    ],
+    ),
     "early-local-underfit-late": more(
         "layer scope, best pruning epoch: strong - middle decay",
         known(best(**STRONG, scope="layer") - best(**MIDDLE, scope="layer")),
         OF_TRAINING,
         resolution=half_step(**STRONG, scope="layer"),
     ),
-    "early-local-better-off-regime": [
-        more(
+    "early-local-better-off-regime": off_regime(
+        lambda decay, name: more(
             f"best accuracy: layer - global ({name} decay)",
             better({"scope": "layer"}, {}, **decay),
             "points",
             margin=matters(),
         )
-        for decay, name in ((WEAK, "weak"), (STRONG, "strong"))
-    ],
+    ),
 }

@@ -7,7 +7,7 @@ import numpy as np
 from studies.early.panels import (
     best, competing, dense, epochs, half_step, peak, signal, values,
 )  # fmt: skip
-from studies.early.shapes import NEAR, OF_TRAINING, near, on, variants
+from studies.early.shapes import MOVED, NEAR, OF_TRAINING, near, on, variants
 from studies.quantities import (
     Numbers, agreement, at_least, between, first, highest, known, last, lift, ln, lowest, mean,
     pick,
@@ -67,6 +67,7 @@ RULES = {
             known(peak(schedule=name) - peak(**EXPONENTIAL)),
             OF_TRAINING,
             resolution=half_step("fisher", **EXPONENTIAL),
+            margin=MOVED,
         )
     ),
     "early-lr-period-follows": [

@@ -8,6 +8,7 @@ from studies.rules import Rule, matters, more, says
 OF_TRAINING = "% of training"
 # percent of training: 100, 140, 30 and 40 of the study's 200 epochs
 EARLY, LATE, NEAR, AROUND = 50.0, 70.0, 15.0, 20.0
+MOVED = 5.0  # percent: half a step of the study's grid; a peak moved by less is where it was
 AFTER_START = 0.1  # percent: every pruning epoch but that of the untrained network
 
 

@@ -249,7 +249,9 @@ def test_rules_of_weight_decay():
         {"peak": 28, "best": 4, "dense": 0.9},
     )
     mirror = decays(
-        {"peak": 30, "best": 30}, {"peak": 8, "best": 30, "dense": 0.9}, {"peak": 2, "best": 8}
+        {"peak": 30, "best": 30, "dense": 0.9},
+        {"peak": 8, "best": 30},
+        {"peak": 2, "best": 8, "dense": 0.9},
     )
     for claim in (
         "early-wd-weak-correlation",
@@ -257,6 +259,29 @@ def test_rules_of_weight_decay():
         "early-wd-under-peak-late",
     ):
         assert (verdict(claim, story), verdict(claim, mirror)) == ("supported", "refuted"), claim
+
+
+def test_a_peak_that_stays_is_refuted():
+    """Peaks at one place in every seed are what the claims deny, not what nobody can decide."""
+    stays = decays(*3 * [{"peak": 2, "best": 24}])
+    for claim in ("early-wd-over-period-late", "early-wd-under-peak-late"):
+        assert verdict(claim, stays) == "refuted", claim
+    assert verdict("early-lr-modulates-peak", schedules({"peak": 8}, {"peak": 8})) == "refuted"
+
+
+def test_claims_of_ill_fitting_networks_need_some():
+    """Where every decay fits as well they are not tested; where one does not, it alone is."""
+    claims = (
+        "early-wd-weak-correlation",
+        "early-local-stronger-correlation",
+        "early-local-better-off-regime",
+    )
+    for claim in claims:
+        assert verdict(claim, decays({}, {}, {})) == "not tested here", claim
+    over = decays({"dense": 0.9, "drop": 0.004}, {}, {})
+    layer = (over["scope"] == "layer") & (over["weight_decay"] == 5e-5)
+    better = over["test_accuracy"] + 0.02 * (layer & (over["solution"] == "sol_p"))
+    assert verdict(claims[2], over.assign(test_accuracy=better)) == "supported"
 
 
 def test_a_period_is_neither_the_start_nor_late():
@@ -291,8 +316,12 @@ def test_better_layer_by_layer_means_better():
 
     def table(layer):
         drops = {"global": 0.004, "layer": layer}
+        ill = {"dense": 0.9}
         return pd.concat(
-            [decays(*3 * [{"drop": drop}], scopes=[scope]) for scope, drop in drops.items()]
+            [
+                decays({"drop": drop, **ill}, {"drop": drop}, {"drop": drop, **ill}, [scope])
+                for scope, drop in drops.items()
+            ]
         )
 
     assert verdict("early-local-better-off-regime", table(-0.006)) == "supported"
