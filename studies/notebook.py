@@ -114,12 +114,12 @@ _PLACES = {"save_to", "runs_folder", "folder", "plugin", "device", "cluster"}
 
 
 def _apart(settings, usual):
-    """What of ``settings`` is not as in the ``usual`` ones, in words."""
-    return [
-        f"{name.replace('_', ' ')} {value}"
-        for name, value in settings
-        if name not in _PLACES and value != getattr(usual, name)
-    ]
+    """What of ``settings`` is not as in the ``usual`` ones, in words; seeds in a row by their ends."""
+    apart = {n: v for n, v in settings if n not in _PLACES and v != getattr(usual, n)}
+    seeds = apart.get("seeds", ())
+    if len(seeds) > 2 and seeds == tuple(range(seeds[0], seeds[-1] + 1)):
+        apart["seeds"] = f"{seeds[0]} to {seeds[-1]}"
+    return [f"{name.replace('_', ' ')} {value}" for name, value in apart.items()]
 
 
 def title(settings: Settings, table=None, *said: str) -> str:

@@ -59,6 +59,11 @@ def reached(policy: str) -> Numbers:
 RULE, BEST, ALWAYS, RANDOM = map(reached, ("rule on fisher", "best", "always", "random"))
 
 
+def while_it_falls(**chosen):
+    """The learning rate over 2.5% to 75% of training; at its end it may be 0."""
+    return between(at_ends(signal("rate", **chosen)), 2.5 * SHARE, 75 * SHARE + 1e-6)
+
+
 RULES = {
     # schedules
     "early-lr-modulates-peak": against(
@@ -95,13 +100,7 @@ RULES = {
     "early-exp-decays-fastest": against(
         lambda name: fact(
             f"ln(rate of {name} / exponential), least over 2.5% to 75%",
-            lowest(
-                between(
-                    at_ends(ln(signal("rate", schedule=name) / signal("rate", **EXPONENTIAL))),
-                    2.5 * SHARE,
-                    75 * SHARE + 1e-6,
-                )
-            ),
+            lowest(ln(while_it_falls(schedule=name) / while_it_falls(**EXPONENTIAL))),
             unit="ln",
         )
     ),

@@ -92,6 +92,8 @@ def test_a_title_names_every_setting_that_is_not_the_presets():
         "digits, mlp, sparsity 0.9, preset quick, 2 seeds, criterion random, seeds (0, 1), "
         "1 of 2 runs diverged"
     )
+    row = presets.settings("fig6_noise", seeds=[20, 21, 22, 23])
+    assert glue.title(row) == "digits, mlp, preset quick, 4 seeds, seeds 20 to 23"
     desktop = presets.settings("fig6_noise", "desktop", device="cpu", save_to="x", seeds=5)
     assert glue.title(desktop).startswith("mnist, lenet-300-100, preset desktop, 5 seeds")
     assert "device" not in glue.title(desktop)
