@@ -114,7 +114,7 @@ _PLACES = {"save_to", "runs_folder", "folder", "plugin", "device", "cluster"}
 
 
 def _apart(settings, usual):
-    """What of ``settings`` is not as in the ``usual`` ones, in words; rows of seeds by their ends."""
+    """What of ``settings`` is not as in the ``usual`` ones, in words; seeds in a row as a range."""
     apart = {n: v for n, v in settings if n not in _PLACES and v != getattr(usual, n)}
     seeds = apart.get("seeds", ())
     if len(seeds) > 2 and seeds == tuple(range(seeds[0], seeds[-1] + 1)):
