@@ -11,6 +11,7 @@ import random
 import signal
 import subprocess
 from pathlib import Path
+from unittest import mock
 
 import nbformat
 import numpy as np
@@ -304,7 +305,7 @@ CONTEXT.set_forkserver_preload(
         "safetensors.torch",
         "filelock",
         "distributed",
-        "lib.runs.sweep",
+        "support",  # this module: else each child would import it, with all that it needs, anew
     ]
 )
 
@@ -312,7 +313,10 @@ CONTEXT.set_forkserver_preload(
 def start_process(function, *arguments):
     """A started process that runs ``function``, which must be a module's own."""
     process = CONTEXT.Process(target=function, args=arguments)
-    process.start()
+    # pytest knows of this folder, and the server, which starts with the first process, by its path
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    with mock.patch.dict(os.environ, PYTHONPATH=path):
+        process.start()
     return process
 
 
