@@ -27,9 +27,10 @@ def store_root() -> Path:
     return Path(os.environ.get("SPARSITY_RUNS") or BASE / "data" / "runs").expanduser()
 
 
-def write_atomic(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, content: bytes, sync: bool = True) -> None:
     """Write ``content`` to ``path``: a reader, or a crash at any time, sees all of it or none.
 
+    Without ``sync``, which waits for the disk, a power cut may leave a part of it.
     Raises ``StorageError`` with place and size where the disk is full, over quota or not writable.
     """
     partial = _partial(path.parent, path)
@@ -37,8 +38,9 @@ def write_atomic(path: Path, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(partial, "wb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
         raise _refused(f"{len(content) / 2**20:.1f} MiB to {path}", error) from error

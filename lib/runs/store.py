@@ -74,7 +74,7 @@ def _read(path: Path) -> tuple[dict, Callable[[], dict[str, torch.Tensor]]]:
     held = header.pop("__metadata__")
     if held.get("format") != str(FORMAT):
         raise DamageError(f"its format is {held.get('format')}, and not {FORMAT}")
-    if _sha(held["text"]) != held["sha256"]:
+    if held["sha256"] != _sealed(held["text"])["sha256"]:
         raise DamageError("the checksum of its text does not match")
     if size != 8 + length + max((row["data_offsets"][1] for row in header.values()), default=0):
         raise DamageError("it has another length than it was written with")
@@ -92,8 +92,11 @@ def _read(path: Path) -> tuple[dict, Callable[[], dict[str, torch.Tensor]]]:
     return content, load
 
 
-def _sha(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def _sealed(text: str) -> dict[str, str]:
+    """What stands in a file's header: the format, the ``text``, and a checksum of it."""
+    return {
+        "format": str(FORMAT), "text": text, "sha256": hashlib.sha256(text.encode()).hexdigest(),
+    }  # fmt: skip
 
 
 def _checksum(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -104,11 +107,10 @@ def _checksum(tensors: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _write(path: Path, content: dict, tensors: Mapping[str, torch.Tensor]) -> None:
+def _write(path: Path, content: dict, tensors: Mapping[str, torch.Tensor], **how) -> None:
     rows = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    text = json.dumps({**content, "tensors": _checksum(rows)})
-    held = {"format": str(FORMAT), "text": text, "sha256": _sha(text)}
-    files.write_atomic(path, safetensors.torch.save(rows, metadata=held))
+    header = _sealed(json.dumps({**content, "tensors": _checksum(rows)}))
+    files.write_atomic(path, safetensors.torch.save(rows, metadata=header), **how)
 
 
 class Store:
@@ -162,9 +164,12 @@ class Store:
         return self._take(self.path(key_of(what), "measured"), lambda content, _: content["values"])
 
     def keep_measured(self, what: dict, values: dict) -> None:
-        """Keep the ``values`` of a measurement. Raises ``StorageError``."""
+        """Keep the ``values`` of a measurement. Raises ``StorageError``.
+
+        It does not wait for the disk: what a power cut damages is noticed, and measured again.
+        """
         content = {"specification": what, "values": values}
-        _write(self.path(key_of(what), "measured"), content, {})
+        _write(self.path(key_of(what), "measured"), content, {}, sync=False)
 
     def save_checkpoint(self, cohort: str, tensors: dict, content: dict) -> None:
         """Replace the state of the cohort ``cohort`` by this one."""

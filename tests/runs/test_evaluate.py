@@ -263,13 +263,25 @@ def test_a_full_disk_is_said(runs, monkeypatch):
     store, dense, _, _ = runs
     measure([dense], "loss", loss, store=store, device="cpu", progress=False)
 
-    def full(path, content):
+    def full(path, content, sync):
         raise files.StorageError(28, "the disk is full")
 
     monkeypatch.setattr(files, "write_atomic", full)
     with pytest.raises(files.StorageError, match="full"):
         measure([dense], "other", loss, store=store, device="cpu", progress=False)
     assert len(measure([dense], "loss", loss, store=store, device="cpu", progress=False)) == 1
+
+
+def test_a_measurement_does_not_wait_for_the_disk(runs, monkeypatch):
+    """Hundreds are kept one by one; what a power cut leaves of one is noticed, and made anew."""
+    store, dense, _, _ = runs
+    monkeypatch.setattr(files.os, "fsync", lambda _: pytest.fail("it waited"))
+    first = measure([dense], "unsynced", loss, store=store, device="cpu", progress=False)
+    (path,) = [p for p in store.root.rglob("*.safetensors") if b"unsynced" in p.read_bytes()]
+    path.write_bytes(b"")
+    with pytest.warns(UserWarning, match="set aside"):
+        again = measure([dense], "unsynced", loss, store=store, device="cpu", progress=False)
+    same_table(first, again)
 
 
 def test_labels_of_a_noisy_run_are_its_own(runs):

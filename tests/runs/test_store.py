@@ -561,8 +561,8 @@ def test_the_room_asked_for_is_enough(store, monkeypatch):
     monkeypatch.setattr(Store, "prepare", lambda self, need: asked.append(need))
     peak, real = [0], files.write_atomic
 
-    def watched(path, content):
-        real(path, content)
+    def watched(path, content, **how):
+        real(path, content, **how)
         peak[0] = max(
             peak[0], sum(p.stat().st_size for p in Path(store.root).rglob("*") if p.is_file())
         )
