@@ -24,9 +24,10 @@ for what is said. *analogue*: another data set or family. *toy*: digits. A claim
 architecture or a data set is decided by own or near alone. The effect is that of the row on which
 the verdict hangs, with its exact 95% interval over seeds (sign-flip; Clopper and Pearson for
 shares; t where it says "before hashes"). Fewer than six seeds decide nothing, whatever an earlier
-rule said of them, and networks that did not train are no evidence. Claims of one figure share its
-networks: their verdicts do not stand alone. The rules stand in `studies/*/claims.yaml`, what was
-amended there and in `studies/amendments.yaml`, their hashes and dates in `studies/rules.lock`.
+rule said of them, nor does a rule that has changed since; networks that did not train are no
+evidence. Claims of one figure share its networks: their verdicts do not stand alone. The rules
+stand in `studies/*/claims.yaml`, what was amended there and in `studies/amendments.yaml`, their
+hashes and dates in `studies/rules.lock`.
 """
 
 
@@ -65,10 +66,11 @@ def _result(path):
         age = f"{changed} changed since" if changed else ""
         place = {"figure": figure, "folder": folder, "preset": made["preset"], "apart": apart}
         row["evidence"] = "fact" if row.get("evidence") == "fact" else of
-        few = row["evidence"] != "fact" and row["seeds"] < MIN_SEEDS
-        if few and row["verdict"] in (SUPPORTED, REFUTED):  # so it was called by older rules
-            row["note"] = f"{row['verdict']} by an earlier rule, which took fewer seeds"
-            row["verdict"] = UNDECIDED
+        few, other = row["seeds"] < MIN_SEEDS, not old and "rule" in changed
+        decided = row["verdict"] in (SUPPORTED, REFUTED) and row["evidence"] != "fact"
+        if decided and (few or other):  # a verdict stands under the rule that gave it alone
+            fewer = ", which took fewer seeds" * few
+            row |= {"note": f"{row['verdict']} by an earlier rule{fewer}", "verdict": UNDECIDED}
         try:  # an older rule did not ask whether the networks trained
             if old and final.exists():
                 trained(pd.read_csv(final), ledger()[row["claim"]], made)

@@ -132,6 +132,17 @@ def test_what_an_older_rule_called_of_few_seeds_is_undecided(tmp_path, spread):
     assert effect.endswith("refuted by an earlier rule, which took fewer seeds")
 
 
+def test_a_verdict_stands_under_the_rule_that_gave_it_alone(tmp_path):
+    """Once the rule has changed it is what an earlier one called it; what is undecided stays so."""
+    rules = {claim: held["hash"] for claim, held in ledger.held("rules.lock").items()}
+    made = {"rules": rules | {"price-gap-test-acc": "another"}, "notebook": ""}
+    results(tmp_path, "fig1_regimes", "quick-digits", table(0.02, 10), QUICK, **made)
+    _, verdict, _, effect, *_, place = line_of(scoreboard(tmp_path), "price-gap-test-acc")
+    assert verdict == "**? undecided**"
+    assert effect.endswith("; supported by an earlier rule")
+    assert "rule changed since" in place
+
+
 def test_results_of_an_older_rule_need_networks_that_trained(tmp_path):
     """Where they did not, they hide no other evidence."""
     results(tmp_path, "fig1_regimes", "quick-digits", table(0.02, 10), QUICK)
