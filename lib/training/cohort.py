@@ -179,12 +179,11 @@ class Cohort:
         """
         for k in range(len(self)):
             module = copy.deepcopy(network)
-            rows, gradients = (
-                (self.weights[k], self.buffers[k]),
-                self.layout.views(self.gradients[k]),
+            gradients = self.layout.views(self.gradients[k])
+            state = self.layout.state(self.weights[k], self.buffers[k])
+            module.load_state_dict(
+                {name: value.data for name, value in state.items()}, strict=False, assign=True
             )
-            own = {name: value.data for name, value in self.layout.state(*rows).items()}
-            module.load_state_dict(own, strict=False, assign=True)
             for name, parameter in module.named_parameters():
                 parameter.grad = gradients[name].data
             yield module
