@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from studies import rules as algebra
 from studies.decide import NOT_TESTED, REFUTED, NotHere, combine, decide
@@ -24,6 +23,7 @@ from studies.early import rules as periods
 from studies.evidence import at_chance, kind, lost, trained
 from studies.flow import gradients, hessian, init, lottery, methods, settings
 from studies.gap import arms
+from studies.presets import held
 from studies.price import curvature, disagreement, lines, noise, regimes, remedies
 
 HOMES = (
@@ -45,16 +45,6 @@ def ledger() -> dict:
     return {
         claim: entry for study in STUDIES for claim, entry in held(f"{study}/claims.yaml").items()
     }
-
-
-@functools.cache
-def held(name: str) -> dict:
-    """What a file of the studies holds.
-
-    ``amendments.yaml``: date -> what was changed in many rules at once, why, and whose;
-    ``rules.lock``: claim -> its rule's hash, and the date and commit of its last change.
-    """
-    return yaml.safe_load((Path(__file__).parent / name).read_text(encoding="utf-8"))
 
 
 def notebook_hash(figure: str) -> str:

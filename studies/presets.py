@@ -221,12 +221,24 @@ def setup_of(s: Settings, fingerprint: str) -> Setup:
 
 
 @functools.cache
+def held(name: str) -> dict:
+    """What a file of the studies holds, by its name below this folder.
+
+    ``*/presets.yaml``, ``*/claims.yaml``; ``amendments.yaml``: date -> what was changed in many
+    rules at once, why, and whose; ``rules.lock``: claim -> its rule's hash, and the date and commit
+    of its last change.
+    """
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where it is built
+    return yaml.load((Path(__file__).parent / name).read_text(encoding="utf-8"), loader)
+
+
+@functools.cache
 def catalogue() -> dict:
     """The contents of every study's presets.yaml: figure -> preset -> settings."""
-    found: dict = {}
-    for path in sorted(Path(__file__).parent.glob("*/presets.yaml")):
-        found |= yaml.safe_load(path.read_text(encoding="utf-8"))
-    return found
+    studies = sorted(path.parent.name for path in Path(__file__).parent.glob("*/presets.yaml"))
+    return {
+        name: entry for study in studies for name, entry in held(f"{study}/presets.yaml").items()
+    }
 
 
 def own(figure: str) -> list[str]:
