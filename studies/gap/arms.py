@@ -93,4 +93,5 @@ RULES = {
     "gap-tuned-rate-closes-half": given(untuned, beats("scale_tuned", "sol_s", "sol_f")),
     "gap-negative-fisher-first-tenth": beats("negative_fisher", "scale"),
     "gap-finetuned-stays-ahead": beats("sol_f_tuned", "scale_tuned"),
+    "gap-signs-hold-when-tuned": beats("signs_f_tuned", "scale_tuned"),
 }

@@ -50,6 +50,7 @@ ARMS = {
     "gradual": "gradual pruning",
     "ticket": "lottery ticket",
     "scale_tuned": "N, tuned",
+    "signs_f_tuned": "N, signs of Init-F, tuned",
     "sol_f_tuned": "Sol-F, tuned",
 }
 

@@ -19,6 +19,7 @@ PAIRS = {  # claim -> the arm that it says is ahead, and the one behind
     "gap-hard-phase-tuned-rate": ("hard_phase", "scale_tuned"),
     "gap-negative-fisher-first-tenth": ("negative_fisher", "scale"),
     "gap-finetuned-stays-ahead": ("sol_f_tuned", "scale_tuned"),
+    "gap-signs-hold-when-tuned": ("signs_f_tuned", "scale_tuned"),
     "price-curriculum-low-fisher-first": ("low_fisher_first", "scale"),
     "price-curriculum-stabilises-fisher": ("scale", "low_fisher_first"),
     "price-hard-first-phases": ("hard_first", "scale"),
