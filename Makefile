@@ -40,7 +40,7 @@ check:
 	$(PY) -m ruff format --check .
 	$(PY) -m binder.badges --check
 	$(PY) -m mypy
-	$(PY) -m pytest -n auto --doctest-modules lib studies tests
+	$(PY) -m pytest -n auto --dist worksteal --doctest-modules lib studies tests
 	@echo "every notebook, from an empty run store"
 	@$(FRESH) $(PY) -m pytest -n auto --nbval-lax --nbval-current-env --nbval-cell-timeout=300 notebooks
 
