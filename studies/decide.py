@@ -202,7 +202,7 @@ def decide(effect: Effect, among: int = 1) -> dict:
     return {
         "what": effect.what, "effect": mean, "low": low - wide, "high": high + wide,
         "t_low": mean - half, "t_high": mean + half, "unit": effect.unit,
-        "in_sd": mean / spread if spread > 0 else np.nan, "seeds": 0 if fact else n,
+        "in_sd": mean / spread if spread > 1e-9 * abs(mean) else np.nan, "seeds": 0 if fact else n,
         "kind": effect.kind, "verdict": verdict,
         "slack": float(slack.get(verdict, slack[SUPPORTED])),
         "note": "; ".join(filter(None, notes)),

@@ -130,6 +130,11 @@ def test_a_fact_has_no_seeds_and_no_interval():
     assert np.isnan([row["low"], row["high"], row["t_low"], row["in_sd"]]).all()
 
 
+def test_a_spread_of_rounding_is_no_standard_deviation():
+    places = np.array([0.1 + 0.2, *[0.3] * 5])
+    assert np.isnan(decide(Effect("at", places, kind="place", resolution=0.05))["in_sd"])
+
+
 @pytest.mark.parametrize(
     ("value", "how", "verdict"),
     [
