@@ -228,8 +228,8 @@ def held(name: str) -> dict:
     rules at once, why, and whose; ``rules.lock``: claim -> its rule's hash, and the date and commit
     of its last change.
     """
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where it is built
-    return yaml.load((Path(__file__).parent / name).read_text(encoding="utf-8"), loader)
+    safe = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where it is built
+    return yaml.load((Path(__file__).parent / name).read_text(encoding="utf-8"), safe)
 
 
 @functools.cache
