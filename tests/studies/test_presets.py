@@ -4,6 +4,7 @@ import math
 import re
 
 import pytest
+import yaml
 from support import carry_out, small
 
 from lib import registry
@@ -12,7 +13,7 @@ from lib.masks import dynamic
 from lib.models import networks
 from lib.specs.fields import ParameterError
 from lib.specs.run import Run
-from studies.presets import FURTHER, PRESETS, Settings, catalogue, own, settings, setup_of
+from studies.presets import FURTHER, PRESETS, Settings, catalogue, held, own, settings, setup_of
 
 MEANT = [  # parameter, what papermill hands over, what it means
     ("sparsity", 0.9, 0.9),
@@ -392,3 +393,11 @@ def test_the_frontier_prunes_gradually_in_whole_updates(preset):
     s = settings("gap_frontier", preset=preset)
     steps = s.epochs * -(-(s.train_examples or sets.size(s.dataset)) // s.batch_size)
     assert (3 * steps // 4 - steps // 4) % s.prune_every == 0
+
+
+def test_files_of_the_studies_hold_plain_values_alone(tmp_path):
+    """A tag that would make an object, or call something, is refused."""
+    file = tmp_path / "claims.yaml"
+    file.write_text("!!python/object/apply:os.getcwd []", encoding="utf-8")
+    with pytest.raises(yaml.YAMLError, match="python/object"):
+        held(str(file))
