@@ -235,6 +235,25 @@ def judged(claim: str, table: pd.DataFrame) -> str:
     return combine([decide(effect, len(effects))["verdict"] for effect in effects])
 
 
+def verdict(claim: str, table: pd.DataFrame, made=QUICK) -> pd.Series:
+    """The ledger's row of one claim, as if its figure decided no other."""
+    entry = ledger.ledger()[claim]
+    with mock.patch.object(ledger, "of_figure", return_value={claim: entry}):
+        return ledger.verdicts(entry["figure"], table, made=made).iloc[0]
+
+
+class Verdicts(dict):
+    """Claim -> its verdict on a table, each decided when it is asked for."""
+
+    def __init__(self, table: pd.DataFrame):
+        super().__init__()
+        self.table = table
+
+    def __missing__(self, claim: str) -> str:
+        self[claim] = verdict(claim, self.table)["verdict"]
+        return self[claim]
+
+
 GAP_LEVELS = {"dense": 0.0, "sol_s": 0.0, "sol_f": 4.0, "scale": 3.0}  # points above 90%, by arm
 
 

@@ -1,11 +1,9 @@
 """The early-pruning study's rules on made-up tables of which we know what must come out."""
 
-from unittest import mock
-
 import numpy as np
 import pandas as pd
 import pytest
-from support import QUICK
+import support
 
 from studies import ledger
 from studies.decide import NotHere
@@ -88,10 +86,7 @@ def runs(
 
 
 def verdict(claim, table):
-    """That of one claim, as if its figure decided no other."""
-    entry = ledger.ledger()[claim]
-    with mock.patch.object(ledger, "of_figure", return_value={claim: entry}):
-        return ledger.verdicts(entry["figure"], table, made=QUICK)["verdict"].item()
+    return support.verdict(claim, table)["verdict"]
 
 
 PLAIN = {"criterion": "magnitude", "scope": "global"}

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from support import QUICK, judged
+from support import QUICK, judged, verdict
 
 from studies import ledger
 from studies.decide import NOT_TESTED, REFUTED, SUPPORTED, UNDECIDED
@@ -90,10 +90,6 @@ def networks(where=None, **changes):
     return pd.DataFrame(rows)
 
 
-def verdict(table, claim, figure="flow_fig5_lottery"):
-    return ledger.verdicts(figure, table, made=QUICK).set_index("claim").loc[claim]
-
-
 RESNET = {"dataset": "folder", "network": "resnet-50"}
 PRINTED = {  # of ResNet-50
     "lottery": {"test_accuracy": 0.5},
@@ -170,7 +166,7 @@ def test_both_halves_of_going_back_to_the_start():
     ],
 )
 def test_figure_5_the_other_way_round(claim, changes):
-    assert verdict(networks(**changes), claim)["verdict"] == REFUTED
+    assert verdict(claim, networks(**changes))["verdict"] == REFUTED
 
 
 def test_a_barrier_rises_above_the_higher_end():
@@ -180,10 +176,10 @@ def test_a_barrier_rises_above_the_higher_end():
 
 def test_a_perturbation_that_leaves_the_basin():
     """It may be as bad as it likes, but not good; and where none stays, nothing is tested."""
-    row = verdict(networks(shuffled={"test_accuracy": 0.1}), "flow-perturbation-robust")
+    row = verdict("flow-perturbation-robust", networks(shuffled={"test_accuracy": 0.1}))
     assert row["verdict"] == SUPPORTED
     assert row["rows"] == 2
-    gone = verdict(networks(signs={"rise": 1.0}), "flow-perturbation-robust")
+    gone = verdict("flow-perturbation-robust", networks(signs={"rise": 1.0}))
     assert gone["verdict"] == NOT_TESTED
     assert "no perturbed ticket stays" in gone["note"]
 
@@ -192,17 +188,17 @@ def test_convergence_needs_epochs():
     """Every one of them, and fifteen."""
     for coarse in ({"every": 2}, {"epochs": 14}):
         few = networks().assign(**coarse)
-        assert verdict(few, "flow-lt-faster-convergence")["verdict"] == NOT_TESTED
+        assert verdict("flow-lt-faster-convergence", few)["verdict"] == NOT_TESTED
 
 
 def test_the_printed_distances_are_tested_on_the_studys_own_network_alone():
     own = {"dataset": "mnist", "network": "lenet-5"}
-    assert verdict(networks(own), "flow-fig5-lt-closer-init")["rows"] == 3
-    assert verdict(networks(own), "flow-fig5-lt-closer-init")["verdict"] == SUPPORTED
+    assert verdict("flow-fig5-lt-closer-init", networks(own))["rows"] == 3
+    assert verdict("flow-fig5-lt-closer-init", networks(own))["verdict"] == SUPPORTED
     far = networks(own, scratch={"start_distance": 30.0})
-    assert verdict(far, "flow-fig5-lt-closer-init")["verdict"] == REFUTED
-    assert verdict(networks({"dataset": "mnist"}), "flow-fig5-lt-closer-init")["rows"] == 1
-    assert verdict(networks(own), "flow-fig9c-mlp-interp")["verdict"] == NOT_TESTED
+    assert verdict("flow-fig5-lt-closer-init", far)["verdict"] == REFUTED
+    assert verdict("flow-fig5-lt-closer-init", networks({"dataset": "mnist"}))["rows"] == 1
+    assert verdict("flow-fig9c-mlp-interp", networks(own))["verdict"] == NOT_TESTED
 
 
 def test_the_epoch_at_which_scratchs_accuracy_is_reached():
@@ -251,9 +247,9 @@ def test_table_2_as_the_study_has_it():
     assert found.pop("flow-table2") == NOT_TESTED
     assert set(found) == {SUPPORTED}
     own = functions("mnist", "lenet-5", 5)
-    assert verdict(own, "flow-table2", "flow_table2_functions")["verdict"] == SUPPORTED
-    assert verdict(own, "flow-table2", "flow_table2_functions")["rows"] == 20
-    three = verdict(functions("mnist", "lenet-5", 3), "flow-table2", "flow_table2_functions")
+    assert verdict("flow-table2", own)["verdict"] == SUPPORTED
+    assert verdict("flow-table2", own)["rows"] == 20
+    three = verdict("flow-table2", functions("mnist", "lenet-5", 3))
     assert three["verdict"] == NOT_TESTED
 
 
@@ -274,7 +270,7 @@ def test_table_2_as_the_study_has_it():
     ],
 )
 def test_table_2_the_other_way_round(claim, changes):
-    assert verdict(functions(**changes), claim, "flow_table2_functions")["verdict"] == REFUTED
+    assert verdict(claim, functions(**changes))["verdict"] == REFUTED
 
 
 @pytest.mark.parametrize("measure", ["accuracy", "ensemble", "disagreement", "disagreement_pruned"])
@@ -285,7 +281,7 @@ def test_a_cell_far_from_the_printed_one_refutes_the_table(measure):
         5,
         lottery={measure: 0.9 if measure in ("accuracy", "ensemble") else 0.05},
     )
-    row = verdict(own, "flow-table2", "flow_table2_functions")
+    row = verdict("flow-table2", own)
     assert row["verdict"] == REFUTED
     assert row["what"] == f"lottery, {measure}: ours - printed"
 
@@ -294,17 +290,11 @@ def test_few_seeds_decide_nothing_that_wavers():
     table = functions()
     some = table[table["seed"] < 3].copy()
     some.loc[(some["row"] == "lottery") & (some["seed"] == 1), "disagreement_pruned"] = 0.05
-    assert (
-        verdict(some, "flow-t2-lt-low-disagreement", "flow_table2_functions")["verdict"]
-        == UNDECIDED
-    )
+    assert verdict("flow-t2-lt-low-disagreement", some)["verdict"] == UNDECIDED
 
 
 def test_what_the_table_lacks_is_not_tested():
     table, others = functions(), networks()
-    assert (
-        verdict(table[table["row"] != "pruned"], "flow-table6", "flow_table2_functions")["verdict"]
-        == NOT_TESTED
-    )
+    assert verdict("flow-table6", table[table["row"] != "pruned"])["verdict"] == NOT_TESTED
     for claim in ("flow-fig5-mds", "flow-fig5-path-init", "flow-fig5-no-barrier-lt"):
-        assert verdict(others[others["row"] != "lottery"], claim)["verdict"] == NOT_TESTED
+        assert verdict(claim, others[others["row"] != "lottery"])["verdict"] == NOT_TESTED

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from support import QUICK
+from support import QUICK, verdict
 
 from studies import ledger, rules
 from studies.decide import NotHere
@@ -92,10 +92,6 @@ def made_up(accuracies=None, flows=None, own=2e-4):
                     }
                 )
     return pd.DataFrame(rows)
-
-
-def verdict(claim, table):
-    return ledger.verdicts(FIGURE, table, made=QUICK).set_index("claim").loc[claim]
 
 
 def test_the_studys_story_is_supported():

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from support import QUICK, judged
+from support import QUICK, Verdicts, judged, verdict
 
 from studies import ledger, rules
 from studies.decide import NOT_TESTED, REFUTED, SUPPORTED
@@ -68,12 +68,12 @@ def test_signal_rules_find_what_is_there():
     ],
 )
 def test_signal_rules_refute_the_opposite(change, claim):
-    assert verdicts("appendix_gradient_snr", signals(**change))[claim] == REFUTED
+    assert verdict(claim, pd.DataFrame(signals(**change)))["verdict"] == REFUTED
 
 
 def test_signal_rules_need_the_start():
     rows = [row for row in signals() if row["epoch"] > 0]
-    assert verdicts("appendix_gradient_snr", rows)["price-snr-two-phases"] == NOT_TESTED
+    assert judged("price-snr-two-phases", pd.DataFrame(rows)) == NOT_TESTED
 
 
 def test_scratch_networks_that_learned_too_little_are_no_evidence():
@@ -134,8 +134,7 @@ def test_curvature_rules_find_what_is_there():
     ],
 )
 def test_curvature_rules_refute_the_opposite(change, claim):
-    figure = ledger.ledger()[claim]["figure"]
-    assert verdicts(figure, solutions(**change))[claim] == REFUTED
+    assert verdict(claim, pd.DataFrame(solutions(**change)))["verdict"] == REFUTED
 
 
 @pytest.mark.parametrize(("traces", "expected"), [([1, 2, 3, 4, 5], SUPPORTED),
@@ -159,21 +158,21 @@ def test_a_ratio_stands_beside_the_printed_one():
 
 
 def test_a_small_difference_of_curvature_does_not_matter():
-    found = verdicts("table2_curvature", solutions(fisher=1.02))
-    assert (found[["price-table2-hessian", "price-table2-jacobian"]] == REFUTED).all()
+    found = Verdicts(pd.DataFrame(solutions(fisher=1.02)))
+    assert found["price-table2-hessian"] == found["price-table2-jacobian"] == REFUTED
 
 
 def test_an_identity_that_fails_in_one_network_is_refuted():
     rows = [row | {"divergence": 0.1 if row["solution"] == "sol_s" else 0.0} for row in solutions()]
-    assert verdicts("fig4_hessian_spectrum", rows)["price-fisher-identities"] == REFUTED
+    assert verdict("price-fisher-identities", pd.DataFrame(rows))["verdict"] == REFUTED
 
 
 def test_regimes_that_are_not_there_are_not_tested():
-    fitted = verdicts("table2_curvature", solutions(fit=[1.0] * 5))
+    fitted = Verdicts(pd.DataFrame(solutions(fit=[1.0] * 5)))
     assert fitted["price-curvature-gap-in-regime2"] == NOT_TESTED
-    two = verdicts("table2_curvature", solutions(fit=(1.0, 1.0, 0.9, 0.9, 0.9)))
+    two = Verdicts(pd.DataFrame(solutions(fit=(1.0, 1.0, 0.9, 0.9, 0.9))))
     assert two["price-fisher-info-curse"] == NOT_TESTED
     assert two["price-table2-fisher"] == SUPPORTED
     unfit = [row | {"train_accuracy": 0.5} for row in solutions()]
-    found = verdicts("fig4_hessian_spectrum", unfit)
-    assert found["price-fisher-approximates-hessian"] == NOT_TESTED
+    found = verdict("price-fisher-approximates-hessian", pd.DataFrame(unfit))
+    assert found["verdict"] == NOT_TESTED

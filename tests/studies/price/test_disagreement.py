@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
-from support import QUICK
+from support import QUICK, verdict
 
 from studies import ledger, rules
 from studies.decide import NOT_TESTED, REFUTED, SUPPORTED, UNDECIDED
@@ -24,10 +24,6 @@ def run_columns(solution, seed, dataset="digits", network="mlp", sparsity=0.9):
         },
         **{"dataset": dataset, "network": network, "diverged": False},
     }
-
-
-def verdict(figure, table, claim):
-    return ledger.verdicts(figure, table, made=QUICK).set_index("claim").loc[claim]
 
 
 def networks(skew=True, informative=True, spread=0.3, dataset="digits", classes=10, each=60):
@@ -122,10 +118,7 @@ def test_a_diverged_network_takes_its_pair_along():
     ],
 )
 def test_verdicts_where_the_truth_is_known(how, claim, expected):
-    assert (
-        verdict("fig5_disagreement", disagreement.pairs(*networks(**how)), claim)["verdict"]
-        == expected
-    )
+    assert verdict(claim, disagreement.pairs(*networks(**how)))["verdict"] == expected
 
 
 def test_human_classes_are_tested_on_cifar100_alone():
@@ -142,14 +135,9 @@ def test_human_classes_are_tested_on_cifar100_alone():
 
 def test_what_the_table_cannot_say_is_not_tested(skewed):
     alone = skewed[skewed["seed"] == 0]
-    assert (
-        verdict("fig5_disagreement", alone, "price-disagreement-test-skew")["verdict"] == NOT_TESTED
-    )
+    assert verdict("price-disagreement-test-skew", alone)["verdict"] == NOT_TESTED
     fitted = skewed.assign(accuracy_sol_s=1.0)
-    assert (
-        verdict("fig5_disagreement", fitted, "price-memorises-worse-natural")["verdict"]
-        == NOT_TESTED
-    )
+    assert verdict("price-memorises-worse-natural", fitted)["verdict"] == NOT_TESTED
 
 
 def test_classes_that_lead_come_from_the_other_seeds(skewed):

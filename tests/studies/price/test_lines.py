@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from support import PAPER, QUICK
+from support import PAPER, QUICK, verdict
 
 from studies import ledger
 from studies.decide import NOT_TESTED, REFUTED, SUPPORTED
@@ -45,15 +45,11 @@ def lines(rise=0.0, lead=0.5, alphas=ALPHAS, **where):
     return lines_of.points(pd.DataFrame(rows))
 
 
-def verdict(figure, table, claim):
-    return ledger.verdicts(figure, table, made=QUICK).set_index("claim").loc[claim]
-
-
 @pytest.mark.parametrize(
     ("rise", "expected"), [(0.0, SUPPORTED), (0.05, SUPPORTED), (0.3, REFUTED)]
 )
 def test_almost_monotone_has_a_tolerance(rise, expected):
-    row = verdict("fig8_interpolation", lines(rise), "price-interp-monotone")
+    row = verdict("price-interp-monotone", lines(rise))
     assert row["verdict"] == expected
     assert f"strictly monotone in {12 if rise == 0 else 0} of 12" in row["note"]
 
@@ -70,16 +66,13 @@ def test_bumps_rise_above_the_lowest_so_far():
 
 @pytest.mark.parametrize(("lead", "expected"), [(0.5, SUPPORTED), (-0.5, REFUTED)])
 def test_which_line_falls_first(lead, expected):
-    assert (
-        verdict("fig8_interpolation", lines(lead=lead), "price-interp-init-f-faster")["verdict"]
-        == expected
-    )
+    assert verdict("price-interp-init-f-faster", lines(lead=lead))["verdict"] == expected
 
 
 def test_too_few_alphas_are_not_tested():
     table = lines(alphas=[0.0, 0.1, 1.0])
     for claim in ("price-interp-monotone", "price-interp-init-f-faster"):
-        assert verdict("fig8_interpolation", table, claim)["verdict"] == NOT_TESTED
+        assert verdict(claim, table)["verdict"] == NOT_TESTED
 
 
 def test_the_papers_own_ends_are_tested_on_its_own_data_alone():

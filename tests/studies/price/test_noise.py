@@ -69,8 +69,8 @@ def test_fisher_rules():
         ({"above": 1.6}, "early-fisher-similar"),
         ({"above": 1.05}, "fisher-noisy-above-clean"),
     ):
-        found = verdicts("fig7_noise_fisher", traces(**change))
-        assert found[f"price-noisy-{claim}"] == REFUTED, change
+        rows = pd.DataFrame(traces(**change))
+        assert judged(f"price-noisy-{claim}", rows) == REFUTED, change
     constant = [row | {"first_fall": np.nan} for row in traces()]
     assert (verdicts("fig7_noise_fisher", constant) == NOT_TESTED).all()
 
@@ -153,15 +153,15 @@ def test_noisy_rules_find_what_is_there():
 
 @pytest.mark.parametrize("claim", ORDERED)
 def test_noisy_rules_refute_the_opposite_order(claim):
-    assert verdicts("fig6_noise", noisy_runs(order=-1))[f"price-noisy-{claim}"] == REFUTED
+    assert judged(f"price-noisy-{claim}", noisy_runs(order=-1)) == REFUTED
 
 
 def test_printed_margins_are_tested_on_their_own_setting():
     own = noisy_runs().assign(dataset="cifar10", network="resnet-32")
-    assert verdicts("fig6_noise", own)["price-noisy-margins"] == REFUTED  # 10 and 5 points here
+    assert judged("price-noisy-margins", own) == REFUTED  # 10 and 5 points here
     own.loc[own["solution"] == "sol_s", "test_accuracy"] += 0.04
     own.loc[own["solution"] == "sol_f", "test_accuracy"] -= 0.02
-    assert verdicts("fig6_noise", own)["price-noisy-margins"] == SUPPORTED
+    assert judged("price-noisy-margins", own) == SUPPORTED
 
 
 def test_memorization_needs_a_control_that_scratch_does_not_fit():
@@ -169,7 +169,7 @@ def test_memorization_needs_a_control_that_scratch_does_not_fit():
     claim = "price-memorization-hypothesis"
     assert verdicts("fig6_noise", runs[runs["noise"] > 0])[claim] == NOT_TESTED
     fitted = runs.assign(train_accuracy=np.where(runs["noise"] > 0, runs["train_accuracy"], 1.0))
-    assert verdicts("fig6_noise", fitted)[claim] == NOT_TESTED
+    assert judged(claim, fitted) == NOT_TESTED
     clean = verdicts("fig6_noise", runs[runs["noise"] == 0])
     assert (clean == NOT_TESTED).all()
 
@@ -178,10 +178,10 @@ def test_memorising_late_is_of_solutions_that_memorise():
     """Those that do not are left out; where none does, nothing is tested."""
     runs, claim = noisy_runs(), "price-memorisation-late"
     few = runs.assign(flipped_memorised=0.1)
-    assert verdicts("fig6_noise", few)[claim] == NOT_TESTED
+    assert judged(claim, few) == NOT_TESTED
     some = runs.copy()
     some.loc[some["solution"] == "sol_s", "flipped_memorised"] = 0.1
     rows = [effect.what for effect in rules.rows(ledger.RULES[claim], some)]
     assert rows == [f"{s}: half memorised - half clean" for s in ("Sol-D", "Sol-F")]
     early = runs.assign(clean_accuracy=runs["epoch"] / 20)
-    assert verdicts("fig6_noise", early)[claim] == REFUTED
+    assert judged(claim, early) == REFUTED

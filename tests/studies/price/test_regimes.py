@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from support import PAPER, QUICK
+from support import PAPER, QUICK, Verdicts
 
 from studies import ledger, rules
 from studies.decide import NOT_TESTED, REFUTED, SUPPORTED, NotHere, decide
@@ -63,12 +63,8 @@ def table(
     return pd.DataFrame(rows)
 
 
-def verdicts(table, figure="fig1_regimes"):
-    return ledger.verdicts(figure, table, made=QUICK).set_index("claim")["verdict"]
-
-
 def test_known_gaps_are_found():
-    found = verdicts(table())
+    found = Verdicts(table())
     for claim in (
         "gap-test-acc",
         "regime1-train-match",
@@ -83,7 +79,7 @@ def test_known_gaps_are_found():
 
 
 def test_a_gap_of_the_other_sign_is_refuted():
-    found = verdicts(table(gap_test=-0.02))
+    found = Verdicts(table(gap_test=-0.02))
     assert found["price-gap-test-acc"] == REFUTED
     assert found["price-regime1-train-match"] == REFUTED
 
@@ -91,13 +87,13 @@ def test_a_gap_of_the_other_sign_is_refuted():
 def test_different_masks_are_noticed():
     broken = table()
     broken.loc[(broken["solution"] == "sol_s") & (broken["seed"] == 0), "mask"] = "another"
-    found = verdicts(broken)
+    found = Verdicts(broken)
     assert found["price-capacity-control"] != SUPPORTED
 
 
 def test_fitting_alike_is_within_less_than_the_bar():
     """Both fit 99.5% and still differ by 0.4 points: that is no match."""
-    found = verdicts(table(gap_train=lambda s: 0.004))
+    found = Verdicts(table(gap_train=lambda s: 0.004))
     assert found["price-regime1-train-match"] == REFUTED
 
 
@@ -111,15 +107,15 @@ def test_training_losses_have_an_order_and_are_near_zero(losses, expected):
     scratch = runs["solution"] == "sol_s"
     spread = 1e-4 * np.sin(runs["seed"] + scratch)
     runs["train_loss"] = np.where(scratch, *losses[::-1]) + spread
-    assert verdicts(runs)["price-loss-train-gap"] == expected
+    assert Verdicts(runs)["price-loss-train-gap"] == expected
     unfit = runs.assign(train_accuracy=runs["train_accuracy"] - 0.05 * (runs["sparsity"] > 0))
-    assert verdicts(unfit)["price-loss-train-gap"] == NOT_TESTED
+    assert Verdicts(unfit)["price-loss-train-gap"] == NOT_TESTED
 
 
 def test_no_border_where_training_never_separates():
     flat = table(gap_train=lambda s: 0.0)
     assert regimes.boundary(flat).isna().all()
-    found = verdicts(flat)
+    found = Verdicts(flat)
     assert found["price-regime-boundary"] == REFUTED
     assert found["price-regime2-train-gap"] == NOT_TESTED
 
@@ -143,12 +139,12 @@ def test_the_gap_that_widens_then_closes():
         scratch = bump["solution"] == "sol_s"
         inner = bump["sparsity"].isin([0.9, 0.95])
         bump.loc[scratch & inner, "test_accuracy"] -= size
-        assert verdicts(bump)["price-gap-widens-then-closes"] == expected
+        assert Verdicts(bump)["price-gap-widens-then-closes"] == expected
     widening = table()
     widening.loc[scratch, "test_accuracy"] -= 0.2 * (widening["sparsity"] - 0.8)
-    assert verdicts(widening)["price-gap-widens-then-closes"] == REFUTED
+    assert Verdicts(widening)["price-gap-widens-then-closes"] == REFUTED
     assert (
-        verdicts(table(sparsities=(0.8, 0.9, 0.95)))["price-gap-widens-then-closes"] == NOT_TESTED
+        Verdicts(table(sparsities=(0.8, 0.9, 0.95)))["price-gap-widens-then-closes"] == NOT_TESTED
     )
 
 
@@ -157,10 +153,10 @@ def test_a_rank_correlation_for_each_solution():
     effects = rules.rows(ledger.RULES["price-acc-falls-with-sparsity"], five)
     assert [effect.kind for effect in effects] == ["count"] * 2
     assert [min(effect.values) for effect in effects] == [1, 1]
-    assert verdicts(five)["price-acc-falls-with-sparsity"] == SUPPORTED
+    assert Verdicts(five)["price-acc-falls-with-sparsity"] == SUPPORTED
     swapped = {0.8: 0.9, 0.9: 0.8, 0.95: 0.97, 0.97: 0.95}  # a rank correlation of 0.8
     other = five.assign(sparsity=five["sparsity"].replace(swapped))
-    assert verdicts(other)["price-acc-falls-with-sparsity"] == REFUTED
+    assert Verdicts(other)["price-acc-falls-with-sparsity"] == REFUTED
 
 
 def test_entropies_on_both_sides_of_the_border():
@@ -172,7 +168,7 @@ def test_entropies_on_both_sides_of_the_border():
     assert effects[0].what == "Sol-F: ln 2 - ln(entropy at 0.95 / at 0.8)"
     assert list(effects[0].values) == pytest.approx([np.log(2 / 1.2)] * len(SEEDS))
     flat = turning.assign(train_entropy=0.01)
-    assert verdicts(flat)["price-entropy-transition"] == REFUTED
+    assert Verdicts(flat)["price-entropy-transition"] == REFUTED
 
 
 def test_the_papers_own_numbers_need_its_own_setting():
@@ -180,7 +176,7 @@ def test_the_papers_own_numbers_need_its_own_setting():
     found = ledger.evidence("fig1_regimes", own, made=PAPER).set_index("claim")
     assert len(found.loc["price-regime-boundary"]) == 3
     assert len(found.loc["price-dense-reference"]) == 2
-    assert verdicts(own)["price-dense-reference"] == REFUTED  # 97% is not 78%
+    assert Verdicts(own)["price-dense-reference"] == REFUTED  # 97% is not 78%
 
 
 # -- Figure 3 --------------------------------------------------------------------------------------
@@ -205,10 +201,6 @@ def traces(scratch=lambda s, t: 3 + (t == 5), dataset="bits12", grid=(0.75, 0.9)
     return pd.DataFrame(rows)
 
 
-def fig3(table):
-    return verdicts(table, "fig3_fisher_dynamics")
-
-
 def falls_or_rises(s, t):
     """At 0.75 it peaks and falls again, at 0.9 it rises to the end."""
     return 2 + 2 * (t == 2) if s == 0.75 else 2 + t
@@ -218,13 +210,13 @@ def test_traces_by_regime():
     found = traces(falls_or_rises)
     assert regimes.regimes(found) == {"generalization": [0.75], "optimization": [0.9]}
     for claim in ("dynamics-gen", "dynamics-opt", "scratch-above-finetune", "bell-shape"):
-        assert fig3(found)[f"price-fisher-{claim}"] == SUPPORTED, claim
-    assert fig3(found)["price-fisher-mlp-traces"] == SUPPORTED
-    assert fig3(found)["price-mlp-accuracies"] == NOT_TESTED  # three places are no trend
+        assert Verdicts(found)[f"price-fisher-{claim}"] == SUPPORTED, claim
+    assert Verdicts(found)["price-fisher-mlp-traces"] == SUPPORTED
+    assert Verdicts(found)["price-mlp-accuracies"] == NOT_TESTED  # three places are no trend
     five = traces(falls_or_rises, grid=(0.4, 0.6, 0.75, 0.9))
-    assert fig3(five)["price-mlp-accuracies"] == SUPPORTED
+    assert Verdicts(five)["price-mlp-accuracies"] == SUPPORTED
     better = five.assign(train_accuracy=0.96 + five["sparsity"] / 100)
-    assert fig3(better)["price-mlp-accuracies"] == REFUTED
+    assert Verdicts(better)["price-mlp-accuracies"] == REFUTED
 
 
 @pytest.mark.parametrize(
@@ -240,13 +232,13 @@ def test_traces_by_regime():
     ],
 )
 def test_traces_the_other_way_round(claim, course):
-    assert fig3(traces(course))[f"price-fisher-{claim}"] == REFUTED
+    assert Verdicts(traces(course))[f"price-fisher-{claim}"] == REFUTED
 
 
 def test_the_traces_at_the_highest_sparsities_are_compared_with_that_at_a_lower_one():
     """The study orders 0.80 and 0.85 against 0.75, not against each other."""
     found = traces(lambda s, t: {0.75: 1.0, 0.8: 9.0, 0.85: 8.0}[s], grid=(0.75, 0.8, 0.85))
-    assert fig3(found)["price-fisher-mlp-traces"] == SUPPORTED
+    assert Verdicts(found)["price-fisher-mlp-traces"] == SUPPORTED
     effects = rules.rows(ledger.RULES["price-fisher-mlp-traces"], found)
     assert [effect.what for effect in effects][2:] == [
         "ln(final Tr(F) at 0.85 / at 0.75)",
@@ -255,7 +247,7 @@ def test_the_traces_at_the_highest_sparsities_are_compared_with_that_at_a_lower_
 
 
 def test_orders_of_the_12_bit_task_need_it():
-    found = fig3(traces(falls_or_rises, dataset="digits"))
+    found = Verdicts(traces(falls_or_rises, dataset="digits"))
     assert found["price-fisher-mlp-traces"] == found["price-mlp-accuracies"] == NOT_TESTED
 
 
