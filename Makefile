@@ -16,6 +16,9 @@ endif
 # Notebooks that are tested or saved again train their networks anew, in a run store that goes when they are done.
 FRESH := runs=$$(mktemp -d) && trap 'rm -rf "$$runs"' EXIT && export SPARSITY_RUNS="$$runs" &&
 
+# Notebooks that are tested train two seeds each, and all else is as committed; FEW= trains every seed.
+FEW := -p tests.few_seeds
+
 .DEFAULT_GOAL := help
 .PHONY: help figure test check cluster lab notebooks bench gpu site bounds install clean
 
@@ -42,7 +45,7 @@ check:
 	$(PY) -m mypy
 	$(PY) -m pytest -n auto --dist worksteal --doctest-modules lib studies tests
 	@echo "every notebook, from an empty run store"
-	@$(FRESH) $(PY) -m pytest -n auto --nbval-lax --nbval-current-env --nbval-cell-timeout=300 notebooks
+	@$(FRESH) $(PY) -m pytest -n auto $(FEW) --nbval-lax --nbval-current-env --nbval-cell-timeout=300 notebooks
 
 cluster: install  ## the long tests of sweeps on a cluster: workers that die, come late or are refused
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m cluster tests/runs/test_cluster.py $(ARGS)

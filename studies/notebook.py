@@ -8,8 +8,8 @@ import platform
 import subprocess
 import sys
 import tempfile
-import types
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -54,19 +54,22 @@ def parameters(figure: str, namespace: dict) -> Settings:
 def _given(namespace: dict) -> dict:
     """The parameters by name, from the history of the kernel.
 
-    Of a namespace that is no kernel's (a script's, a test's), all plain values in it are, but for
-    constants in capitals.
+    Where a kernel keeps none (nbval's), or the namespace is no kernel's (a script's, a test's), all
+    plain values there are, but for constants in capitals.
     """
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    if shell is None or shell.user_ns is not namespace:
-        simple = (str, int, float, list, tuple, dict, types.NoneType)
+    shell: Any = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    here = shell is not None and shell.user_ns is namespace
+    history = shell.history_manager.input_hist_parsed[1:] if here else []
+    if not history:
+        aside = shell.user_ns_hidden if here else ()
         return {
             name: value
             for name, value in namespace.items()
-            if name.islower() and not name.startswith("__") and isinstance(value, simple)
-        }
+            if isinstance(value, str | int | float | list | tuple | dict | None)
+            and name.islower() and not name.startswith("__") and name not in aside
+        }  # fmt: skip
     given: dict = {}
-    for cell in reversed(shell.history_manager.input_hist_parsed):
+    for cell in reversed(history):
         assigned, plain = _assigned(cell, namespace)
         injected = cell.startswith("# Parameters")  # as papermill heads its cell
         if plain or injected or "preset" in assigned:
@@ -85,8 +88,11 @@ def _assigned(cell: str, namespace: dict) -> tuple[dict, bool]:
     found: dict = {}
     plain = True
     for statement in body:
-        inside = [node for node in ast.walk(statement) if isinstance(node, ast.Name)]
-        names = [node.id for node in inside if isinstance(node.ctx, ast.Store)]
+        names = [
+            node.id
+            for node in ast.walk(statement)
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+        ]
         found |= {name: namespace.get(name) for name in names}
         try:  # a literal is what the cell says, whatever became of the name since
             value = ast.literal_eval(getattr(statement, "value", statement))

@@ -26,12 +26,14 @@ def uses(network: nn.Module, shape: tuple[int, ...]) -> dict[str, int]:
     def count(name, module, inputs, output):
         found[name] = found.get(name, 0) + output.numel() // module.weight.shape[0]
 
-    network = copy.deepcopy(network).to_empty(device="cpu").eval()
+    zeros = {n: torch.zeros(t.shape, dtype=t.dtype) for n, t in network.state_dict().items()}
+    network = copy.deepcopy(network).eval()
+    network.load_state_dict(zeros, assign=True)
     for name in networks.kernels(network):
-        module = network.get_submodule(name.rpartition(".")[0])
-        module.register_forward_hook(functools.partial(count, name))
-    with torch.no_grad():
-        network(torch.zeros(1, *shape))
+        network.get_submodule(name.rpartition(".")[0]).register_forward_hook(
+            functools.partial(count, name)
+        )
+    network(torch.zeros(1, *shape))
     return found
 
 

@@ -88,10 +88,11 @@ def filled(
     network: nn.Module, weights: torch.Tensor, buffers: torch.Tensor, device="cpu"
 ) -> nn.Module:
     """A copy of the meta-device ``network`` in eval mode, with these rows [P] and [B]."""
-    layout = Layout(network)
-    network = copy.deepcopy(network).to_empty(device=device).eval()
     counts = {name: torch.tensor(0) for name, _ in network.named_buffers()}
-    network.load_state_dict({**counts, **layout.state(weights, buffers)})
+    state = {**counts, **Layout(network).state(weights, buffers)}
+    network = copy.deepcopy(network).eval()
+    # not into what to_empty makes: on the meta device that imports the compiler for a second
+    network.load_state_dict({n: t.to(device, copy=True) for n, t in state.items()}, assign=True)
     return network
 
 

@@ -159,9 +159,9 @@ def kernel():
     shell = InteractiveShell.instance(config=config)
     path = list(sys.path)
 
-    def run(*cells):
+    def run(*cells, store_history=True):
         for cell in cells:
-            shell.run_cell(cell, store_history=True).raise_error()
+            shell.run_cell(cell, store_history=store_history).raise_error()
         return shell.user_ns.get("p")
 
     yield run
@@ -198,6 +198,18 @@ def test_run_all_twice(path, kernel):
     assert first == presets.settings(path.stem)
     assert kernel(*LEFT_BEHIND) != first
     assert kernel(*cells) == first
+
+
+def test_a_kernel_that_keeps_no_history(kernel):
+    """nbval's: the parameters cell counts there too."""
+    parameters, *rest = beginning(FIG6)
+    edited = parameters.replace("seeds = None", "seeds = [4, 5]")
+    assert kernel(edited, *rest, store_history=False).seeds == (4, 5)
+
+
+def test_a_stray_name_in_a_kernel_that_keeps_no_history(kernel):
+    with pytest.raises(ParameterError, match=r"'sparsty' .= 0.5. does not exist here"):
+        kernel(*beginning(FIG6, sparsty="0.5"), store_history=False)
 
 
 def test_run_all_twice_with_papermills_cell(kernel):
