@@ -243,7 +243,7 @@ def of_resuming(device: str) -> list[dict]:
     """Killed after its second checkpoint, on the device or on the CPU, and gone on with there."""
     lines = []
     run = Run.dense(setup(**NETWORKS["lenet-5"], **{"epochs": 4}), seed=0)
-    for first in (device, "cpu"):
+    for first in dict.fromkeys((device, "cpu")):
         with tempfile.TemporaryDirectory() as folder:
             done = subprocess.run([*CHILD.split(), folder, first], cwd=HOME)
             if done.returncode != -signal.SIGKILL:
