@@ -61,12 +61,12 @@ def _given(namespace: dict) -> dict:
     here = shell is not None and shell.user_ns is namespace
     history = shell.history_manager.input_hist_parsed[1:] if here else []
     if not history:
-        aside = shell.user_ns_hidden if here else ()
         return {
             name: value
             for name, value in namespace.items()
             if isinstance(value, str | int | float | list | tuple | dict | None)
-            and name.islower() and not name.startswith("__") and name not in aside
+            and name.islower() and not name.startswith("__")
+            and name not in (shell.user_ns_hidden if here else ())
         }  # fmt: skip
     given: dict = {}
     for cell in reversed(history):
