@@ -73,7 +73,7 @@ def test_signal_rules_refute_the_opposite(change, claim):
 
 def test_signal_rules_need_the_start():
     rows = [row for row in signals() if row["epoch"] > 0]
-    assert judged("price-snr-two-phases", pd.DataFrame(rows)) == NOT_TESTED
+    assert verdict("price-snr-two-phases", pd.DataFrame(rows))["verdict"] == NOT_TESTED
 
 
 def test_scratch_networks_that_learned_too_little_are_no_evidence():
