@@ -120,7 +120,7 @@ def launch(name: str) -> str:
 def front(readme: str) -> str:
     """The front page: the question, one picture, the findings, a card for each figure."""
     readme = linked(readme, HOME, "index.md")
-    findings = readme.partition("## Six findings\n")[2].partition("\n## ")[0]
+    findings = readme.partition("## Findings\n")[2].partition("\n## ")[0]
     about = readme.partition("# The price of sparsity\n")[2].partition("\n```")[0]
     studies = readme.partition("## The notebooks\n")[2].partition("\n## ")[0]
     picture = re.search(r'<img src="([^"]+)" height', readme)[1]
@@ -128,7 +128,7 @@ def front(readme: str) -> str:
     caption = re.search(r"</p>\n\n(\*MNIST.*?\*)\n\n", readme, re.DOTALL)[1]
     parts = ["# The price of sparsity", about, ":::{image} pictures/front.png",
              ":alt: accuracy, loss and entropy against sparsity", ":class: front", ":::", caption,
-             "## Six findings", findings]  # fmt: skip
+             "## Findings", findings]  # fmt: skip
     parts.append(re.match(r"\s*(A verdict is .*?\.)", studies)[1])
     for study in studies.split("\n\n**")[1:]:
         parts += [f"## {study.partition('**')[0]}", "", study.partition("**")[2][2:].split("\n")[0]]
