@@ -24,7 +24,8 @@ SETTING = (
     "train_examples", "normalise", "augment", "noise", "noise_kind", "widths", "width",
     "activation", "pooling", "init", "epochs", "sparse_epochs", "batch_size", "lr",
     "momentum", "weight_decay", "decay", "schedule", "milestones", "gamma", "warmup_epochs",
-    "prune_from", "criterion", "scope", "keep_dense", "drop_fraction", "update_every",
+    "prune_from", "masks_from", "criterion", "scope", "keep_dense", "drop_fraction",
+    "update_every",
 )  # fmt: skip
 CLASSES = {"bits12": 2, "digits": 10, "mnist": 10, "cifar10": 10, "cifar100": 100, "folder": 1000}
 # (Training, test) accuracy of the best dense setting below which a network has not learned its set,
