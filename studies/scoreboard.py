@@ -7,8 +7,8 @@ from textwrap import shorten
 import numpy as np
 import pandas as pd
 
-from studies.decide import MIN_SEEDS, NOT_TESTED, REFUTED, SUPPORTED, UNDECIDED, NotHere
-from studies.evidence import DECIDING, KINDS, kind, trained
+from studies.decide import NOT_TESTED, REFUTED, SUPPORTED, UNDECIDED
+from studies.evidence import DECIDING, KINDS, kind
 from studies.ledger import account, held, ledger, notebook_hash
 from studies.presets import PRESETS
 
@@ -23,11 +23,10 @@ in it. *own*: the paper's data, network and schedule. *near*: its data and famil
 for what is said. *analogue*: another data set or family. *toy*: digits. A claim that names an
 architecture or a data set is decided by own or near alone. The effect is that of the row on which
 the verdict hangs, with its exact 95% interval over seeds (sign-flip; Clopper and Pearson for
-shares; t where it says "before hashes"). Fewer than six seeds decide nothing, whatever an earlier
-rule said of them, nor does a rule that has changed since; networks that did not train are no
-evidence. Claims of one figure share its networks: their verdicts do not stand alone. The rules
-stand in `studies/*/claims.yaml`, what was amended there and in `studies/amendments.yaml`, their
-hashes and dates in `studies/rules.lock`.
+shares). Fewer than six seeds decide nothing, nor does a rule that has changed since; networks that
+did not train are no evidence. Claims of one figure share its networks: their verdicts do not stand
+alone. The rules stand in `studies/*/claims.yaml`, what was amended there and in
+`studies/amendments.yaml`, their hashes and dates in `studies/rules.lock`.
 """
 
 
@@ -56,8 +55,7 @@ def _result(path):
     """The verdicts of one folder of results, with kind of evidence and age as they are today."""
     manifest = json.loads((path.parent / "manifest.json").read_text(encoding="utf-8"))
     figure, folder = path.parts[-3:-1]
-    made, now = manifest["parameters"], {"notebook": notebook_hash(figure)}
-    old, final, rows = "rules" not in manifest, path.with_name("final.csv"), []
+    made, now, rows = manifest["parameters"], {"notebook": notebook_hash(figure)}, []
     for row in pd.read_csv(path).query("claim in @ledger()").to_dict("records"):
         of, apart = kind(ledger()[row["claim"]], made)
         then = {"rule": manifest.get("rules", {}).get(row["claim"]), **manifest}
@@ -66,17 +64,10 @@ def _result(path):
         age = f"{changed} changed since" if changed else ""
         place = {"figure": figure, "folder": folder, "preset": made["preset"], "apart": apart}
         row["evidence"] = "fact" if row.get("evidence") == "fact" else of
-        few, other = row["seeds"] < MIN_SEEDS, not old and "rule" in changed
         decided = row["verdict"] in (SUPPORTED, REFUTED) and row["evidence"] != "fact"
-        if decided and (few or other):  # a verdict stands under the rule that gave it alone
-            fewer = ", which took fewer seeds" * few
-            row |= {"note": f"{row['verdict']} by an earlier rule{fewer}", "verdict": UNDECIDED}
-        try:  # an older rule did not ask whether the networks trained
-            if old and final.exists():
-                trained(pd.read_csv(final), ledger()[row["claim"]], made)
-        except NotHere as reason:
-            row |= {"verdict": NOT_TESTED, "note": str(reason), "effect": None}
-        rows.append({**row, **place, "age": "before hashes" if old else age})
+        if decided and "rule" in changed:  # a verdict stands under the rule that gave it alone
+            row |= {"note": f"{row['verdict']} by an earlier rule", "verdict": UNDECIDED}
+        rows.append({**row, **place, "age": age})
     return pd.DataFrame(rows)
 
 
