@@ -37,6 +37,7 @@ ROW = re.compile(
     re.MULTILINE,
 )
 IMAGE = re.compile(r'<img src="([^"]+)"[^>]*alt="([^"]*)"[^>]*>')
+CENTRED = re.compile(r'<p align="center">(<img [^>]*>)<br><em>(.*?)</em></p>')
 # pages that are Markdown in the repository: file -> where it stands on the site
 PAGES = {
     "results/findings.md": "findings.md",
@@ -121,6 +122,7 @@ def front(readme: str) -> str:
     """The front page: the question, one picture, the findings, a card for each figure."""
     readme = linked(readme, HOME, "index.md")
     findings = readme.partition("## Findings\n")[2].partition("\n## ")[0]
+    findings = pictured(CENTRED.sub(r"\1\n\n*\2*", findings), HOME)
     about = readme.partition("# The price of sparsity\n")[2].partition("\n```")[0]
     studies = readme.partition("## The notebooks\n")[2].partition("\n## ")[0]
     picture = re.search(r'<img src="([^"]+)" height', readme)[1]
