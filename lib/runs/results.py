@@ -6,6 +6,7 @@ from itertools import groupby, pairwise
 from lib.data import sets
 from lib.runs.store import Finished, Store
 from lib.specs.run import Run
+from lib.training.mask_updates import check
 
 
 def tabulate(runs: list[Run], store: Store, held: Mapping[str, Finished | None] | None = None):
@@ -108,22 +109,22 @@ def final(table):
 
 
 def cost(runs: list[Run], store: Store):
-    """What ``carry_out(runs)`` would train: networks by solution, those missing, image passes."""
+    """What ``carry_out(runs)`` would train: networks by solution, those missing, image passes.
+
+    Raises ``ValueError`` for a run that cannot be trained on its data, before any of them is.
+    """
     import pandas as pd
 
-    solutions: dict[str, list[Run]] = {}
+    solutions: dict[str, list[tuple[Run, int]]] = {}
     for run in with_parents(runs):
-        solutions.setdefault(run.solution, []).append(run)
+        examples = run.data.train or sets.size(run.data.name, run.data.folder)
+        check(run, examples)
+        solutions.setdefault(run.solution, []).append((run, examples))
     rows = []
     for alike in solutions.values():
-        missing = [run for run in alike if not store.has(run.key)]
-        passes = sum(
-            run.length * (run.data.train or sets.size(run.data.name, run.data.folder))
-            for run in missing
-        )
-        lengths = sorted({run.length for run in alike})
-        epochs = lengths[0] if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]}"
-        rows.append([len(alike), len(missing), epochs, passes])
+        passes = [run.length * examples for run, examples in alike if not store.has(run.key)]
+        ends = dict.fromkeys(end(run.length for run, _ in alike) for end in (min, max))
+        rows.append([len(alike), len(passes), " to ".join(map(str, ends)), sum(passes)])
     return pd.DataFrame(
         rows, list(solutions), ["networks", "to train", "epochs each", "image passes to go"]
     )

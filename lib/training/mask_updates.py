@@ -32,7 +32,6 @@ def check(run: Run, examples: int) -> None:
     refuse(every >= batches, f"watch_every is {every}: an epoch has only {batches} steps")
     refuse(bool(off), f"keep holds {off}: no step lies there, an epoch has only {batches} of them")
     last, scored = max(run.snapshots, default=0), pruning and pruning.score_examples
-    chosen = run.selection
     refuse(
         last > steps,
         f"snapshots holds step {last}: the run has only {steps} steps ({run.length} epochs of "
@@ -48,7 +47,9 @@ def check(run: Run, examples: int) -> None:
         "score_examples": scored or 0,
         "held + flow_examples": flow.skip + flow.examples if flow else 0,
         "selection.pool * batch_size + selection.holdout": (
-            chosen.pool * run.recipe.batch_size + chosen.holdout if chosen else 0
+            run.selection.pool * run.recipe.batch_size + run.selection.holdout
+            if run.selection
+            else 0
         ),
         "held": t.held if t and t.method != "gradual" and t.gradient == "held" else 0,
     }
