@@ -41,6 +41,7 @@ CENTRED = re.compile(r'<p align="center">(<img [^>]*>)<br><em>(.*?)</em></p>')
 # pages that are Markdown in the repository: file -> where it stands on the site
 PAGES = {
     "results/findings.md": "findings.md",
+    "results/gap.md": "gap.md",
     "results/rules.md": "rules.md",
     "results/benchmarks.md": "benchmarks.md",
     "data/README.md": "data.md",
@@ -274,7 +275,7 @@ def main() -> int:
         if rows := [row["name"] for row in ROW.finditer(study)]:
             studies[study.partition("**")[0]] = rows
     trees = {
-        "Results": ["findings", "scoreboard", "rules"],
+        "Results": ["findings", "gap", "scoreboard", "rules"],
         **{study: [f"notebooks/{name}" for name in inside] for study, inside in studies.items()},
         "Your own": [p[:-3] for p in pages if p in ("extending.md", "internals.md", "data.md")],
         "Reference": ["glossary", "benchmarks", *api()],

@@ -1,4 +1,7 @@
-"""Generate results/scoreboard.md from the verdicts beside it: ``python -m studies.scoreboard``."""
+"""Generate results/scoreboard.md from the verdicts beside it: ``python -m studies.scoreboard``.
+
+With it rules.md, from the ledger, and gap.md, from the tables of the gap study.
+"""
 
 import json
 from pathlib import Path
@@ -9,6 +12,7 @@ import pandas as pd
 
 from studies.decide import NOT_TESTED, REFUTED, SUPPORTED, UNDECIDED
 from studies.evidence import DECIDING, KINDS, kind
+from studies.gap.page import page
 from studies.ledger import account, held, ledger, notebook_hash
 from studies.presets import PRESETS
 
@@ -135,4 +139,5 @@ if __name__ == "__main__":
     results = Path(__file__).resolve().parent.parent / "results"
     (results / "scoreboard.md").write_text(scoreboard(results), encoding="utf-8")
     (results / "rules.md").write_text(rules_in_words(), encoding="utf-8")
-    print(f"scoreboard.md and rules.md written in {results}")
+    (results / "gap.md").write_text(page(results), encoding="utf-8")
+    print(f"scoreboard.md, rules.md and gap.md written in {results}")

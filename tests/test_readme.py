@@ -9,7 +9,7 @@ from lib import files
 from studies.presets import own
 
 PAGES = ["README.md", *(f"docs/{name}.md" for name in ("internals", "glossary", "release"))]
-PAGES += [f"results/{name}.md" for name in ("README", "findings", "scoreboard", "rules")]
+PAGES += [f"results/{name}.md" for name in ("README", "findings", "gap", "scoreboard", "rules")]
 
 
 def read(name):

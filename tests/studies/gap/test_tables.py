@@ -1,6 +1,9 @@
 """The gap study's table: arms, costs, shares of the gap with their intervals, choices."""
 
+import json
+
 import numpy as np
+import pandas as pd
 import pytest
 from support import carry_out, images_of, small
 from support import gap_table as table
@@ -9,6 +12,7 @@ from lib.data import sets
 from lib.runs.ledgers import ledgers
 from lib.specs.run import Run, finetune, scratch
 from studies.decide import fieller
+from studies.gap.page import page
 from studies.gap.plans import equal_epochs
 from studies.gap.tables import on_validation, shares, table_of, with_fisher
 
@@ -56,6 +60,34 @@ def test_shares_of_a_known_gap():
     none = shares(table(sol_f=0.0)).set_index("arm")
     assert none.loc["scale", "lead"] == pytest.approx(3.0, abs=0.1)
     assert none[["share", "low", "high"]].isna().all(axis=None)
+
+
+def test_the_page_has_a_line_an_arm(tmp_path):
+    """What closed how much on clean labels, at what cost beside N's; dense networks have none."""
+    place = tmp_path / "gap_causes" / "desktop-mnist"
+    place.mkdir(parents=True)
+    made = {"dataset": "mnist", "network": "lenet-300-100", "seeds": [3, 5]}
+    (place / "manifest.json").write_text(json.dumps({"parameters": made}), encoding="utf-8")
+    clean, noisy = table(matched=3.0), table(noise=0.3, matched=0.0)
+    earlier = clean.assign(epoch=0, test_accuracy=0.1)
+    costs = {"sparse_flops": 10.0, "total_flops": 40.0}
+    both = pd.concat([clean, earlier, noisy.assign(key=noisy["key"] + "noisy")]).assign(**costs)
+    both.loc[both["arm"] == "matched", "sparse_flops"] = 14.0
+    both.to_csv(place / "by_epoch.csv.gz", index=False)
+    text = page(tmp_path)
+    assert "## [gap_causes/desktop-mnist](gap_causes/desktop-mnist)" in text
+    assert "mnist, all images; lenet-300-100; seeds 3, 5." in text
+    (line,) = (line for line in text.splitlines() if "units matched" in line)
+    sparsity, arm, seeds, accuracy, share, *_, sparse, total = line[2:-2].split(" | ")
+    assert (sparsity, arm, seeds, sparse, total) == (
+        "0.95", "N, units matched to Init-F", "10", "1.4", "1",
+    )  # fmt: skip
+    ends = clean[clean["arm"] == "matched"]["test_accuracy"]
+    assert float(accuracy) == pytest.approx(100 * ends.mean(), abs=0.006)
+    assert share == "{:.2f} [{:.2f}, {:.2f}]".format(
+        *shares(clean).set_index("arm").loc["matched", ["share", "low", "high"]]
+    )
+    assert "Sol-D" not in text
 
 
 def test_the_table_of_runs(store):
