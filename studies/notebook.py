@@ -122,8 +122,9 @@ _PLACES = {"save_to", "runs_folder", "folder", "plugin", "device", "cluster"}
 def _apart(settings, usual):
     """What of ``settings`` is not as in the ``usual`` ones, in words; seeds in a row as a range."""
     apart = {n: v for n, v in settings if n not in _PLACES and v != getattr(usual, n)}
-    seeds = apart.get("seeds", ())
-    if len(seeds) > 2 and seeds == tuple(range(seeds[0], seeds[-1] + 1)):
+    apart = {n: list(v) if isinstance(v, tuple) else v for n, v in apart.items()}  # as one types it
+    seeds = apart.get("seeds", [])
+    if len(seeds) > 2 and seeds == [*range(seeds[0], seeds[-1] + 1)]:
         apart["seeds"] = f"{seeds[0]} to {seeds[-1]}"
     return [f"{name.replace('_', ' ')} {value}" for name, value in apart.items()]
 

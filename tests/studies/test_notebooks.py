@@ -89,7 +89,7 @@ def test_a_title_names_every_setting_that_is_not_the_presets():
     made = presets.settings("fig6_noise", **given)
     table = pd.DataFrame({"key": ["a", "a", "b"], "diverged": [True, True, False]})
     assert glue.title(made, table, "sparsity 0.9") == (
-        "digits, mlp, sparsity 0.9, preset quick, 2 seeds, criterion random, seeds (0, 1), "
+        "digits, mlp, sparsity 0.9, preset quick, 2 seeds, criterion random, seeds [0, 1], "
         "1 of 2 runs diverged"
     )
     row = presets.settings("fig6_noise", seeds=[20, 21, 22, 23])
