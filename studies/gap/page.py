@@ -36,12 +36,15 @@ def page(results: Path) -> str:
     parts = [HEAD]
     for path in sorted(results.glob("gap_*/*/by_epoch.csv.gz")):
         place = path.parent.relative_to(results)
+        table = pd.read_csv(path).query("noise == 0")
+        if not {"sol_f", "sol_s", "scale"} <= set(table["arm"]):  # nothing to compare arms with
+            continue
         made = json.loads((path.parent / "manifest.json").read_text(encoding="utf-8"))["parameters"]
         images, seeds = made.get("train_examples") or "all", ", ".join(map(str, made["seeds"]))
         parts += [f"\n## [{place}]({place})\n"]
         parts += [f"{made['dataset']}, {images} images; {made['network']}; seeds {seeds}.\n"]
         parts += [COLUMNS, "|---" * (COLUMNS.count("|") - 1) + "|"]
-        parts += _lines(pd.read_csv(path).query("noise == 0"))
+        parts += _lines(table)
     return "\n".join(parts) + "\n"
 
 

@@ -74,6 +74,9 @@ def test_the_page_has_a_line_an_arm(tmp_path):
     both = pd.concat([clean, earlier, noisy.assign(key=noisy["key"] + "noisy")]).assign(**costs)
     both.loc[both["arm"] == "matched", "sparse_flops"] = 14.0
     both.to_csv(place / "by_epoch.csv.gz", index=False)
+    alone = tmp_path / "gap_causes" / "mine"  # without the arms that others are compared with
+    alone.mkdir()
+    clean[clean["arm"] == "matched"].to_csv(alone / "by_epoch.csv.gz", index=False)
     text = page(tmp_path)
     assert "## [gap_causes/desktop-mnist](gap_causes/desktop-mnist)" in text
     assert "mnist, all images; lenet-300-100; seeds 3, 5." in text
@@ -88,6 +91,7 @@ def test_the_page_has_a_line_an_arm(tmp_path):
         *shares(clean).set_index("arm").loc["matched", ["share", "low", "high"]]
     )
     assert "Sol-D" not in text
+    assert "mine" not in text
 
 
 def test_the_table_of_runs(store):
